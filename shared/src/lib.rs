@@ -9,4 +9,5 @@ pub mod ids;
 pub mod problem;
 pub mod seal;
 pub mod telemetry;
+pub mod time;
 pub mod wire;
