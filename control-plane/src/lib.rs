@@ -3,9 +3,20 @@
 //! Each folder is a word of the domain and holds all that the word needs: routes, rules, tables, background work.
 //! What cuts across stands here at the top, small.
 
+pub mod app;
 pub mod auth;
 pub mod config;
 pub mod db;
 pub mod error;
+pub mod extract;
+pub mod health;
+pub mod idempotency;
+pub mod keys;
 pub mod master_key;
+pub mod openapi;
+pub mod request_context;
+pub mod server;
 pub mod state;
+pub mod tenants;
+
+pub use server::ControlPlane;

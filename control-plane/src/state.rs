@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, db::Db, master_key::MasterKey};
+use crate::{auth::Keyring, config::Config, db::Db, master_key::MasterKey};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub struct Shared {
     pub db: Db,
     /// Wraps data keys.
     pub master_key: MasterKey,
+    /// What authentication needs at hand.
+    pub keyring: Keyring,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
 }
