@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, db::Db, master_key::MasterKey};
+use crate::{config::Config, db::Db, master_key::MasterKey, workers::Fleet};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub struct Shared {
     pub db: Db,
     /// Wraps data keys.
     pub master_key: MasterKey,
+    /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.
+    pub fleet: Fleet,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
 }
