@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, db::Db, master_key::MasterKey};
+use crate::{config::Config, db::Db, jobs::Bell, master_key::MasterKey, outbound};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -18,6 +18,10 @@ pub struct Shared {
     pub db: Db,
     /// Wraps data keys.
     pub master_key: MasterKey,
+    /// Wakes the runner of jobs.
+    pub bell: Bell,
+    /// Calls tenants' URLs, guarded.
+    pub outbound: outbound::Client,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
 }
