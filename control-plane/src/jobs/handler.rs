@@ -48,6 +48,18 @@ pub enum Outcome {
     Settled,
 }
 
+impl Outcome {
+    /// The word for it in metrics.
+    pub(super) const fn word(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::RetryAt(..) => "retry",
+            Self::Dead(_) => "dead",
+            Self::Settled => "settled",
+        }
+    }
+}
+
 /// Runs the jobs of one kind.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {

@@ -28,10 +28,12 @@
 
 mod bell;
 mod handler;
+mod metrics;
 mod queue;
 mod runner;
 
 pub use bell::Bell;
 pub use handler::{Claimed, Handler, Outcome};
+pub use metrics::describe_metrics;
 pub use queue::{JobKind, NewJob, QueueFigures, enqueue, figures, settle};
-pub use runner::{Runner, RunnerOptions, describe_metrics};
+pub use runner::{Runner, RunnerOptions};
