@@ -156,13 +156,21 @@ impl Network {
 
     /// The account with this phone number.
     pub(crate) fn account(&self, phone: &str) -> Option<Arc<Account>> {
-        self.inner.accounts.get(phone).map(|account| Arc::clone(&account))
+        self.inner
+            .accounts
+            .get(phone)
+            .map(|account| Arc::clone(&account))
     }
 
     /// The account an address belongs to, by phone number or LID.
     pub(crate) fn resolve(&self, jid: &Jid) -> Option<Arc<Account>> {
-        let map = if jid.server.is_lid_family() { &self.inner.by_lid } else { &self.inner.accounts };
-        map.get(jid.user.as_str()).map(|account| Arc::clone(&account))
+        let map = if jid.server.is_lid_family() {
+            &self.inner.by_lid
+        } else {
+            &self.inner.accounts
+        };
+        map.get(jid.user.as_str())
+            .map(|account| Arc::clone(&account))
     }
 
     /// Hands an item to a phone and makes sure that someone works it off.
@@ -178,14 +186,29 @@ impl Network {
     }
 
     /// Makes a device unknown; its connection, if any, is the caller's to end.
-    pub(crate) fn forget_device(&self, account: &Account, device: u16) -> Result<Option<Link>, NetworkError> {
-        let removed = account.change_companions(|companions| companions.remove(&device)).map_err(|_| NetworkError::Internal("signing the key index list"))?;
-        removed.ok_or(NetworkError::UnknownDevice).map(|companion| companion.link)
+    pub(crate) fn forget_device(
+        &self,
+        account: &Account,
+        device: u16,
+    ) -> Result<Option<Link>, NetworkError> {
+        let removed = account
+            .change_companions(|companions| companions.remove(&device))
+            .map_err(|_| NetworkError::Internal("signing the key index list"))?;
+        removed
+            .ok_or(NetworkError::UnknownDevice)
+            .map(|companion| companion.link)
     }
 
     /// Ends the connection of a device that was unlinked.
     pub(crate) fn end_removed(&self, link: &Link) {
-        login::end(&link.commands, Command::End { stanza: Some(stream_error_removed()), reason: EndReason::DeviceRemoved, close: true });
+        login::end(
+            &link.commands,
+            Command::End {
+                stanza: Some(stream_error_removed()),
+                reason: EndReason::DeviceRemoved,
+                close: true,
+            },
+        );
     }
 
     pub(crate) fn open_connection(&self) -> Arc<ConnectionRecord> {
@@ -212,8 +235,14 @@ impl Network {
     }
 
     pub(crate) fn count_unimplemented(&self, namespace: &str) {
-        if self.inner.unimplemented.contains_key(namespace) || self.inner.unimplemented.len() < COUNTED_NAMESPACES {
-            *self.inner.unimplemented.entry(namespace.to_owned()).or_default() += 1;
+        if self.inner.unimplemented.contains_key(namespace)
+            || self.inner.unimplemented.len() < COUNTED_NAMESPACES
+        {
+            *self
+                .inner
+                .unimplemented
+                .entry(namespace.to_owned())
+                .or_default() += 1;
         }
     }
 }

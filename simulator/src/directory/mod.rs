@@ -72,7 +72,12 @@ pub(crate) struct AccountState {
 
 impl Account {
     /// Creates the account with its phone: identity, signed pre-key and app state.
-    pub(crate) fn create(phone: String, lid: String, alias: String, push_name: String) -> Result<Self, CurveError> {
+    pub(crate) fn create(
+        phone: String,
+        lid: String,
+        alias: String,
+        push_name: String,
+    ) -> Result<Self, CurveError> {
         let primary = PrimaryKeys::generate()?;
         let handset = Handset::new();
         let app_state = handset.initial_app_state(&push_name);
@@ -115,7 +120,11 @@ impl Account {
 
     /// The address of one of the account's devices, in the LID namespace if `server` is one, else by phone number.
     pub(crate) fn jid(&self, server: Server, device: u16) -> Jid {
-        if server.is_lid_family() { Jid::lid_device(self.lid.as_str(), device) } else { Jid::pn_device(self.phone.as_str(), device) }
+        if server.is_lid_family() {
+            Jid::lid_device(self.lid.as_str(), device)
+        } else {
+            Jid::pn_device(self.phone.as_str(), device)
+        }
     }
 
     /// The account's own address without a device.
@@ -132,7 +141,10 @@ impl Account {
     }
 
     /// Adds or removes companions and signs the key index list anew. `change` says whether anything changed.
-    pub(crate) fn change_companions<T>(&self, change: impl FnOnce(&mut BTreeMap<u16, Companion>) -> T) -> Result<T, CurveError> {
+    pub(crate) fn change_companions<T>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<u16, Companion>) -> T,
+    ) -> Result<T, CurveError> {
         let outcome = change(&mut self.state().companions);
         self.sign_key_index_list()?;
         Ok(outcome)
@@ -151,10 +163,16 @@ impl Account {
             raw_id: Some(self.raw_id),
             timestamp: Some(timestamp),
             current_index: Some(u32::from(state.next_device) - 1),
-            valid_indexes: state.companions.values().map(|companion| companion.key_index).collect(),
+            valid_indexes: state
+                .companions
+                .values()
+                .map(|companion| companion.key_index)
+                .collect(),
             ..Default::default()
         });
-        let signature = self.primary.sign(&[KEY_INDEX_LIST_PREFIX.as_slice(), &details].concat())?;
+        let signature = self
+            .primary
+            .sign(&[KEY_INDEX_LIST_PREFIX.as_slice(), &details].concat())?;
         state.key_index_list = ADVSignedKeyIndexList {
             details: Some(details),
             account_signature: Some(signature.to_vec()),

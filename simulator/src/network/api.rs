@@ -6,11 +6,17 @@ use dashmap::Entry;
 use serde::Deserialize;
 use wacore_binary::{Jid, Server};
 
-use super::{CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, PhoneView, ScanResult, message_id};
+use super::{
+    CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, PhoneView, ScanResult,
+    message_id,
+};
 use crate::accepted::{AcceptedEntry, AcceptedSummary};
 use crate::connection::{Command, stream_error, stream_error_removed, stream_error_replaced};
 use crate::directory::Account;
-use crate::phone::{NewMessage, ReceivedMessage, ReceivedReceipt, SealedText, mark_read, signal_address, write_messages};
+use crate::phone::{
+    NewMessage, ReceivedMessage, ReceivedReceipt, SealedText, mark_read, signal_address,
+    write_messages,
+};
 use crate::wire::EndReason;
 use crate::{lock, login, pairing};
 
@@ -105,9 +111,15 @@ impl Network {
     /// [`NetworkError::InvalidPhone`].
     pub async fn create_phone(&self, new: NewPhone) -> Result<PhoneView, NetworkError> {
         let account = match &new.phone {
-            Some(phone) => self.create_account(phone.clone(), new.push_name.as_deref())?.0,
+            Some(phone) => {
+                self.create_account(phone.clone(), new.push_name.as_deref())?
+                    .0
+            }
             None => loop {
-                let (account, created) = self.create_account(format!("1555{:07}", rand::random_range(0..10_000_000)), new.push_name.as_deref())?;
+                let (account, created) = self.create_account(
+                    format!("1555{:07}", rand::random_range(0..10_000_000)),
+                    new.push_name.as_deref(),
+                )?;
                 if created {
                     break account;
                 }
@@ -121,19 +133,33 @@ impl Network {
         Ok(phone_view(&account))
     }
 
-    fn create_account(&self, phone: String, push_name: Option<&str>) -> Result<(Arc<Account>, bool), NetworkError> {
-        if !(5..=15).contains(&phone.len()) || !phone.bytes().all(|byte| byte.is_ascii_digit()) || phone.starts_with('0') {
+    fn create_account(
+        &self,
+        phone: String,
+        push_name: Option<&str>,
+    ) -> Result<(Arc<Account>, bool), NetworkError> {
+        if !(5..=15).contains(&phone.len())
+            || !phone.bytes().all(|byte| byte.is_ascii_digit())
+            || phone.starts_with('0')
+        {
             return Err(NetworkError::InvalidPhone);
         }
-        let number = self.inner.next_alias.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self
+            .inner
+            .next_alias
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match self.inner.accounts.entry(phone) {
             Entry::Occupied(existing) => Ok((Arc::clone(existing.get()), false)),
             Entry::Vacant(vacant) => {
                 // LIDs are 15 digits and unrelated to the number.
-                let lid = (100_000_000_000_000 + rand::random_range(0..1_000_000_000) * 100_000 + number % 100_000).to_string();
+                let lid = (100_000_000_000_000
+                    + rand::random_range(0..1_000_000_000) * 100_000
+                    + number % 100_000)
+                    .to_string();
                 let phone = vacant.key().clone();
                 let push_name = push_name.map_or_else(|| format!("Phone {number}"), str::to_owned);
-                let account = Account::create(phone, lid.clone(), format!("a{number}"), push_name).map_err(|_| NetworkError::Internal("making keys"))?;
+                let account = Account::create(phone, lid.clone(), format!("a{number}"), push_name)
+                    .map_err(|_| NetworkError::Internal("making keys"))?;
                 let account = Arc::new(account);
                 self.inner.by_lid.insert(lid, Arc::clone(&account));
                 vacant.insert(Arc::clone(&account));
@@ -144,7 +170,11 @@ impl Network {
 
     /// All phones, by number.
     pub async fn phones(&self) -> Vec<PhoneView> {
-        let mut phones: Vec<PhoneView> = self.all_accounts().iter().map(|account| phone_view(account)).collect();
+        let mut phones: Vec<PhoneView> = self
+            .all_accounts()
+            .iter()
+            .map(|account| phone_view(account))
+            .collect();
         phones.sort_by(|one, other| one.phone.cmp(&other.phone));
         phones
     }
@@ -156,7 +186,10 @@ impl Network {
     pub async fn scan(&self, phone: &str, qr: &str) -> Result<ScanResult, NetworkError> {
         let account = self.phone(phone)?;
         let device = pairing::scan(self, &account, qr).await?;
-        Ok(ScanResult { jid: account.jid(Server::Pn, device).to_string(), lid: account.jid(Server::Lid, device).to_string() })
+        Ok(ScanResult {
+            jid: account.jid(Server::Pn, device).to_string(),
+            lid: account.jid(Server::Lid, device).to_string(),
+        })
     }
 
     /// Writes texts from a phone to every device of the recipient; returns their ids. They are in the mailboxes then.
@@ -173,17 +206,33 @@ impl Network {
         if order.text.len() > MAX_TEXT {
             return Err(NetworkError::Invalid("the text is too long"));
         }
-        if order.id.as_ref().is_some_and(|id| count > 1 || id.is_empty() || id.len() > 128) {
-            return Err(NetworkError::Invalid("an id is 1 to 128 bytes and for a single text"));
+        if order
+            .id
+            .as_ref()
+            .is_some_and(|id| count > 1 || id.is_empty() || id.len() > 128)
+        {
+            return Err(NetworkError::Invalid(
+                "an id is 1 to 128 bytes and for a single text",
+            ));
         }
         let texts: Vec<(String, String)> = match count {
             1 => vec![(order.id.unwrap_or_else(message_id), order.text)],
-            _ => (1..=count).map(|number| (message_id(), format!("{} #{number}", order.text))).collect(),
+            _ => (1..=count)
+                .map(|number| (message_id(), format!("{} #{number}", order.text)))
+                .collect(),
         };
         let ids = texts.iter().map(|(id, _)| id.clone()).collect();
-        let server = if order.by_lid { Server::Lid } else { Server::Pn };
-        let messages = texts.into_iter().map(|(id, text)| NewMessage::text(id, text)).collect();
-        write_messages(self, &author, &to, server, messages).map_err(|_| NetworkError::Internal("encrypting"))?;
+        let server = if order.by_lid {
+            Server::Lid
+        } else {
+            Server::Pn
+        };
+        let messages = texts
+            .into_iter()
+            .map(|(id, text)| NewMessage::text(id, text))
+            .collect();
+        write_messages(self, &author, &to, server, messages)
+            .map_err(|_| NetworkError::Internal("encrypting"))?;
         Ok(ids)
     }
 
@@ -191,10 +240,19 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::UnknownPhone`].
-    pub async fn messages(&self, phone: &str, from: Option<&str>, limit: Option<usize>) -> Result<Vec<ReceivedMessage>, NetworkError> {
+    pub async fn messages(
+        &self,
+        phone: &str,
+        from: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<Vec<ReceivedMessage>, NetworkError> {
         let account = self.phone(phone)?;
         let handset = account.handset();
-        let newest = handset.received().rev().filter(|message| from.is_none_or(|from| message.from == from)).take(limit.unwrap_or(usize::MAX));
+        let newest = handset
+            .received()
+            .rev()
+            .filter(|message| from.is_none_or(|from| message.from == from))
+            .take(limit.unwrap_or(usize::MAX));
         let mut messages: Vec<ReceivedMessage> = newest.cloned().collect();
         messages.reverse();
         Ok(messages)
@@ -204,10 +262,19 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::UnknownPhone`].
-    pub async fn receipts(&self, phone: &str, id: Option<&str>, limit: Option<usize>) -> Result<Vec<ReceivedReceipt>, NetworkError> {
+    pub async fn receipts(
+        &self,
+        phone: &str,
+        id: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<Vec<ReceivedReceipt>, NetworkError> {
         let account = self.phone(phone)?;
         let handset = account.handset();
-        let newest = handset.receipts().rev().filter(|receipt| id.is_none_or(|id| receipt.id == id)).take(limit.unwrap_or(usize::MAX));
+        let newest = handset
+            .receipts()
+            .rev()
+            .filter(|receipt| id.is_none_or(|id| receipt.id == id))
+            .take(limit.unwrap_or(usize::MAX));
         let mut receipts: Vec<ReceivedReceipt> = newest.cloned().collect();
         receipts.reverse();
         Ok(receipts)
@@ -231,7 +298,11 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::UnknownPhone`].
-    pub async fn configure(&self, phone: &str, settings: PhoneSettings) -> Result<PhoneView, NetworkError> {
+    pub async fn configure(
+        &self,
+        phone: &str,
+        settings: PhoneSettings,
+    ) -> Result<PhoneView, NetworkError> {
         let account = self.phone(phone)?;
         {
             let mut state = account.state();
@@ -263,7 +334,11 @@ impl Network {
         for account in self.all_accounts() {
             let log = account.accepted();
             entries.extend(log.entries().map(|message| message.view()).filter(|entry| {
-                query.sender.as_ref().is_none_or(|sender| *sender == entry.device) && query.id.as_ref().is_none_or(|id| *id == entry.id)
+                query
+                    .sender
+                    .as_ref()
+                    .is_none_or(|sender| *sender == entry.device)
+                    && query.id.as_ref().is_none_or(|id| *id == entry.id)
             }));
         }
         entries.sort_by_key(|entry| entry.at);
@@ -288,7 +363,11 @@ impl Network {
     pub async fn unacknowledged(&self, jid: &str) -> Result<usize, NetworkError> {
         let (account, device) = self.device(jid)?;
         let state = account.state();
-        state.companions.get(&device).map(|companion| companion.mailbox.counts()[0]).ok_or(NetworkError::UnknownDevice)
+        state
+            .companions
+            .get(&device)
+            .map(|companion| companion.mailbox.counts()[0])
+            .ok_or(NetworkError::UnknownDevice)
     }
 
     /// Breaks a device's connection, or holds its deliveries.
@@ -298,7 +377,10 @@ impl Network {
     pub async fn fault(&self, jid: &str, fault: Fault) -> Result<(), NetworkError> {
         let (account, device) = self.device(jid)?;
         let mut state = account.state();
-        let companion = state.companions.get_mut(&device).ok_or(NetworkError::UnknownDevice)?;
+        let companion = state
+            .companions
+            .get_mut(&device)
+            .ok_or(NetworkError::UnknownDevice)?;
         let (stanza, name, close) = match fault {
             Fault::Hold | Fault::Release => {
                 companion.mailbox.held = fault == Fault::Hold;
@@ -313,7 +395,14 @@ impl Network {
             Fault::Eof => (None, "eof", false),
         };
         let link = companion.link.as_ref().ok_or(NetworkError::NotConnected)?;
-        login::end(&link.commands, Command::End { stanza, reason: EndReason::Fault(name), close });
+        login::end(
+            &link.commands,
+            Command::End {
+                stanza,
+                reason: EndReason::Fault(name),
+                close,
+            },
+        );
         Ok(())
     }
 
@@ -325,7 +414,12 @@ impl Network {
             .iter()
             .map(|record| {
                 let shown = record.shown();
-                ConnectionView { jid: shown.jid, state: shown.state.to_owned(), pattern: shown.pattern.map(str::to_owned), since: record.since }
+                ConnectionView {
+                    jid: shown.jid,
+                    state: shown.state.to_owned(),
+                    pattern: shown.pattern.map(str::to_owned),
+                    since: record.since,
+                }
             })
             .collect();
         connections.sort_by_key(|connection| connection.since);
@@ -351,7 +445,12 @@ impl Network {
             status: "ok",
             phones: self.inner.accounts.len(),
             connections: self.inner.connections.len(),
-            unimplemented: self.inner.unimplemented.iter().map(|entry| (entry.key().clone(), *entry.value())).collect(),
+            unimplemented: self
+                .inner
+                .unimplemented
+                .iter()
+                .map(|entry| (entry.key().clone(), *entry.value()))
+                .collect(),
         }
     }
 
@@ -360,11 +459,24 @@ impl Network {
     ///
     /// # Errors
     /// If the phone or the sending device is unknown.
-    pub async fn could_open(&self, phone: &str, sender: &str, kind: &str, ciphertext: &[u8]) -> Result<bool, NetworkError> {
+    pub async fn could_open(
+        &self,
+        phone: &str,
+        sender: &str,
+        kind: &str,
+        ciphertext: &[u8],
+    ) -> Result<bool, NetworkError> {
         let account = self.phone(phone)?;
         let (author, device) = self.device(sender)?;
-        let sealed = SealedText { kind: kind.to_owned(), ciphertext: ciphertext.to_vec() };
-        Ok(account.handset().could_open(&account.primary, &signal_address(&author, device), &sealed))
+        let sealed = SealedText {
+            kind: kind.to_owned(),
+            ciphertext: ciphertext.to_vec(),
+        };
+        Ok(account.handset().could_open(
+            &account.primary,
+            &signal_address(&author, device),
+            &sealed,
+        ))
     }
 
     fn phone(&self, phone: &str) -> Result<Arc<Account>, NetworkError> {
@@ -373,11 +485,17 @@ impl Network {
 
     fn device(&self, jid: &str) -> Result<(Arc<Account>, u16), NetworkError> {
         let jid: Jid = jid.parse().map_err(|_| NetworkError::UnknownDevice)?;
-        self.resolve(&jid).map(|account| (account, jid.device)).ok_or(NetworkError::UnknownDevice)
+        self.resolve(&jid)
+            .map(|account| (account, jid.device))
+            .ok_or(NetworkError::UnknownDevice)
     }
 
     fn all_accounts(&self) -> Vec<Arc<Account>> {
-        self.inner.accounts.iter().map(|account| Arc::clone(&account)).collect()
+        self.inner
+            .accounts
+            .iter()
+            .map(|account| Arc::clone(&account))
+            .collect()
     }
 }
 

@@ -30,12 +30,24 @@ pub(crate) struct NewMessage {
 impl NewMessage {
     /// A plain text.
     pub(crate) fn text(id: String, text: String) -> Self {
-        Self { id, message: Message { conversation: Some(text), ..Default::default() } }
+        Self {
+            id,
+            message: Message {
+                conversation: Some(text),
+                ..Default::default()
+            },
+        }
     }
 }
 
 /// Writes messages to a chat, in order. Returns when all are in the mailboxes of all devices.
-pub(crate) fn write_messages(network: &Network, author: &Arc<Account>, to: &Arc<Account>, server: Server, messages: Vec<NewMessage>) -> Result<(), PhoneError> {
+pub(crate) fn write_messages(
+    network: &Network,
+    author: &Arc<Account>,
+    to: &Arc<Account>,
+    server: Server,
+    messages: Vec<NewMessage>,
+) -> Result<(), PhoneError> {
     let mut handset = author.handset();
     let own_chat = Arc::ptr_eq(author, to);
     let mut targets: Vec<(&Arc<Account>, u16)> = Vec::new();
@@ -43,40 +55,119 @@ pub(crate) fn write_messages(network: &Network, author: &Arc<Account>, to: &Arc<
         targets.push((to, 0));
         targets.extend(to.state().companions.keys().map(|device| (to, *device)));
     }
-    targets.extend(author.state().companions.keys().map(|device| (author, *device)));
+    targets.extend(
+        author
+            .state()
+            .companions
+            .keys()
+            .map(|device| (author, *device)),
+    );
     for new in messages {
         for (target, device) in &targets {
-            write_part(network, &mut handset, &Part { author, to, server, id: &new.id, message: &new.message, target, device: *device, peer: false })?;
+            write_part(
+                network,
+                &mut handset,
+                &Part {
+                    author,
+                    to,
+                    server,
+                    id: &new.id,
+                    message: &new.message,
+                    target,
+                    device: *device,
+                    peer: false,
+                },
+            )?;
         }
         handset.remember_sent(
             new.id,
-            SentMessage { to: Arc::clone(to), server, message: new.message, peer: false, retries: std::collections::HashMap::new() },
+            SentMessage {
+                to: Arc::clone(to),
+                server,
+                message: new.message,
+                peer: false,
+                retries: std::collections::HashMap::new(),
+            },
         );
     }
     Ok(())
 }
 
 /// Writes a protocol message to one of the phone's own companions.
-pub(super) fn write_peer_message(network: &Network, author: &Arc<Account>, device: u16, id: String, message: Message) -> Result<(), PhoneError> {
+pub(super) fn write_peer_message(
+    network: &Network,
+    author: &Arc<Account>,
+    device: u16,
+    id: String,
+    message: Message,
+) -> Result<(), PhoneError> {
     let mut handset = author.handset();
-    write_part(network, &mut handset, &Part { author, to: author, server: Server::Pn, id: &id, message: &message, target: author, device, peer: true })?;
-    let sent = SentMessage { to: Arc::clone(author), server: Server::Pn, message, peer: true, retries: std::collections::HashMap::new() };
+    write_part(
+        network,
+        &mut handset,
+        &Part {
+            author,
+            to: author,
+            server: Server::Pn,
+            id: &id,
+            message: &message,
+            target: author,
+            device,
+            peer: true,
+        },
+    )?;
+    let sent = SentMessage {
+        to: Arc::clone(author),
+        server: Server::Pn,
+        message,
+        peer: true,
+        retries: std::collections::HashMap::new(),
+    };
     handset.remember_sent(id, sent);
     Ok(())
 }
 
 /// Encrypts a message anew, in a new session, for the device that could not open it.
-pub(super) fn write_again(network: &Network, author: &Arc<Account>, id: &str, target: &Arc<Account>, device: u16) -> Result<(), PhoneError> {
+pub(super) fn write_again(
+    network: &Network,
+    author: &Arc<Account>,
+    id: &str,
+    target: &Arc<Account>,
+    device: u16,
+) -> Result<(), PhoneError> {
     let mut handset = author.handset();
-    let Some(sent) = handset.sent.get_mut(id) else { return Ok(()) };
-    let retries = sent.retries.entry((target.alias.clone(), device)).or_default();
+    let Some(sent) = handset.sent.get_mut(id) else {
+        return Ok(());
+    };
+    let retries = sent
+        .retries
+        .entry((target.alias.clone(), device))
+        .or_default();
     *retries += 1;
     if *retries > MAX_RETRIES {
         return Ok(());
     }
-    let (to, server, message, peer) = (Arc::clone(&sent.to), sent.server, sent.message.clone(), sent.peer);
+    let (to, server, message, peer) = (
+        Arc::clone(&sent.to),
+        sent.server,
+        sent.message.clone(),
+        sent.peer,
+    );
     handset.sessions.forget(&signal_address(target, device));
-    write_part(network, &mut handset, &Part { author, to: &to, server, id, message: &message, target, device, peer })
+    write_part(
+        network,
+        &mut handset,
+        &Part {
+            author,
+            to: &to,
+            server,
+            id,
+            message: &message,
+            target,
+            device,
+            peer,
+        },
+    )
 }
 
 struct Part<'a> {
@@ -106,7 +197,12 @@ fn write_part(network: &Network, handset: &mut Handset, part: &Part<'_>) -> Resu
         MessageUtils::encode_and_pad(part.message)
     };
     let address = signal_address(part.target, part.device);
-    let sealed = handset.seal(&part.author.primary, &address, || bundle(part.target, part.device), &plaintext)?;
+    let sealed = handset.seal(
+        &part.author.primary,
+        &address,
+        || bundle(part.target, part.device),
+        &plaintext,
+    )?;
     let Some(sealed) = sealed else { return Ok(()) };
     deliver(
         network,
@@ -141,5 +237,9 @@ fn bundle(target: &Account, device: u16) -> Result<Option<PreKeyBundle>, SignalP
 }
 
 fn enc_node(sealed: SealedText) -> Node {
-    NodeBuilder::new("enc").attr("v", "2").attr("type", sealed.kind.as_str()).bytes(sealed.ciphertext).build()
+    NodeBuilder::new("enc")
+        .attr("v", "2")
+        .attr("type", sealed.kind.as_str())
+        .bytes(sealed.ciphertext)
+        .build()
 }

@@ -68,10 +68,25 @@ impl Mailbox {
     }
 
     /// Appends a stanza.
-    pub(crate) fn push(&mut self, class: Class, id: String, sender: String, stanza: Node, accepted: Option<Arc<AcceptedMessage>>) {
+    pub(crate) fn push(
+        &mut self,
+        class: Class,
+        id: String,
+        sender: String,
+        stanza: Node,
+        accepted: Option<Arc<AcceptedMessage>>,
+    ) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.entries.push_back(Entry { sequence, class, id, sender, stanza, attempts: 0, accepted });
+        self.entries.push_back(Entry {
+            sequence,
+            class,
+            id,
+            sender,
+            stanza,
+            attempts: 0,
+            accepted,
+        });
     }
 
     /// The position behind the newest entry: everything before it was there first.
@@ -90,15 +105,28 @@ impl Mailbox {
 
     /// Whether anything before `end` is at or behind the cursor.
     pub(crate) fn has_undelivered(&self, cursor: u64, end: u64) -> bool {
-        self.entries.get(self.entries.partition_point(|entry| entry.sequence < cursor)).is_some_and(|entry| entry.sequence < end)
+        self.entries
+            .get(
+                self.entries
+                    .partition_point(|entry| entry.sequence < cursor),
+            )
+            .is_some_and(|entry| entry.sequence < end)
     }
 
     /// Up to `limit` stanzas from `cursor` on and before `end`, and the cursor behind them. With `offline`, each carries the mark.
-    pub(crate) fn deliver(&mut self, cursor: u64, end: u64, limit: usize, offline: bool) -> (Vec<Node>, u64) {
+    pub(crate) fn deliver(
+        &mut self,
+        cursor: u64,
+        end: u64,
+        limit: usize,
+        offline: bool,
+    ) -> (Vec<Node>, u64) {
         if self.held {
             return (Vec::new(), cursor);
         }
-        let start = self.entries.partition_point(|entry| entry.sequence < cursor);
+        let start = self
+            .entries
+            .partition_point(|entry| entry.sequence < cursor);
         let mut stanzas = Vec::new();
         let mut cursor = cursor;
         for entry in self.entries.range_mut(start..).take(limit) {
@@ -109,7 +137,9 @@ impl Mailbox {
             entry.attempts += 1;
             let mut stanza = entry.stanza.clone();
             if offline {
-                stanza.attrs.insert("offline", (entry.attempts - 1).to_string());
+                stanza
+                    .attrs
+                    .insert("offline", (entry.attempts - 1).to_string());
             }
             stanzas.push(stanza);
         }
@@ -119,7 +149,10 @@ impl Mailbox {
     /// Removes the first delivered entry that the acknowledgement names. Says whether there was one, and what it carried.
     pub(crate) fn release(&mut self, named: &Release<'_>) -> Option<Option<Arc<AcceptedMessage>>> {
         let position = self.entries.iter().position(|entry| {
-            entry.attempts > 0 && entry.class == named.class && entry.id == named.id && named.sender.is_none_or(|sender| sender == entry.sender)
+            entry.attempts > 0
+                && entry.class == named.class
+                && entry.id == named.id
+                && named.sender.is_none_or(|sender| sender == entry.sender)
         })?;
         self.entries.remove(position).map(|entry| entry.accepted)
     }
@@ -136,11 +169,20 @@ mod tests {
     }
 
     fn ids(stanzas: &[Node]) -> Vec<String> {
-        stanzas.iter().map(|stanza| stanza.attrs.get("id").expect("id").to_string()).collect()
+        stanzas
+            .iter()
+            .map(|stanza| stanza.attrs.get("id").expect("id").to_string())
+            .collect()
     }
 
     fn release(mailbox: &mut Mailbox, id: &str) -> bool {
-        mailbox.release(&Release { class: Class::Message, id, sender: Some("a1") }).is_some()
+        mailbox
+            .release(&Release {
+                class: Class::Message,
+                id,
+                sender: Some("a1"),
+            })
+            .is_some()
     }
 
     #[test]
@@ -154,7 +196,14 @@ mod tests {
         assert!(release(&mut mailbox, "one"));
         let (again, _) = mailbox.deliver(0, u64::MAX, 10, true);
         assert_eq!(ids(&again), ["two"]);
-        assert_eq!(again[0].attrs.get("offline").map(ToString::to_string).as_deref(), Some("1"));
+        assert_eq!(
+            again[0]
+                .attrs
+                .get("offline")
+                .map(ToString::to_string)
+                .as_deref(),
+            Some("1")
+        );
     }
 
     #[test]
@@ -164,7 +213,15 @@ mod tests {
         push(&mut mailbox, "same");
         assert!(!release(&mut mailbox, "same"));
         mailbox.deliver(0, u64::MAX, 10, false);
-        assert!(mailbox.release(&Release { class: Class::Message, id: "same", sender: Some("other") }).is_none());
+        assert!(
+            mailbox
+                .release(&Release {
+                    class: Class::Message,
+                    id: "same",
+                    sender: Some("other")
+                })
+                .is_none()
+        );
         assert!(release(&mut mailbox, "same"));
         assert!(release(&mut mailbox, "same"));
         assert!(!release(&mut mailbox, "same"));

@@ -13,7 +13,7 @@ use super::Class;
 use crate::accepted::{AcceptedEntry, AcceptedMessage, AcceptedPart};
 use crate::directory::Account;
 use crate::network::Network;
-use crate::phone::{IncomingMessage, InboxItem, SealedText};
+use crate::phone::{InboxItem, IncomingMessage, SealedText};
 use crate::wire::{EndReason, children, required};
 
 /// The most devices one message may address.
@@ -60,11 +60,24 @@ struct Part {
 }
 
 /// Takes a message from a companion. `Err` means the stanza is malformed and the connection must end.
-pub(crate) fn accept_message(network: &Network, sender: &Arc<Account>, sender_device: u16, stanza: &NodeRef<'_>) -> Result<MessageAnswer, EndReason> {
+pub(crate) fn accept_message(
+    network: &Network,
+    sender: &Arc<Account>,
+    sender_device: u16,
+    stanza: &NodeRef<'_>,
+) -> Result<MessageAnswer, EndReason> {
     let id = required(stanza, "id")?;
     let stanza_type = required(stanza, "type")?;
-    let to = stanza.get_attr("to").and_then(|to| to.to_jid()).ok_or(EndReason::MalformedStanza("to"))?;
-    let refuse = |error: &str| Ok(MessageAnswer { ack: ack(&id, &to, Some(error)), accepted: None });
+    let to = stanza
+        .get_attr("to")
+        .and_then(|to| to.to_jid())
+        .ok_or(EndReason::MalformedStanza("to"))?;
+    let refuse = |error: &str| {
+        Ok(MessageAnswer {
+            ack: ack(&id, &to, Some(error)),
+            accepted: None,
+        })
+    };
     if !matches!(to.server, Server::Pn | Server::Lid) {
         return refuse("501");
     }
@@ -76,7 +89,9 @@ pub(crate) fn accept_message(network: &Network, sender: &Arc<Account>, sender_de
         return refuse("503");
     }
 
-    let category = stanza.get_attr("category").map(|category| category.as_str());
+    let category = stanza
+        .get_attr("category")
+        .map(|category| category.as_str());
     let accepted = Arc::new(AcceptedMessage::new(AcceptedEntry {
         device: sender.jid(Server::Pn, sender_device).to_string(),
         id: id.to_string(),
@@ -90,9 +105,15 @@ pub(crate) fn accept_message(network: &Network, sender: &Arc<Account>, sender_de
     }));
     sender.accepted().record(&accepted);
 
-    let device_identity = stanza.get_optional_child("device-identity").and_then(|node| node.content_bytes());
+    let device_identity = stanza
+        .get_optional_child("device-identity")
+        .and_then(|node| node.content_bytes());
     let edit = stanza.get_attr("edit").map(|edit| edit.as_str());
-    let extra: Vec<Node> = children(stanza).iter().filter(|child| FORWARDED.contains(&&*child.tag)).map(NodeRef::to_owned).collect();
+    let extra: Vec<Node> = children(stanza)
+        .iter()
+        .filter(|child| FORWARDED.contains(&&*child.tag))
+        .map(NodeRef::to_owned)
+        .collect();
     for part in parts {
         let own = Arc::ptr_eq(&part.target, sender) && category.is_none();
         deliver(
@@ -115,12 +136,21 @@ pub(crate) fn accept_message(network: &Network, sender: &Arc<Account>, sender_de
             },
         );
     }
-    Ok(MessageAnswer { ack: ack(&id, &to, None), accepted: Some(accepted) })
+    Ok(MessageAnswer {
+        ack: ack(&id, &to, None),
+        accepted: Some(accepted),
+    })
 }
 
 /// Reads the addressed devices. `Ok(None)`: the chat doesn't exist. Devices that are gone are left out, as on the real
 /// network, which tells the sender by `phash` that its device list is stale.
-fn read_parts(network: &Network, sender: &Arc<Account>, sender_device: u16, to: &Jid, stanza: &NodeRef<'_>) -> Result<Option<Vec<Part>>, EndReason> {
+fn read_parts(
+    network: &Network,
+    sender: &Arc<Account>,
+    sender_device: u16,
+    to: &Jid,
+    stanza: &NodeRef<'_>,
+) -> Result<Option<Vec<Part>>, EndReason> {
     let Some(chat) = network.resolve(to) else {
         return Ok(None);
     };
@@ -130,7 +160,10 @@ fn read_parts(network: &Network, sender: &Arc<Account>, sender_device: u16, to: 
             return Err(EndReason::MalformedStanza("participants"));
         }
         for participant in children(participants) {
-            let jid = participant.get_attr("jid").and_then(|jid| jid.to_jid()).ok_or(EndReason::MalformedStanza("participants"))?;
+            let jid = participant
+                .get_attr("jid")
+                .and_then(|jid| jid.to_jid())
+                .ok_or(EndReason::MalformedStanza("participants"))?;
             named.push((jid, sealed_nodes(participant)?));
         }
     } else {
@@ -138,14 +171,21 @@ fn read_parts(network: &Network, sender: &Arc<Account>, sender_device: u16, to: 
     }
     let mut parts = Vec::with_capacity(named.len());
     for (jid, sealed) in named {
-        let target = network.resolve(&jid).ok_or(EndReason::MalformedStanza("participants"))?;
+        let target = network
+            .resolve(&jid)
+            .ok_or(EndReason::MalformedStanza("participants"))?;
         let of_this_chat = Arc::ptr_eq(&target, &chat) || Arc::ptr_eq(&target, sender);
         let itself = Arc::ptr_eq(&target, sender) && jid.device == sender_device;
         if !of_this_chat || itself {
             return Err(EndReason::MalformedStanza("participants"));
         }
         if jid.device == 0 || target.state().companions.contains_key(&jid.device) {
-            parts.push(Part { target, device: jid.device, server: jid.server, sealed });
+            parts.push(Part {
+                target,
+                device: jid.device,
+                server: jid.server,
+                sealed,
+            });
         }
     }
     Ok(Some(parts))
@@ -160,19 +200,31 @@ fn sealed_nodes(node: &NodeRef<'_>) -> Result<Vec<Node>, EndReason> {
         }
         sealed.push(enc.to_owned());
     }
-    if sealed.is_empty() { Err(EndReason::MalformedStanza("enc")) } else { Ok(sealed) }
+    if sealed.is_empty() {
+        Err(EndReason::MalformedStanza("enc"))
+    } else {
+        Ok(sealed)
+    }
 }
 
 fn log_parts(part: &Part) -> impl Iterator<Item = AcceptedPart> {
     let device = part.target.jid(Server::Pn, part.device).to_string();
     part.sealed.iter().map(move |enc| {
         let (kind, ciphertext) = sealed_content(enc);
-        AcceptedPart { device: device.clone(), kind, ciphertext }
+        AcceptedPart {
+            device: device.clone(),
+            kind,
+            ciphertext,
+        }
     })
 }
 
 fn sealed_content(enc: &Node) -> (String, Vec<u8>) {
-    let kind = enc.attrs.get("type").map(ToString::to_string).unwrap_or_default();
+    let kind = enc
+        .attrs
+        .get("type")
+        .map(ToString::to_string)
+        .unwrap_or_default();
     let ciphertext = match &enc.content {
         Some(wacore_binary::NodeContent::Bytes(bytes)) => bytes.clone(),
         _ => Vec::new(),
@@ -181,7 +233,11 @@ fn sealed_content(enc: &Node) -> (String, Vec<u8>) {
 }
 
 fn is_full(part: &Part) -> bool {
-    part.target.state().companions.get(&part.device).is_some_and(|companion| companion.mailbox.is_full())
+    part.target
+        .state()
+        .companions
+        .get(&part.device)
+        .is_some_and(|companion| companion.mailbox.is_full())
 }
 
 fn ack(id: &str, to: &Jid, error: Option<&str>) -> Node {
@@ -204,7 +260,12 @@ pub(crate) fn deliver(network: &Network, delivery: Delivery<'_>) {
             sender_device: delivery.sender_device,
             server: delivery.server,
             id: delivery.id.to_owned(),
-            sealed: delivery.sealed.iter().map(sealed_content).map(|(kind, ciphertext)| SealedText { kind, ciphertext }).collect(),
+            sealed: delivery
+                .sealed
+                .iter()
+                .map(sealed_content)
+                .map(|(kind, ciphertext)| SealedText { kind, ciphertext })
+                .collect(),
             recipient: delivery.recipient,
             peer: delivery.category.is_some(),
             accepted: delivery.accepted,
@@ -215,7 +276,13 @@ pub(crate) fn deliver(network: &Network, delivery: Delivery<'_>) {
     let stanza = received_form(&delivery);
     let mut state = delivery.target.state();
     if let Some(companion) = state.companions.get_mut(&delivery.target_device) {
-        companion.mailbox.push(Class::Message, delivery.id.to_owned(), delivery.sender.alias.clone(), stanza, delivery.accepted);
+        companion.mailbox.push(
+            Class::Message,
+            delivery.id.to_owned(),
+            delivery.sender.alias.clone(),
+            stanza,
+            delivery.accepted,
+        );
         companion.wake();
     }
 }
@@ -223,8 +290,14 @@ pub(crate) fn deliver(network: &Network, delivery: Delivery<'_>) {
 fn received_form(delivery: &Delivery<'_>) -> Node {
     let lid = delivery.server.is_lid_family();
     let from = delivery.sender.jid(delivery.server, delivery.sender_device);
-    let other = delivery.sender.jid(if lid { Server::Pn } else { Server::Lid }, delivery.sender_device);
-    let needs_identity = delivery.sealed.iter().any(|enc| enc.attrs.get("type").is_some_and(|kind| *kind == "pkmsg"));
+    let other = delivery.sender.jid(
+        if lid { Server::Pn } else { Server::Lid },
+        delivery.sender_device,
+    );
+    let needs_identity = delivery
+        .sealed
+        .iter()
+        .any(|enc| enc.attrs.get("type").is_some_and(|kind| *kind == "pkmsg"));
     let push_name = delivery.sender.state().push_name.clone();
     let mut content = delivery.sealed.clone();
     if needs_identity && let Some(identity) = delivery.device_identity {

@@ -59,9 +59,15 @@ pub(crate) struct Session {
 /// A handshake after the client's hello: IK is complete, XX waits for the client's finish.
 pub(crate) enum Handshake {
     /// Send the reply; the session stands.
-    Complete { reply: Vec<u8>, session: Box<Session> },
+    Complete {
+        reply: Vec<u8>,
+        session: Box<Session>,
+    },
     /// Send the reply, then feed the client's next frame to [`AwaitFinish::finish`].
-    AwaitFinish { reply: Vec<u8>, pending: Box<AwaitFinish> },
+    AwaitFinish {
+        reply: Vec<u8>,
+        pending: Box<AwaitFinish>,
+    },
 }
 
 /// An XX handshake between the server's hello and the client's finish.
@@ -71,7 +77,11 @@ pub(crate) struct AwaitFinish {
 }
 
 /// Answers a client hello.
-pub(crate) fn respond(frame: &[u8], authority: &CertificateAuthority, guard: &std::sync::Mutex<ReplayGuard>) -> Result<Handshake, EndReason> {
+pub(crate) fn respond(
+    frame: &[u8],
+    authority: &CertificateAuthority,
+    guard: &std::sync::Mutex<ReplayGuard>,
+) -> Result<Handshake, EndReason> {
     let hello = waproto::codec::handshake_message_decode(frame)
         .map_err(|_| EndReason::MalformedHandshake)?
         .client_hello
@@ -82,14 +92,20 @@ pub(crate) fn respond(frame: &[u8], authority: &CertificateAuthority, guard: &st
         return Err(EndReason::ReplayedHandshake);
     }
     match (&hello.r#static, &hello.payload) {
-        (Some(sealed_static), Some(sealed_payload)) => respond_ik(&client_ephemeral, sealed_static, sealed_payload, authority),
+        (Some(sealed_static), Some(sealed_payload)) => {
+            respond_ik(&client_ephemeral, sealed_static, sealed_payload, authority)
+        }
         (None, None) => respond_xx(&client_ephemeral, authority),
         _ => Err(EndReason::MalformedHandshake),
     }
 }
 
-fn respond_xx(client_ephemeral: &[u8; 32], authority: &CertificateAuthority) -> Result<Handshake, EndReason> {
-    let mut noise = NoiseHandshake::new(NOISE_PATTERN_XX, &WA_CONN_HEADER).map_err(|_| EndReason::MalformedHandshake)?;
+fn respond_xx(
+    client_ephemeral: &[u8; 32],
+    authority: &CertificateAuthority,
+) -> Result<Handshake, EndReason> {
+    let mut noise = NoiseHandshake::new(NOISE_PATTERN_XX, &WA_CONN_HEADER)
+        .map_err(|_| EndReason::MalformedHandshake)?;
     let ephemeral = KeyPair::generate(&mut rand::rng());
     let server_static = authority.server_static();
     noise.authenticate(client_ephemeral);
@@ -99,7 +115,10 @@ fn respond_xx(client_ephemeral: &[u8; 32], authority: &CertificateAuthority) -> 
     mix(&mut noise, server_static, client_ephemeral)?;
     let sealed_chain = seal(&mut noise, authority.chain())?;
     let reply = server_hello(&ephemeral, Some(sealed_static), sealed_chain);
-    Ok(Handshake::AwaitFinish { reply, pending: Box::new(AwaitFinish { noise, ephemeral }) })
+    Ok(Handshake::AwaitFinish {
+        reply,
+        pending: Box::new(AwaitFinish { noise, ephemeral }),
+    })
 }
 
 impl AwaitFinish {
@@ -119,8 +138,14 @@ impl AwaitFinish {
     }
 }
 
-fn respond_ik(client_ephemeral: &[u8; 32], sealed_static: &[u8], sealed_payload: &[u8], authority: &CertificateAuthority) -> Result<Handshake, EndReason> {
-    let mut noise = NoiseHandshake::new(NOISE_PATTERN_IK, &WA_CONN_HEADER).map_err(|_| EndReason::MalformedHandshake)?;
+fn respond_ik(
+    client_ephemeral: &[u8; 32],
+    sealed_static: &[u8],
+    sealed_payload: &[u8],
+    authority: &CertificateAuthority,
+) -> Result<Handshake, EndReason> {
+    let mut noise = NoiseHandshake::new(NOISE_PATTERN_IK, &WA_CONN_HEADER)
+        .map_err(|_| EndReason::MalformedHandshake)?;
     let server_static = authority.server_static();
     noise.authenticate(server_static.public_key.public_key_bytes());
     noise.authenticate(client_ephemeral);
@@ -136,15 +161,33 @@ fn respond_ik(client_ephemeral: &[u8; 32], sealed_static: &[u8], sealed_payload:
     let sealed_chain = seal(&mut noise, authority.chain())?;
     let reply = server_hello(&ephemeral, None, sealed_chain);
     let session = session(noise, client_static, payload, "IK")?;
-    Ok(Handshake::Complete { reply, session: Box::new(session) })
+    Ok(Handshake::Complete {
+        reply,
+        session: Box::new(session),
+    })
 }
 
-fn session(noise: NoiseHandshake, client_static: [u8; 32], payload: Vec<u8>, pattern: &'static str) -> Result<Session, EndReason> {
+fn session(
+    noise: NoiseHandshake,
+    client_static: [u8; 32],
+    payload: Vec<u8>,
+    pattern: &'static str,
+) -> Result<Session, EndReason> {
     let (receive, send) = noise.finish().map_err(|_| EndReason::HandshakeDecrypt)?;
-    Ok(Session { receive, send, client_static, payload, pattern })
+    Ok(Session {
+        receive,
+        send,
+        client_static,
+        payload,
+        pattern,
+    })
 }
 
-fn server_hello(ephemeral: &KeyPair, sealed_static: Option<Vec<u8>>, sealed_chain: Vec<u8>) -> Vec<u8> {
+fn server_hello(
+    ephemeral: &KeyPair,
+    sealed_static: Option<Vec<u8>>,
+    sealed_chain: Vec<u8>,
+) -> Vec<u8> {
     waproto::codec::handshake_message_to_vec(&HandshakeMessage {
         server_hello: MessageField::some(ServerHello {
             ephemeral: Some(ephemeral.public_key.public_key_bytes().to_vec()),
@@ -157,17 +200,25 @@ fn server_hello(ephemeral: &KeyPair, sealed_static: Option<Vec<u8>>, sealed_chai
 }
 
 fn mix(noise: &mut NoiseHandshake, ours: &KeyPair, theirs: &[u8; 32]) -> Result<(), EndReason> {
-    noise.mix_shared_secret(ours.private_key.serialize(), theirs).map_err(|_| EndReason::MalformedHandshake)
+    noise
+        .mix_shared_secret(ours.private_key.serialize(), theirs)
+        .map_err(|_| EndReason::MalformedHandshake)
 }
 
 fn seal(noise: &mut NoiseHandshake, plaintext: &[u8]) -> Result<Vec<u8>, EndReason> {
-    noise.encrypt(plaintext).map_err(|_| EndReason::MalformedHandshake)
+    noise
+        .encrypt(plaintext)
+        .map_err(|_| EndReason::MalformedHandshake)
 }
 
 fn open(noise: &mut NoiseHandshake, ciphertext: &[u8]) -> Result<Vec<u8>, EndReason> {
-    noise.decrypt(ciphertext).map_err(|_| EndReason::HandshakeDecrypt)
+    noise
+        .decrypt(ciphertext)
+        .map_err(|_| EndReason::HandshakeDecrypt)
 }
 
 fn key32(bytes: Option<&[u8]>) -> Result<[u8; 32], EndReason> {
-    bytes.and_then(|bytes| bytes.try_into().ok()).ok_or(EndReason::MalformedHandshake)
+    bytes
+        .and_then(|bytes| bytes.try_into().ok())
+        .ok_or(EndReason::MalformedHandshake)
 }
