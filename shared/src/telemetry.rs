@@ -1,0 +1,187 @@
+//! How every process logs: one line an event, as text or JSON, and without personal data.
+//!
+//! Our own code never passes a secret, a phone number, a JID or message text to a log macro. Libraries do: the WhatsApp
+//! client logs JIDs and push names at `info` and `debug`, the database driver logs statements. So a foreign event keeps
+//! only its level, its target and where in the source it stands; its words and fields are withheld, whatever the filter
+//! lets through, and foreign spans are not recorded at all. A panic is logged by its place, not by its message.
+
+use std::{fmt, io, panic};
+
+use tracing::{Event, Metadata, Subscriber};
+use tracing_log::NormalizeEvent;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry,
+    filter::filter_fn,
+    fmt::{
+        FmtContext, FormatEvent, FormatFields, MakeWriter,
+        format::{DefaultFields, Format, JsonFields, Writer},
+    },
+    layer::SubscriberExt,
+    registry::LookupSpan,
+};
+
+/// Roots of the targets whose log lines are written as they are: our own crates.
+const OWN: [&str; 7] =
+    ["control_plane", "data_plane", "data_plane_sandbox", "migration", "shared", "simulator", "standalone"];
+
+/// The shape of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TelemetryError {
+    /// `LOG_LEVEL` isn't a filter such as `info` or `info,data_plane=debug`.
+    #[error("LOG_LEVEL is not a valid filter: use a level such as info, or info,data_plane=debug")]
+    Filter,
+    /// Another subscriber is installed in this process.
+    #[error("logging is already set up in this process")]
+    AlreadySet,
+}
+
+/// Sets up logging to standard error for the whole process.
+///
+/// # Errors
+/// [`TelemetryError`] if the filter can't be read, or if logging is already set up.
+pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
+    let subscriber = subscriber(filter, format, io::stderr)?;
+    tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::AlreadySet)?;
+    tracing_log::LogTracer::init().map_err(|_| TelemetryError::AlreadySet)?;
+    panic::set_hook(Box::new(|info| {
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, "a task panicked");
+    }));
+    Ok(())
+}
+
+/// The subscriber that [`init`] installs, writing elsewhere.
+///
+/// # Errors
+/// [`TelemetryError::Filter`] if the filter can't be read.
+pub fn subscriber<W>(
+    filter: &str,
+    format: LogFormat,
+    writer: W,
+) -> Result<impl Subscriber + Send + Sync + use<W>, TelemetryError>
+where
+    W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
+{
+    let filter = EnvFilter::builder().parse(filter).map_err(|_| TelemetryError::Filter)?;
+    let spans_of_ours = filter_fn(|meta: &Metadata<'_>| meta.is_event() || is_own(meta.target()));
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Text => tracing_subscriber::fmt::layer()
+            .fmt_fields(DefaultFields::new())
+            .event_format(Withholding { own: Format::default().with_ansi(false), json: false })
+            .with_ansi(false)
+            .with_writer(writer)
+            .with_filter(spans_of_ours)
+            .boxed(),
+        LogFormat::Json => tracing_subscriber::fmt::layer()
+            .fmt_fields(JsonFields::new())
+            .event_format(Withholding { own: Format::default().json(), json: true })
+            .with_writer(writer)
+            .with_filter(spans_of_ours)
+            .boxed(),
+    };
+    Ok(tracing_subscriber::registry().with(lines.with_filter(filter)))
+}
+
+/// Whether an event's own words may be written.
+fn is_own(target: &str) -> bool {
+    OWN.contains(&target.split("::").next().unwrap_or(target))
+}
+
+/// Writes our events as `own` does, and of foreign ones only what can't hold personal data.
+struct Withholding<F> {
+    own: F,
+    json: bool,
+}
+
+impl<S, N, F> FormatEvent<S, N> for Withholding<F>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+    F: FormatEvent<S, N>,
+{
+    fn format_event(&self, ctx: &FmtContext<'_, S, N>, mut writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let normalized = event.normalized_metadata();
+        let meta = normalized.as_ref().unwrap_or_else(|| event.metadata());
+        if is_own(meta.target()) {
+            return self.own.format_event(ctx, writer, event);
+        }
+        let at = chrono::Utc::now().to_rfc3339_opts(chrono::SecondsFormat::Micros, true);
+        // A target is a module path of a library, except where a program names its own: only such characters pass.
+        let target: String =
+            meta.target().chars().filter(|c| c.is_ascii_alphabetic() || matches!(c, ':' | '_' | '-')).collect();
+        let (level, line) = (meta.level(), meta.line().unwrap_or_default());
+        if self.json {
+            writeln!(
+                writer,
+                r#"{{"timestamp":"{at}","level":"{level}","target":"{target}","line":{line},"fields":{{"message":"(withheld)"}}}}"#
+            )
+        } else {
+            writeln!(writer, "{at} {level:>5} {target}:{line}: (withheld)")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(format: LogFormat, act: impl FnOnce()) -> String {
+        let lines = Lines::default();
+        let sink = lines.clone();
+        tracing::subscriber::with_default(subscriber("trace", format, move || sink.clone()).unwrap(), act);
+        String::from_utf8(lines.0.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_library_s_words_are_withheld_and_ours_are_not() {
+        for format in [LogFormat::Text, LogFormat::Json] {
+            let text = logged(format, || {
+                tracing::info!(target: "control_plane::sessions", "placed");
+                tracing::warn!(target: "whatsapp_rust::client", jid = "15550001234@s.whatsapp.net", "hello 15550001234");
+                let span = tracing::info_span!(target: "sqlx::query", "query", value = "sentinel");
+                span.in_scope(|| tracing::info!(target: "data_plane", "inside"));
+            });
+            assert!(text.contains("placed") && text.contains("inside"), "{text}");
+            assert!(text.contains("whatsapp_rust::client") && text.contains("(withheld)"), "{text}");
+            assert!(!text.contains("15550001234") && !text.contains("sentinel"), "{text}");
+        }
+    }
+
+    #[test]
+    fn each_json_line_is_json() {
+        let text = logged(LogFormat::Json, || {
+            tracing::info!(target: "control_plane", answer = 42, "ours");
+            tracing::info!(target: "hyper\"}", "theirs");
+        });
+        assert_eq!(text.lines().count(), 2);
+        for line in text.lines() {
+            serde_json::from_str::<serde_json::Value>(line).unwrap();
+        }
+    }
+}
