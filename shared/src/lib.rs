@@ -10,4 +10,5 @@ pub mod problem;
 pub mod seal;
 pub mod telemetry;
 pub mod time;
+pub mod tls;
 pub mod wire;
