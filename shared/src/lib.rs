@@ -9,4 +9,6 @@ pub mod ids;
 pub mod problem;
 pub mod seal;
 pub mod telemetry;
+pub mod time;
+pub mod tls;
 pub mod wire;

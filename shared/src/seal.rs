@@ -14,6 +14,7 @@ use aes_gcm::{
     Aes256Gcm, KeyInit,
     aead::{Aead, Payload},
 };
+use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rand::Rng;
 use zeroize::{Zeroize, ZeroizeOnDrop};
@@ -64,6 +65,32 @@ impl DataKey {
         let key = <[u8; 32]>::try_from(bytes.as_slice()).map_err(|_| SealError::BadKey);
         bytes.zeroize();
         key.map(Self)
+    }
+
+    /// The key from its raw bytes.
+    ///
+    /// # Errors
+    /// [`SealError::BadKey`] unless there are exactly 32.
+    pub fn from_slice(bytes: &[u8]) -> Result<Self, SealError> {
+        <[u8; 32]>::try_from(bytes).map(Self).map_err(|_| SealError::BadKey)
+    }
+
+    /// Another key, for one purpose: HMAC-SHA256 of the purpose under this key.
+    #[must_use]
+    pub fn derive(&self, purpose: &str) -> Self {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        let mut out = [0; 32];
+        out.copy_from_slice(hmac::sign(&key, purpose.as_bytes()).as_ref());
+        Self(out)
+    }
+
+    /// A keyed hash (HMAC-SHA256), for looking up what must not be stored in clear.
+    #[must_use]
+    pub fn keyed_hash(&self, value: &[u8]) -> [u8; 32] {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.0);
+        let mut out = [0; 32];
+        out.copy_from_slice(hmac::sign(&key, value).as_ref());
+        out
     }
 
     /// The base64 form, for a key file or for handing a session's key to its worker.

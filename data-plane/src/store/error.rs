@@ -9,12 +9,14 @@ use super::session::Poison;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The database could not be reached, or refused. The driver's words are left out: they may quote a value.
-    #[error("data-plane store: {operation} failed ({class})")]
+    #[error("data-plane store: {operation} failed ({class} {code})")]
     Database {
         /// What was being done.
         operation: &'static str,
         /// What kind of failure it was.
         class: FailureClass,
+        /// SQLite's result code or PostgreSQL's SQLSTATE, empty if there is none.
+        code: Box<str>,
     },
     /// No answer within the deadline. What was being written may or may not be there.
     #[error("data-plane store: {operation} took too long")]
@@ -39,6 +41,12 @@ pub enum StoreError {
     OutboxFull {
         /// How many rows it holds.
         rows: i64,
+    },
+    /// More items than one call takes. Nothing was written.
+    #[error("at most {most} items at once")]
+    BatchTooLarge {
+        /// How many it takes.
+        most: usize,
     },
     /// The URL names neither SQLite nor PostgreSQL.
     #[error("the data-plane store's URL must begin with sqlite: or postgres:")]
@@ -88,3 +96,14 @@ pub enum LeaseError {
 
 /// A result of the store.
 pub type Result<T, E = StoreError> = std::result::Result<T, E>;
+
+/// The library sees the same words, and none of the driver's.
+impl From<StoreError> for wacore::store::error::StoreError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Database { class: FailureClass::Connection, .. } => Self::Connection(Box::new(error)),
+            StoreError::Sealed(_) | StoreError::Encoding(_) => Self::Serialization(Box::new(error)),
+            _ => Self::Database(Box::new(error)),
+        }
+    }
+}

@@ -1,0 +1,59 @@
+# Every target does its own set-up. `make help` lists them.
+#
+# Two target folders: `target/` holds what is released, `target/sandbox/` the builds that may speak to the simulator
+# (they check nobody's certificate). Neither rebuilds the other.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+RELEASED := -p control-plane -p data-plane -p standalone
+SANDBOX_DIR := target/sandbox
+SANDBOX := --workspace --features sandbox --target-dir $(SANDBOX_DIR)
+BIN := $(SANDBOX_DIR)/debug
+
+.PHONY: help demo run smoke test test-released chaos lint deny openapi openapi-lint hooks build-sandbox
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+build-sandbox:
+	@$(CARGO) build $(SANDBOX) --bins
+
+demo: build-sandbox ## simulator + Switchboard + a guided tour; stays up
+	@$(BIN)/standalone demo
+
+smoke: build-sandbox ## the same tour, then exit 0 or 1 with a table of steps and times
+	@$(BIN)/standalone smoke
+
+run: ## Switchboard on the real WhatsApp, with embedded defaults
+	@$(CARGO) run -p standalone --bin standalone -- run
+
+test: build-sandbox ## unit, property and whole-server tests, on SQLite and on a PostgreSQL of its own
+	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --no-fail-fast
+	@$(MAKE) --no-print-directory test-released openapi-lint
+
+test-released: ## what is released refuses the simulator, and doesn't carry the feature that would let it
+	@scripts/released-features
+	@$(CARGO) nextest run --workspace --target-dir $(SANDBOX_DIR) -E 'binary(released)'
+
+chaos: build-sandbox ## the long fault runs: kills and outages, on SQLite and PostgreSQL
+	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --run-ignored only -E 'binary(it) and test(chaos::)' --test-threads 1 --no-capture
+
+lint: ## formatting, clippy, released features
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy $(SANDBOX) --all-targets -- -D warnings
+	@scripts/released-features
+
+deny: ## licences, bans and sources of every dependency
+	@command -v cargo-deny >/dev/null || $(CARGO) install --locked cargo-deny
+	@$(CARGO) deny check licenses bans sources
+
+openapi: build-sandbox ## writes the generated documents again
+	@$(BIN)/control-plane openapi > openapi/control-plane.json
+	@$(BIN)/control-plane errors-doc > docs/errors.md
+
+openapi-lint: ## Redocly and Spectral on the checked-in document
+	@npm ci --silent --no-audit --no-fund --prefix openapi
+	@npm --silent --prefix openapi run lint
+
+hooks: ## the pre-commit hook, for this clone
+	@git config core.hooksPath .githooks

@@ -1,0 +1,97 @@
+//! The control plane's database: SQLite in one file, or PostgreSQL. One URL chooses.
+//!
+//! SQLite runs with WAL and `synchronous=FULL` and has one writer: [`Db::write`] begins with `BEGIN IMMEDIATE` on a pool of
+//! one connection, so a transaction never fails half-way for a lock, and reads go to a pool of their own. PostgreSQL serves both from
+//! one pool with `synchronous_commit=on`.
+
+use std::time::Duration;
+
+use migration::control_plane::Migrator;
+use sea_orm::{
+    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
+    TransactionOptions, TransactionTrait,
+};
+use sea_orm_migration::MigratorTrait;
+
+/// Connections to the control plane's database.
+#[derive(Debug, Clone)]
+pub struct Db {
+    write: DatabaseConnection,
+    read: DatabaseConnection,
+}
+
+impl Db {
+    /// Connects to `sqlite://…` or `postgres://…`.
+    ///
+    /// # Errors
+    /// As the driver; the URL is never part of the message.
+    pub async fn connect(url: &str, pool_size: u32) -> Result<Self, DbErr> {
+        if url.starts_with("sqlite:") {
+            let write = Database::connect(options(url, 1)).await?;
+            let read = Database::connect(options(url, pool_size)).await?;
+            Ok(Self { write, read })
+        } else {
+            let pool = Database::connect(options(url, pool_size)).await?;
+            Ok(Self { write: pool.clone(), read: pool })
+        }
+    }
+
+    /// Applies the migrations that are missing.
+    ///
+    /// # Errors
+    /// As the driver.
+    pub async fn migrate(&self) -> Result<(), DbErr> {
+        Migrator::up(&self.write, None).await
+    }
+
+    /// Which engine it is.
+    #[must_use]
+    pub fn engine(&self) -> DbBackend {
+        self.write.get_database_backend()
+    }
+
+    /// For reads that need no transaction.
+    #[must_use]
+    pub const fn read(&self) -> &DatabaseConnection {
+        &self.read
+    }
+
+    /// For single-statement writes.
+    #[must_use]
+    pub const fn autocommit(&self) -> &DatabaseConnection {
+        &self.write
+    }
+
+    /// A transaction that will write.
+    ///
+    /// # Errors
+    /// As the driver; on SQLite also after waiting 10 s for the writer.
+    pub async fn write(&self) -> Result<DatabaseTransaction, DbErr> {
+        self.write
+            .begin_with_options(TransactionOptions {
+                sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
+                ..TransactionOptions::default()
+            })
+            .await
+    }
+}
+
+fn options(url: &str, connections: u32) -> ConnectOptions {
+    let mut options = ConnectOptions::new(url);
+    options
+        .max_connections(connections)
+        .min_connections(1)
+        .connect_timeout(Duration::from_secs(10))
+        .acquire_timeout(Duration::from_secs(10))
+        .sqlx_logging(false)
+        .test_before_acquire(true)
+        .map_sqlx_sqlite_opts(|sqlite| {
+            sqlite
+                .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
+                .synchronous(sea_orm::sqlx::sqlite::SqliteSynchronous::Full)
+                .busy_timeout(Duration::from_secs(10))
+                .foreign_keys(true)
+                .create_if_missing(true)
+        });
+    options
+}

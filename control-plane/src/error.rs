@@ -1,0 +1,266 @@
+//! Errors as the API tells them.
+//!
+//! Each domain has an error enum of its own; what a caller may see of it is a [`Refusal`]: one of the registered
+//! [`Kind`]s, with a sentence. Anything else is a defect or an outage of ours: it is logged here, once, and the caller
+//! gets `internal` or `unavailable` without internals.
+
+use axum::{
+    Json,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use sea_orm::DbErr;
+use shared::problem::{FieldError, MEDIA_TYPE, Problem};
+
+macro_rules! kinds {
+    ($($(#[doc = $doc:literal])+ $name:ident = $slug:literal, $status:literal, $title:literal;)*) => {
+        /// Every type of problem that the API can answer with. `docs/errors.md` is made from this list.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Kind { $($(#[doc = $doc])+ $name,)* }
+
+        impl Kind {
+            /// All of them, in the order of their statuses.
+            pub const ALL: &'static [Kind] = &[$(Kind::$name,)*];
+
+            /// The last part of the `type` URI.
+            #[must_use]
+            pub const fn slug(self) -> &'static str {
+                match self { $(Kind::$name => $slug,)* }
+            }
+
+            /// The HTTP status.
+            #[must_use]
+            pub const fn status(self) -> u16 {
+                match self { $(Kind::$name => $status,)* }
+            }
+
+            /// The same sentence for each occurrence.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Kind::$name => $title,)* }
+            }
+
+            /// What it means and what to do, for `docs/errors.md`.
+            #[must_use]
+            pub const fn explanation(self) -> &'static str {
+                match self { $(Kind::$name => concat!($($doc),+),)* }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The body isn't JSON at all. Check the quoting and the encoding (UTF-8).
+    MalformedJson = "malformed-json", 400, "The request body is not valid JSON";
+    /// The path, the query or a header can't be read. `errors` names the part.
+    BadRequest = "bad-request", 400, "The request can't be understood";
+    /// No credentials, or credentials that are expired, revoked or not ours. Log in again or use another key.
+    Unauthenticated = "unauthenticated", 401, "Valid credentials are needed";
+    /// E-mail address and password don't belong together. The answer is the same for an address that isn't known.
+    InvalidCredentials = "invalid-credentials", 401, "E-mail address or password is wrong";
+    /// The plan's limit is reached. `detail` names the meter, the limit and when it resets.
+    QuotaExceeded = "quota-exceeded", 402, "The plan's limit is reached";
+    /// The key or the role may not do this. `detail` names the scope that is missing.
+    MissingScope = "missing-scope", 403, "These credentials may not do this";
+    /// The tenant is suspended by the operator; reading is still possible.
+    TenantSuspended = "tenant-suspended", 403, "This account is suspended";
+    /// There is nothing with this id, or it belongs to somebody else.
+    NotFound = "not-found", 404, "There is no such thing";
+    /// The path exists, the method on it doesn't.
+    MethodNotAllowed = "method-not-allowed", 405, "This method is not possible here";
+    /// None of the media types in `Accept` can be made.
+    NotAcceptable = "not-acceptable", 406, "None of the accepted media types is available";
+    /// The thing is not in a state in which this is possible. `detail` says which state it is in.
+    Conflict = "conflict", 409, "This is not possible in the present state";
+    /// An account with this e-mail address exists.
+    EmailTaken = "email-taken", 409, "This e-mail address is in use";
+    /// The session isn't running, so nothing can be sent through it. Start it first.
+    SessionNotRunning = "session-not-running", 409, "The session is not running";
+    /// There is no QR code to show now: the session is linked already, or not started. `detail` says which.
+    NoQrCode = "no-qr-code", 409, "There is no QR code to show";
+    /// A request with the same `Idempotency-Key` is being worked on. Ask again after `Retry-After` seconds.
+    IdempotencyInFlight = "idempotency-in-flight", 409, "A request with this idempotency key is in flight";
+    /// The tenant has a webhook endpoint already. Change or delete it.
+    WebhookExists = "webhook-exists", 409, "There is a webhook endpoint already";
+    /// Another worker uses this name: it holds the credential or a live lease.
+    WorkerIdTaken = "worker-id-taken", 409, "This worker id is taken";
+    /// A newer run of this worker has joined; this one must stop.
+    WorkerSuperseded = "worker-superseded", 409, "A newer run of this worker has joined";
+    /// The worker isn't known (any more). It has to join again.
+    WorkerUnknown = "worker-unknown", 410, "This worker is not known";
+    /// The body is larger than the limit, which `detail` names in bytes.
+    BodyTooLarge = "body-too-large", 413, "The request body is too large";
+    /// The body isn't `application/json`.
+    UnsupportedMediaType = "unsupported-media-type", 415, "The request body must be application/json";
+    /// The body is JSON, and one or more fields aren't as they should be. `errors` lists them all.
+    Validation = "validation", 422, "One or more fields are not valid";
+    /// The same `Idempotency-Key` came with another body or on another operation.
+    IdempotencyMismatch = "idempotency-mismatch", 422, "This idempotency key was used for another request";
+    /// The URL of a webhook leads where we don't call: not public, a port that isn't allowed, or not http(s).
+    UrlNotAllowed = "url-not-allowed", 422, "This URL is not allowed";
+    /// This kind of message can't be delivered by this account.
+    UnsupportedMessage = "unsupported-message", 422, "This message can't be delivered";
+    /// Too many requests. Ask again after `Retry-After` seconds.
+    RateLimited = "rate-limited", 429, "Too many requests";
+    /// A defect of ours. Tell the operator the `request_id`.
+    Internal = "internal", 500, "Something went wrong on our side";
+    /// A part that this needs doesn't answer just now (the database, or the worker). Nothing was changed; try again.
+    Unavailable = "unavailable", 503, "Not available just now";
+    /// The control plane can't reach the worker at the endpoint that it named, or it isn't the worker that answers.
+    WorkerUnreachable = "worker-unreachable", 503, "The worker can't be reached at its endpoint";
+}
+
+impl Kind {
+    /// The `type` URI.
+    #[must_use]
+    pub fn uri(self) -> String {
+        format!("/problems/{}", self.slug())
+    }
+
+    /// A refusal of this kind, with a sentence for this occurrence.
+    #[must_use]
+    pub fn because(self, detail: impl Into<String>) -> Refusal {
+        Refusal { kind: self, detail: Some(detail.into()), errors: Vec::new(), headers: Vec::new() }
+    }
+}
+
+/// An answer other than success, of a registered kind.
+#[derive(Debug, Clone)]
+pub struct Refusal {
+    kind: Kind,
+    detail: Option<String>,
+    errors: Vec<FieldError>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Adds the fields that were refused.
+    #[must_use]
+    pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.errors = errors;
+        self
+    }
+
+    /// Adds a header.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// One field that was refused, as a whole `validation` problem.
+    #[must_use]
+    pub fn field(pointer: &str, code: &str, detail: &str) -> Self {
+        Self::from(Kind::Validation).with_errors(vec![FieldError {
+            pointer: pointer.into(),
+            code: code.into(),
+            detail: detail.into(),
+        }])
+    }
+}
+
+impl From<Kind> for Refusal {
+    fn from(kind: Kind) -> Self {
+        Self { kind, detail: None, errors: Vec::new(), headers: Vec::new() }
+    }
+}
+
+/// What a handler returns when it doesn't succeed.
+#[derive(Debug)]
+pub enum ApiError {
+    /// The caller's affair, or a known state of ours.
+    Refused(Box<Refusal>),
+    /// The database doesn't answer, or answers with an error.
+    Database(DbErr),
+    /// A defect of ours: what was being done, without any data.
+    Defect(&'static str),
+}
+
+/// The result of a handler.
+pub type ApiResult<T> = Result<T, ApiError>;
+
+impl From<Refusal> for ApiError {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}
+
+impl From<Kind> for ApiError {
+    fn from(kind: Kind) -> Self {
+        Refusal::from(kind).into()
+    }
+}
+
+impl From<DbErr> for ApiError {
+    fn from(error: DbErr) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl From<shared::seal::SealError> for ApiError {
+    fn from(_: shared::seal::SealError) -> Self {
+        Self::Defect("a sealed value did not open")
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let refusal = match self {
+            Self::Refused(refusal) => *refusal,
+            Self::Database(error) => {
+                // The driver's words can hold values; its kind can't.
+                let outage = matches!(error, DbErr::Conn(_) | DbErr::ConnectionAcquire(_));
+                tracing::error!(kind = database_error_kind(&error), outage, "a database call failed");
+                if outage { Kind::Unavailable.into() } else { Kind::Internal.into() }
+            }
+            Self::Defect(doing) => {
+                tracing::error!(doing, "a defect");
+                Kind::Internal.into()
+            }
+        };
+        refusal.into_response()
+    }
+}
+
+/// The name of a database error's variant.
+#[must_use]
+pub fn database_error_kind(error: &DbErr) -> &'static str {
+    match error {
+        DbErr::ConnectionAcquire(_) => "connection_acquire",
+        DbErr::Conn(_) => "connection",
+        DbErr::Exec(_) => "execute",
+        DbErr::Query(_) => "query",
+        DbErr::Type(_) => "type",
+        DbErr::Json(_) => "json",
+        DbErr::Migration(_) => "migration",
+        DbErr::RecordNotFound(_) => "record_not_found",
+        DbErr::RecordNotInserted => "record_not_inserted",
+        DbErr::RecordNotUpdated => "record_not_updated",
+        _ => "other",
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let problem = Problem {
+            kind: self.kind.uri(),
+            title: self.kind.title().into(),
+            status: self.kind.status(),
+            detail: self.detail,
+            // Put in by the layer that knows it.
+            request_id: None,
+            errors: self.errors,
+        };
+        let mut response = (status, Json(problem)).into_response();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        response.headers_mut().extend(self.headers);
+        response
+    }
+}

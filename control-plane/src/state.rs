@@ -1,0 +1,38 @@
+//! What every handler and every background task of one control-plane process shares.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{config::Config, db::Db, master_key::MasterKey};
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct App(Arc<Shared>);
+
+/// See [`App`].
+pub struct Shared {
+    /// Settings, as read at start.
+    pub config: Config,
+    /// The database.
+    pub db: Db,
+    /// Wraps data keys.
+    pub master_key: MasterKey,
+    /// Cancelled when the process is to stop.
+    pub stop: CancellationToken,
+}
+
+impl std::ops::Deref for App {
+    type Target = Shared;
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl App {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(parts: Shared) -> Self {
+        Self(Arc::new(parts))
+    }
+}

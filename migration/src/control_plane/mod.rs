@@ -1,0 +1,15 @@
+//! The control plane's database.
+
+use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
+
+mod m0001_foundation;
+
+/// Applies the control plane's migrations in order.
+pub struct Migrator;
+
+#[async_trait::async_trait]
+impl MigratorTrait for Migrator {
+    fn migrations() -> Vec<Box<dyn MigrationTrait>> {
+        vec![Box::new(m0001_foundation::Migration)]
+    }
+}
