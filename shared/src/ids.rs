@@ -8,7 +8,7 @@
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
-use sea_orm::DeriveValueType;
+use sea_orm::{DbErr, DeriveValueType, TryFromU64};
 use serde::{Deserialize, Serialize};
 use type_safe_id::{DynamicType, TypeSafeId};
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
@@ -79,6 +79,13 @@ macro_rules! ids {
         impl fmt::Debug for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str(&self.0)
+            }
+        }
+
+        impl TryFromU64 for $name {
+            /// Never: these ids are not numbers. The object-relational mapper asks it of every primary key.
+            fn try_from_u64(_: u64) -> Result<Self, DbErr> {
+                Err(DbErr::ConvertFromU64("an id that is text"))
             }
         }
 
@@ -183,6 +190,13 @@ impl fmt::Display for WorkerId {
 impl fmt::Debug for WorkerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl TryFromU64 for WorkerId {
+    /// Never: these ids are not numbers. The object-relational mapper asks it of every primary key.
+    fn try_from_u64(_: u64) -> Result<Self, DbErr> {
+        Err(DbErr::ConvertFromU64("an id that is text"))
     }
 }
 
