@@ -1,0 +1,1 @@
+//! Placement: which worker a session runs on.
