@@ -31,7 +31,7 @@ use super::{
 use crate::{
     backoff,
     node::Node,
-    store::{Claim, FencedBackend, Fence, Lease},
+    store::{Claim, Fence, FencedBackend, Lease},
 };
 
 /// How many orders wait at most.
