@@ -254,11 +254,12 @@ impl IntoResponse for Refusal {
             title: self.kind.title().into(),
             status: self.kind.status(),
             detail: self.detail,
-            // Put in by the layer that knows it.
+            // Put in by the layer that knows it, which finds the problem in the extensions.
             request_id: None,
             errors: self.errors,
         };
-        let mut response = (status, Json(problem)).into_response();
+        let mut response = (status, Json(&problem)).into_response();
+        response.extensions_mut().insert(problem);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         response.headers_mut().extend(self.headers);
         response

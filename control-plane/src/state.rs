@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, db::Db, jobs::Bell, master_key::MasterKey, outbound, workers::Fleet};
+use crate::{auth::Keyring, config::Config, db::Db, jobs::Bell, master_key::MasterKey, outbound, workers::Fleet};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -24,6 +24,8 @@ pub struct Shared {
     pub outbound: outbound::Client,
     /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.
     pub fleet: Fleet,
+    /// What authentication needs at hand.
+    pub keyring: Keyring,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
 }

@@ -1,7 +1,10 @@
 //! Finding stored events again.
 
 use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
-use shared::{ids::EventId, seal::{DataKey, SealError}};
+use shared::{
+    ids::EventId,
+    seal::{DataKey, SealError},
+};
 
 use super::{Envelope, EventType, entity, record::place};
 use crate::auth::TenantScope;

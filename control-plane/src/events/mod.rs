@@ -15,7 +15,9 @@ mod entity;
 mod envelope;
 mod find;
 mod record;
+mod routes;
 
 pub use envelope::{Envelope, EventType};
 pub use find::{FindError, find};
 pub use record::{Audience, NewEvent, RecordError, Recorded, record, record_for};
+pub use routes::router;

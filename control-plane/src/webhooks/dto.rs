@@ -21,7 +21,7 @@ use crate::events::EventType;
 #[serde(deny_unknown_fields)]
 pub struct CreateWebhook {
     /// Where events are posted: `http` or `https`, a public address, port 80, 443 or one that the operator allows.
-    #[schema(value_type = String, format = Uri, max_length = 2048, example = "https://example.com/hooks/switchboard")]
+    #[schema(value_type = String, format = "uri", max_length = 2048, example = "https://example.com/hooks/switchboard")]
     pub url: Url,
     /// Which types of events; `[]` or `["*"]` means all.
     #[serde(default)]
@@ -36,7 +36,7 @@ pub struct CreateWebhook {
 pub struct UpdateWebhook {
     /// Another URL.
     #[serde(default)]
-    #[schema(value_type = Option<String>, format = Uri, max_length = 2048, example = "https://example.com/hooks/two")]
+    #[schema(value_type = Option<String>, format = "uri", max_length = 2048, example = "https://example.com/hooks/two")]
     pub url: Option<Url>,
     /// Other types of events; `[]` or `["*"]` means all.
     #[serde(default)]
@@ -73,7 +73,7 @@ pub struct Webhook {
     /// Its id.
     pub id: WebhookId,
     /// Where events are posted.
-    #[schema(format = Uri, example = "https://example.com/hooks/switchboard")]
+    #[schema(format = "uri", example = "https://example.com/hooks/switchboard")]
     pub url: String,
     /// Which types of events it is told; empty means all.
     pub event_types: Vec<EventType>,

@@ -35,6 +35,7 @@ CREATE TABLE signing_keys (
     state TEXT NOT NULL,
     created_at BIGINT NOT NULL
 );
+CREATE UNIQUE INDEX signing_keys_active ON signing_keys (purpose) WHERE state = 'active';
 CREATE TABLE tenants (
     id TEXT PRIMARY KEY,
     name TEXT NOT NULL,
