@@ -8,7 +8,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     auth,
     error::{Kind, Refusal},
-    events, health, keys, openapi, request_context,
+    events, health, keys, messages, openapi, request_context, sessions,
     state::App,
     tenants, usage, webhooks,
 };
@@ -19,6 +19,8 @@ fn documented() -> OpenApiRouter<App> {
         .merge(auth::router())
         .merge(tenants::router())
         .merge(keys::router())
+        .merge(sessions::router())
+        .merge(messages::router())
         .merge(webhooks::router())
         .merge(events::router())
         .merge(usage::router())

@@ -58,10 +58,6 @@ problem_responses!(
     /// Of an operation that only reads, by anybody with credentials.
     ReadProblems = CALLER
 );
-problem_responses!(
-    /// Of an operation that reads one thing by its id.
-    ReadByIdProblems = CALLER, BY_ID
-);
 
 /// One response for each status, with an example for each type of problem.
 #[must_use]

@@ -6,7 +6,7 @@ use anyhow::Context;
 use axum::Router;
 use secrecy::ExposeSecret;
 use shared::seal::DataKey;
-use tokio::{net::TcpListener, time::MissedTickBehavior};
+use tokio::{net::TcpListener, task::JoinError, time::MissedTickBehavior};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -15,10 +15,10 @@ use crate::{
     config::Config,
     db::Db,
     error::database_error_kind,
-    health, idempotency,
-    jobs::{self, Bell},
+    health, idempotency, internal,
+    jobs::{Bell, Handler, Runner},
     master_key::MasterKey,
-    outbound,
+    outbound, sessions,
     state::{App, Shared},
     webhooks,
     workers::Fleet,
@@ -34,6 +34,7 @@ pub struct ControlPlane {
     app: App,
     tasks: TaskTracker,
     public: SocketAddr,
+    internal: SocketAddr,
 }
 
 impl ControlPlane {
@@ -51,37 +52,48 @@ impl ControlPlane {
         db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
         master_key.bind(db.autocommit()).await?;
         let keyring = Keyring::load(&db, &master_key).await?;
+        let fleet = Fleet::load(&db, &master_key).await?;
+        let outbound = outbound::Client::new(&config.outbound)?;
 
         let public = TcpListener::bind(config.http.listen).await.context("LISTEN can't be bound")?;
         let public_address = public.local_addr()?;
+        let workers = TcpListener::bind(config.internal.listen).await.context("INTERNAL_LISTEN can't be bound")?;
+        let internal_address = workers.local_addr()?;
 
-        let outbound = outbound::Client::new(&config.outbound)?;
-        let fleet = Fleet::load(&db, &master_key).await?;
-
+        let stop = CancellationToken::new();
         let app = App::new(Shared {
             config,
             db,
             master_key,
+            keyring,
             bell: Bell::default(),
             outbound,
             fleet,
-            keyring,
-            stop: CancellationToken::new(),
+            stop: stop.clone(),
         });
         let tasks = TaskTracker::new();
-        tasks.spawn(serve(public, app::router(app.clone()), app.stop.clone()));
+        tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
+        tasks.spawn(serve(workers, internal::router(app.clone()), stop));
         tasks.spawn(prune(app.clone()));
-        let runner = jobs::Runner::start(&app, vec![Arc::new(webhooks::Deliverer)]);
+        let reconciler = sessions::reconciler::start(app.clone());
+        tasks.spawn(async move { report(reconciler.await, "the reconciler") });
+        let runner = Runner::start(&app, handlers());
         tasks.spawn(async move { runner.stopped().await });
         tasks.close();
-        tracing::info!(address = %public_address, "the control plane serves");
-        Ok(Self { app, tasks, public: public_address })
+        tracing::info!(public = %public_address, internal = %internal_address, "the control plane serves");
+        Ok(Self { app, tasks, public: public_address, internal: internal_address })
     }
 
     /// Where tenants' programs connect.
     #[must_use]
     pub const fn public_address(&self) -> SocketAddr {
         self.public
+    }
+
+    /// Where workers connect.
+    #[must_use]
+    pub const fn internal_address(&self) -> SocketAddr {
+        self.internal
     }
 
     /// What handlers share.
@@ -118,6 +130,18 @@ pub async fn connect(config: &Config) -> anyhow::Result<Db> {
 async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
     if axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.is_err() {
         tracing::error!("a listener failed");
+    }
+}
+
+/// What works on jobs, by kind.
+fn handlers() -> Vec<Arc<dyn Handler>> {
+    vec![Arc::new(webhooks::Deliverer)]
+}
+
+/// A task of ours that panicked is a defect: the process goes on without it, and says so.
+fn report(ended: Result<(), JoinError>, task: &'static str) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        tracing::error!(task, "a background task panicked");
     }
 }
 

@@ -18,14 +18,14 @@ pub struct Shared {
     pub db: Db,
     /// Wraps data keys.
     pub master_key: MasterKey,
+    /// What authentication needs at hand.
+    pub keyring: Keyring,
     /// Wakes the runner of jobs.
     pub bell: Bell,
     /// Calls tenants' URLs, guarded.
     pub outbound: outbound::Client,
     /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.
     pub fleet: Fleet,
-    /// What authentication needs at hand.
-    pub keyring: Keyring,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
 }
