@@ -115,6 +115,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
         (name = "sessions", description = "Linked WhatsApp devices."),
         (name = "messages", description = "Sending, and the history in both directions."),
         (name = "webhooks", description = "Events, delivered to an endpoint of the tenant's."),
+        (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
         (name = "health", description = "Whether the installation works."),
     ),
