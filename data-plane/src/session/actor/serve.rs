@@ -20,7 +20,8 @@ use crate::{
         client::Running,
         state::{Effect, Signal},
     },
-    store::{Fence, Lease, Poison},
+    store::{Fence, Poison},
+    supervisor::Term,
 };
 
 /// How long a connection must last until the session's earlier failures are forgotten.
@@ -40,15 +41,15 @@ enum Ended {
 
 impl Actor {
     /// Keeps the session connected until something else is to be done. `None`: it has let go by itself.
-    pub(super) async fn serve(&mut self, fence: &Fence, lease: &Lease) -> Option<Turn> {
+    pub(super) async fn serve(&mut self, fence: &Fence, term: &Term) -> Option<Turn> {
         if self.machine.is_over() {
-            return Some(self.rest(lease).await);
+            return Some(self.rest(term).await);
         }
         loop {
-            let backend = self.backend(fence, lease);
+            let backend = self.backend(fence, term);
             let effect =
-                match Running::start(&self.node, backend, lease.clone(), &self.order.settings).await {
-                    Ok(running) => match self.follow(running, lease).await {
+                match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
+                    Ok(running) => match self.follow(running, term).await {
                         Ended::Turn(turn) => return Some(turn),
                         Ended::Effect(effect) => effect,
                     },
@@ -62,12 +63,12 @@ impl Actor {
                 Effect::None => None,
                 Effect::Rebuild(pause) => self.pause(pause).await,
                 Effect::Validate => self.come_back_if_ours().await,
-                Effect::End => Some(self.rest(lease).await),
-                Effect::EndAndErase => match self.erase(fence, lease).await {
+                Effect::End => Some(self.rest(term).await),
+                Effect::EndAndErase => match self.erase(fence, term).await {
                     Some(turn) => Some(turn),
-                    None => Some(self.rest(lease).await),
+                    None => Some(self.rest(term).await),
                 },
-                Effect::GiveUp(reason) => return self.stop(fence, lease, Some(reason)).await,
+                Effect::GiveUp(reason) => return self.stop(fence, term, Some(reason)).await,
             };
             if turn.is_some() {
                 return turn;
@@ -76,9 +77,9 @@ impl Actor {
     }
 
     /// Follows a client to its end, and ends it.
-    async fn follow(&mut self, mut running: Running, lease: &Lease) -> Ended {
+    async fn follow(&mut self, mut running: Running, term: &Term) -> Ended {
         self.link.send_replace(Some(running.link.clone()));
-        let ended = self.drive(&mut running, lease).await;
+        let ended = self.drive(&mut running, term).await;
         self.link.send_replace(None);
         match &ended {
             // Whatever memory holds must not reach the store any more.
@@ -100,7 +101,7 @@ impl Actor {
         ended
     }
 
-    async fn drive(&mut self, running: &mut Running, lease: &Lease) -> Ended {
+    async fn drive(&mut self, running: &mut Running, term: &Term) -> Ended {
         let Running { link, signals, handle, .. } = running;
         let client = handle.client();
         let mut poison = link.backend.poisoned();
@@ -113,7 +114,7 @@ impl Actor {
                 tokio::select! {
                     biased;
                     () = self.shutdown.cancelled() => return Ended::Turn(Turn::Shutdown),
-                    () = lease.ended() => return Ended::Turn(Turn::LeaseEnded),
+                    () = term.over.cancelled() => return Ended::Turn(Turn::LeaseEnded),
                     command = self.mailbox.recv() => match self.obey(command) {
                         Some(turn) => return Ended::Turn(turn),
                         None => continue,
