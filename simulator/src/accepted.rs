@@ -79,11 +79,7 @@ struct Opened {
 
 impl AcceptedMessage {
     pub(crate) fn new(entry: AcceptedEntry) -> Self {
-        Self {
-            entry,
-            ack_written: AtomicBool::new(false),
-            opened: Mutex::default(),
-        }
+        Self { entry, ack_written: AtomicBool::new(false), opened: Mutex::default() }
     }
 
     pub(crate) fn ack_was_written(&self) {
@@ -119,10 +115,7 @@ pub(crate) struct AcceptedLog {
 impl AcceptedLog {
     pub(crate) fn record(&mut self, message: &Arc<AcceptedMessage>) {
         if message.entry.category.is_none() {
-            *self
-                .counts
-                .entry((message.entry.device.clone(), message.entry.id.clone()))
-                .or_default() += 1;
+            *self.counts.entry((message.entry.device.clone(), message.entry.id.clone())).or_default() += 1;
         }
         self.entries.push_back(Arc::clone(message));
         if self.entries.len() > LOG_LIMIT {

@@ -28,36 +28,24 @@ pub(crate) enum Identity {
 
 /// Reads the payload and checks the credential. [`EndReason::LoginRefused`] calls for a `<failure>`.
 pub(crate) fn identify(network: &Network, session: &Session) -> Result<Identity, EndReason> {
-    let payload = ClientPayload::decode_from_slice(&session.payload)
-        .map_err(|_| EndReason::MalformedPayload)?;
+    let payload = ClientPayload::decode_from_slice(&session.payload).map_err(|_| EndReason::MalformedPayload)?;
     if let Some(registration) = payload.device_pairing_data.as_option() {
         return registration_keys(registration).map(|keys| Identity::Unpaired(Box::new(keys)));
     }
     let username = payload.username.ok_or(EndReason::MalformedPayload)?;
-    let device = payload
-        .device
-        .and_then(|device| u16::try_from(device).ok())
-        .ok_or(EndReason::MalformedPayload)?;
-    let account = network
-        .account(&username.to_string())
-        .ok_or(EndReason::LoginRefused)?;
+    let device = payload.device.and_then(|device| u16::try_from(device).ok()).ok_or(EndReason::MalformedPayload)?;
+    let account = network.account(&username.to_string()).ok_or(EndReason::LoginRefused)?;
     let paired = account
         .state()
         .companions
         .get(&device)
         .is_some_and(|companion| companion.noise_public == session.client_static);
-    if paired {
-        Ok(Identity::Device { account, device })
-    } else {
-        Err(EndReason::LoginRefused)
-    }
+    if paired { Ok(Identity::Device { account, device }) } else { Err(EndReason::LoginRefused) }
 }
 
 fn registration_keys(data: &DevicePairingRegistrationData) -> Result<KeyBundle, EndReason> {
     fn fixed<const N: usize>(field: Option<&Vec<u8>>) -> Result<[u8; N], EndReason> {
-        field
-            .and_then(|bytes| bytes.as_slice().try_into().ok())
-            .ok_or(EndReason::MalformedPayload)
+        field.and_then(|bytes| bytes.as_slice().try_into().ok()).ok_or(EndReason::MalformedPayload)
     }
     if fixed::<1>(data.e_keytype.as_ref())? != [5] {
         return Err(EndReason::MalformedPayload);
@@ -69,25 +57,17 @@ fn registration_keys(data: &DevicePairingRegistrationData) -> Result<KeyBundle, 
         signature: fixed(data.e_skey_sig.as_ref())?,
     };
     let registration_id = u32::from_be_bytes(fixed(data.e_regid.as_ref())?);
-    KeyBundle::new(registration_id, fixed(data.e_ident.as_ref())?, signed)
-        .ok_or(EndReason::MalformedPayload)
+    KeyBundle::new(registration_id, fixed(data.e_ident.as_ref())?, signed).ok_or(EndReason::MalformedPayload)
 }
 
 /// Makes this connection the device's only one.
 pub(crate) fn take_over(account: &Account, device: u16, link: Link) -> Result<(), EndReason> {
     let mut state = account.state();
-    let companion = state
-        .companions
-        .get_mut(&device)
-        .ok_or(EndReason::LoginRefused)?;
+    let companion = state.companions.get_mut(&device).ok_or(EndReason::LoginRefused)?;
     if let Some(older) = companion.link.replace(link) {
         end(
             &older.commands,
-            Command::End {
-                stanza: Some(stream_error_replaced()),
-                reason: EndReason::Replaced,
-                close: true,
-            },
+            Command::End { stanza: Some(Box::new(stream_error_replaced())), reason: EndReason::Replaced, close: true },
         );
     }
     Ok(())
@@ -115,8 +95,5 @@ pub(crate) fn success(account: &Account, device: u16) -> Node {
 
 /// The stanza that refuses a login: 401, not (or no longer) linked.
 pub(crate) fn failure() -> Node {
-    NodeBuilder::new("failure")
-        .attr("reason", "401")
-        .attr("location", "sim")
-        .build()
+    NodeBuilder::new("failure").attr("reason", "401").attr("location", "sim").build()
 }

@@ -3,6 +3,7 @@
 //! Maps are sharded; an account has its own locks (see [`crate::directory`]). [`Network`] is a handle: clones share.
 
 mod api;
+mod orders;
 mod views;
 
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use crate::phone::{InboxItem, process_inbox};
 use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
 use crate::{Config, lock, login};
 
-pub use api::{AcceptedQuery, Fault, NewPhone, PhoneSettings, TextOrder};
+pub use orders::{AcceptedQuery, Fault, NewPhone, PhoneSettings, TextOrder};
 pub use views::{CompanionView, ConnectionView, EndedView, Health, PhoneView, ScanResult};
 
 /// How many ended connections are remembered.
@@ -156,21 +157,13 @@ impl Network {
 
     /// The account with this phone number.
     pub(crate) fn account(&self, phone: &str) -> Option<Arc<Account>> {
-        self.inner
-            .accounts
-            .get(phone)
-            .map(|account| Arc::clone(&account))
+        self.inner.accounts.get(phone).map(|account| Arc::clone(&account))
     }
 
     /// The account an address belongs to, by phone number or LID.
     pub(crate) fn resolve(&self, jid: &Jid) -> Option<Arc<Account>> {
-        let map = if jid.server.is_lid_family() {
-            &self.inner.by_lid
-        } else {
-            &self.inner.accounts
-        };
-        map.get(jid.user.as_str())
-            .map(|account| Arc::clone(&account))
+        let map = if jid.server.is_lid_family() { &self.inner.by_lid } else { &self.inner.accounts };
+        map.get(jid.user.as_str()).map(|account| Arc::clone(&account))
     }
 
     /// Hands an item to a phone and makes sure that someone works it off.
@@ -186,17 +179,11 @@ impl Network {
     }
 
     /// Makes a device unknown; its connection, if any, is the caller's to end.
-    pub(crate) fn forget_device(
-        &self,
-        account: &Account,
-        device: u16,
-    ) -> Result<Option<Link>, NetworkError> {
+    pub(crate) fn forget_device(&self, account: &Account, device: u16) -> Result<Option<Link>, NetworkError> {
         let removed = account
             .change_companions(|companions| companions.remove(&device))
             .map_err(|_| NetworkError::Internal("signing the key index list"))?;
-        removed
-            .ok_or(NetworkError::UnknownDevice)
-            .map(|companion| companion.link)
+        removed.ok_or(NetworkError::UnknownDevice).map(|companion| companion.link)
     }
 
     /// Ends the connection of a device that was unlinked.
@@ -204,7 +191,7 @@ impl Network {
         login::end(
             &link.commands,
             Command::End {
-                stanza: Some(stream_error_removed()),
+                stanza: Some(Box::new(stream_error_removed())),
                 reason: EndReason::DeviceRemoved,
                 close: true,
             },
@@ -235,14 +222,8 @@ impl Network {
     }
 
     pub(crate) fn count_unimplemented(&self, namespace: &str) {
-        if self.inner.unimplemented.contains_key(namespace)
-            || self.inner.unimplemented.len() < COUNTED_NAMESPACES
-        {
-            *self
-                .inner
-                .unimplemented
-                .entry(namespace.to_owned())
-                .or_default() += 1;
+        if self.inner.unimplemented.contains_key(namespace) || self.inner.unimplemented.len() < COUNTED_NAMESPACES {
+            *self.inner.unimplemented.entry(namespace.to_owned()).or_default() += 1;
         }
     }
 }

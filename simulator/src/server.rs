@@ -60,21 +60,13 @@ impl Simulator {
     /// # Errors
     /// If an address can't be bound or the certificate chain can't be made.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
-        let sockets = TcpListener::bind(config.listen)
-            .await
-            .context("the client listener")?;
-        let requests = TcpListener::bind(config.control)
-            .await
-            .context("the control listener")?;
+        let sockets = TcpListener::bind(config.listen).await.context("the client listener")?;
+        let requests = TcpListener::bind(config.control).await.context("the control listener")?;
         let (listen, control) = (sockets.local_addr()?, requests.local_addr()?);
         let network = Network::new(config).context("the certificate chain")?;
         network.spawn(accept_clients(network.clone(), sockets));
         network.spawn(serve_control(network.clone(), requests));
-        Ok(Self {
-            listen,
-            control,
-            network,
-        })
+        Ok(Self { listen, control, network })
     }
 
     /// Where clients connect.
@@ -98,10 +90,7 @@ impl Simulator {
     /// Stops: no new connections, close frames to those that stand, then waits up to 5 s for all tasks.
     pub async fn shutdown(self) {
         self.network.stop();
-        if tokio::time::timeout(STOP_DEADLINE, self.network.stopped())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(STOP_DEADLINE, self.network.stopped()).await.is_err() {
             tracing::warn!("some tasks were still busy when the simulator stopped");
         }
     }

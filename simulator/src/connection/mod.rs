@@ -38,11 +38,7 @@ pub(crate) enum Command {
     /// A phone has scanned this connection's QR.
     Scanned(Box<ScanOrder>),
     /// End, after this stanza if there is one, with a close frame or by just dropping the socket.
-    End {
-        stanza: Option<Node>,
-        reason: EndReason,
-        close: bool,
-    },
+    End { stanza: Option<Box<Node>>, reason: EndReason, close: bool },
 }
 
 /// What is shown of a connection.
@@ -65,11 +61,7 @@ impl ConnectionRecord {
         Self {
             id,
             since: crate::unix_millis(),
-            shown: Mutex::new(Shown {
-                jid: None,
-                state: "handshake",
-                pattern: None,
-            }),
+            shown: Mutex::new(Shown { jid: None, state: "handshake", pattern: None }),
         }
     }
 
@@ -94,10 +86,7 @@ pub(crate) async fn serve(network: Network, socket: TcpStream) {
     let reason = match tokio::time::timeout(HANDSHAKE_DEADLINE, upgrade(socket)).await {
         Ok(Ok(websocket)) => {
             let (sink, stream) = websocket.split();
-            let mut wire = Wire {
-                reader: FrameReader::new(stream),
-                writer: FrameWriter::new(sink),
-            };
+            let mut wire = Wire { reader: FrameReader::new(stream), writer: FrameWriter::new(sink) };
             let (commands, orders) = mpsc::channel(COMMANDS);
             let ended = tokio::select! {
                 () = network.stopping() => Ended { reason: EndReason::Shutdown, close: true },
@@ -123,27 +112,19 @@ struct Ended {
 
 impl From<EndReason> for Ended {
     fn from(reason: EndReason) -> Self {
-        let close = !matches!(
-            reason,
-            EndReason::StreamEnded | EndReason::WriteFailed | EndReason::WriteDeadline
-        );
+        let close = !matches!(reason, EndReason::StreamEnded | EndReason::WriteFailed | EndReason::WriteDeadline);
         Self { reason, close }
     }
 }
 
 async fn upgrade(socket: TcpStream) -> Result<WebSocket, EndReason> {
-    let config = WebSocketConfig::default()
-        .max_message_size(Some(MAX_MESSAGE))
-        .max_frame_size(Some(MAX_MESSAGE));
+    let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     tokio_tungstenite::accept_hdr_async_with_config(socket, check_path, Some(config))
         .await
         .map_err(|_| EndReason::NotChat)
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "the upgrade callback's type is given by tungstenite"
-)]
+#[expect(clippy::result_large_err, reason = "the upgrade callback's type is given by tungstenite")]
 fn check_path(request: &Request, response: Response) -> Result<Response, ErrorResponse> {
     if request.uri().path() == "/ws/chat" {
         return Ok(response);
@@ -208,19 +189,13 @@ pub(crate) fn stream_error(code: &str) -> Node {
 
 /// The stream error of a device whose login was taken over.
 pub(crate) fn stream_error_replaced() -> Node {
-    NodeBuilder::new("stream:error")
-        .children([NodeBuilder::new("conflict")
-            .attr("type", "replaced")
-            .build()])
-        .build()
+    NodeBuilder::new("stream:error").children([NodeBuilder::new("conflict").attr("type", "replaced").build()]).build()
 }
 
 /// The stream error of a device that was unlinked.
 pub(crate) fn stream_error_removed() -> Node {
     NodeBuilder::new("stream:error")
         .attr("code", "401")
-        .children([NodeBuilder::new("conflict")
-            .attr("type", "device_removed")
-            .build()])
+        .children([NodeBuilder::new("conflict").attr("type", "device_removed").build()])
         .build()
 }

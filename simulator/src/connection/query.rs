@@ -31,10 +31,7 @@ pub(super) struct Answer {
 
 impl From<Node> for Answer {
     fn from(reply: Node) -> Self {
-        Self {
-            reply,
-            effect: Effect::None,
-        }
+        Self { reply, effect: Effect::None }
     }
 }
 
@@ -50,26 +47,12 @@ pub(super) fn answer(
     Ok(match &*namespace {
         "w:p" | "urn:xmpp:whatsapp:dirty" | "w:stats" | "tos" => iq_result(id, []).into(),
         "passive" => {
-            let effect = if query.get_optional_child("active").is_some() {
-                Effect::Active
-            } else {
-                Effect::None
-            };
-            Answer {
-                reply: iq_result(id, []),
-                effect,
-            }
+            let effect = if query.get_optional_child("active").is_some() { Effect::Active } else { Effect::None };
+            Answer { reply: iq_result(id, []), effect }
         }
         "encrypt" => {
             let answer = answer_encrypt(network, account, device, id, query)?;
-            Answer {
-                reply: answer.reply,
-                effect: if answer.uploaded {
-                    Effect::KeysUploaded
-                } else {
-                    Effect::None
-                },
-            }
+            Answer { reply: answer.reply, effect: if answer.uploaded { Effect::KeysUploaded } else { Effect::None } }
         }
         "usync" => answer_usync(network, id, query)?.into(),
         "w:sync:app:state" => answer_app_state(account, device, id, query)?.into(),
@@ -96,12 +79,8 @@ fn privacy(id: &str, query: &NodeRef<'_>) -> Node {
     if query.get_attr("type").is_some_and(|kind| *kind == "set") {
         return iq_result(id, []);
     }
-    let category = |name: &str, value: &str| {
-        NodeBuilder::new("category")
-            .attr("name", name)
-            .attr("value", value)
-            .build()
-    };
+    let category =
+        |name: &str, value: &str| NodeBuilder::new("category").attr("name", name).attr("value", value).build();
     let settings = [
         category("last", "all"),
         category("online", "all"),
@@ -123,29 +102,15 @@ fn remove_device(
         network.count_unimplemented("md");
         return Ok(iq_error(id, 501, "feature-not-implemented").into());
     };
-    let jid = remove
-        .get_attr("jid")
-        .and_then(|jid| jid.to_jid())
-        .ok_or(EndReason::MalformedStanza("jid"))?;
-    let own = network
-        .resolve(&jid)
-        .is_some_and(|named| Arc::ptr_eq(&named, account));
+    let jid = remove.get_attr("jid").and_then(|jid| jid.to_jid()).ok_or(EndReason::MalformedStanza("jid"))?;
+    let own = network.resolve(&jid).is_some_and(|named| Arc::ptr_eq(&named, account));
     if !own || jid.device == 0 {
         return Ok(iq_error(id, 403, "forbidden").into());
     }
     let itself = jid.device == device;
-    let link = network
-        .forget_device(account, jid.device)
-        .map_err(|_| EndReason::MalformedStanza("jid"))?;
+    let link = network.forget_device(account, jid.device).map_err(|_| EndReason::MalformedStanza("jid"))?;
     if !itself && let Some(link) = link {
         network.end_removed(&link);
     }
-    Ok(Answer {
-        reply: iq_result(id, []),
-        effect: if itself {
-            Effect::Removed
-        } else {
-            Effect::None
-        },
-    })
+    Ok(Answer { reply: iq_result(id, []), effect: if itself { Effect::Removed } else { Effect::None } })
 }

@@ -31,11 +31,7 @@ enum Phase {
     /// Not active yet.
     Passive,
     /// The backlog up to `end`, `allowed` more stanzas of it now.
-    Backlog {
-        end: u64,
-        allowed: usize,
-        total: usize,
-    },
+    Backlog { end: u64, allowed: usize, total: usize },
     /// Everything as it comes.
     Live,
 }
@@ -60,37 +56,17 @@ pub(super) async fn run(
     mut orders: mpsc::Receiver<Command>,
 ) -> Ended {
     let wake = Arc::new(Notify::new());
-    let link = Link {
-        connection: record.id,
-        wake: Arc::clone(&wake),
-        commands,
-    };
+    let link = Link { connection: record.id, wake: Arc::clone(&wake), commands };
     if let Err(reason) = login::take_over(account, device, link) {
         return reason.into();
     }
-    let _linked = Linked {
-        account,
-        device,
-        connection: record.id,
-    };
+    let _linked = Linked { account, device, connection: record.id };
     record.show(|shown| {
         shown.jid = Some(account.jid(Server::Pn, device).to_string());
         shown.state = "logged_in";
     });
-    let mut stream = Stream {
-        network,
-        wire,
-        account,
-        device,
-        cursor: 0,
-        phase: Phase::Passive,
-    };
-    if let Err(reason) = stream
-        .wire
-        .writer
-        .send(&[login::success(account, device)])
-        .await
-    {
+    let mut stream = Stream { network, wire, account, device, cursor: 0, phase: Phase::Passive };
+    if let Err(reason) = stream.wire.writer.send(&[login::success(account, device)]).await {
         return reason.into();
     }
     let idle = network.config().idle_timeout;
@@ -99,7 +75,7 @@ pub(super) async fn run(
             order = orders.recv() => match order {
                 Some(Command::End { stanza, reason, close }) => {
                     if let Some(stanza) = stanza
-                        && let Err(failed) = stream.wire.writer.send(&[stanza]).await
+                        && let Err(failed) = stream.wire.writer.send(std::slice::from_ref(&*stanza)).await
                     {
                         return failed.into();
                     }
@@ -136,9 +112,7 @@ struct Linked<'a> {
 impl Drop for Linked<'_> {
     fn drop(&mut self) {
         if let Some(companion) = self.account.state().companions.get_mut(&self.device) {
-            companion
-                .link
-                .take_if(|link| link.connection == self.connection);
+            companion.link.take_if(|link| link.connection == self.connection);
         }
     }
 }
@@ -183,9 +157,8 @@ impl Stream<'_> {
             if child.tag == "offline_batch"
                 && let Phase::Backlog { allowed, .. } = &mut self.phase
             {
-                let count: usize = required(child, "count")?
-                    .parse()
-                    .map_err(|_| EndReason::MalformedStanza("count"))?;
+                let count: usize =
+                    required(child, "count")?.parse().map_err(|_| EndReason::MalformedStanza("count"))?;
                 *allowed = allowed.saturating_add(count.min(MAX_BATCH));
             }
         }
@@ -222,9 +195,7 @@ impl Stream<'_> {
             state
                 .companions
                 .get_mut(&self.device)
-                .is_some_and(|companion| {
-                    !std::mem::replace(&mut companion.app_state_key_shared, true)
-                })
+                .is_some_and(|companion| !std::mem::replace(&mut companion.app_state_key_shared, true))
         };
         if due && share_app_state_key(self.network, self.account, self.device).is_err() {
             tracing::warn!("a phone could not share its app state key");
@@ -237,18 +208,11 @@ impl Stream<'_> {
         }
         let (end, counts) = {
             let state = self.account.state();
-            let companion = state
-                .companions
-                .get(&self.device)
-                .ok_or(EndReason::DeviceRemoved)?;
+            let companion = state.companions.get(&self.device).ok_or(EndReason::DeviceRemoved)?;
             (companion.mailbox.end(), companion.mailbox.counts())
         };
         let total: usize = counts.iter().sum();
-        self.phase = Phase::Backlog {
-            end,
-            allowed: PRIMER,
-            total,
-        };
+        self.phase = Phase::Backlog { end, allowed: PRIMER, total };
         if total > 0 {
             let [messages, receipts, notifications] = counts.map(|count| count.to_string());
             let preview = NodeBuilder::new("offline_preview")
@@ -274,16 +238,9 @@ impl Stream<'_> {
             };
             let (stanzas, cursor, more) = {
                 let mut state = self.account.state();
-                let companion = state
-                    .companions
-                    .get_mut(&self.device)
-                    .ok_or(EndReason::DeviceRemoved)?;
+                let companion = state.companions.get_mut(&self.device).ok_or(EndReason::DeviceRemoved)?;
                 let (stanzas, cursor) = companion.mailbox.deliver(self.cursor, end, limit, offline);
-                (
-                    stanzas,
-                    cursor,
-                    companion.mailbox.has_undelivered(cursor, end),
-                )
+                (stanzas, cursor, companion.mailbox.has_undelivered(cursor, end))
             };
             self.cursor = cursor;
             let written = stanzas.len();
@@ -292,9 +249,7 @@ impl Stream<'_> {
             }
             match &mut self.phase {
                 Phase::Backlog { total, .. } if !more => {
-                    let mark = NodeBuilder::new("offline")
-                        .attr("count", total.to_string())
-                        .build();
+                    let mark = NodeBuilder::new("offline").attr("count", total.to_string()).build();
                     self.phase = Phase::Live;
                     self.send(info(mark)).await?;
                 }
@@ -312,8 +267,5 @@ impl Stream<'_> {
 }
 
 fn info(content: Node) -> Node {
-    NodeBuilder::new("ib")
-        .attr("from", server_jid())
-        .children([content])
-        .build()
+    NodeBuilder::new("ib").attr("from", server_jid()).children([content]).build()
 }

@@ -69,9 +69,7 @@ async fn finish(
     answer: &NodeRef<'_>,
 ) -> Result<(), EndReason> {
     let completed = pairing::complete(&order, noise_public, keys, answer);
-    let told = order
-        .done
-        .send(completed.map_err(|_| NetworkError::PairingFailed));
+    let told = order.done.send(completed.map_err(|_| NetworkError::PairingFailed));
     if told.is_err() {
         tracing::debug!("the scan had stopped waiting");
     }
@@ -84,9 +82,7 @@ async fn finish(
 async fn answer(wire: &mut Wire, stanza: &NodeRef<'_>) -> Result<(), EndReason> {
     match &*stanza.tag {
         "iq" => {
-            let asks = stanza
-                .get_attr("type")
-                .is_some_and(|kind| *kind == "get" || *kind == "set");
+            let asks = stanza.get_attr("type").is_some_and(|kind| *kind == "get" || *kind == "set");
             match stanza.get_attr("id") {
                 Some(id) if asks => wire.writer.send(&[iq_result(&id.as_str(), [])]).await,
                 Some(_) => Ok(()),

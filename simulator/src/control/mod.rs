@@ -63,13 +63,8 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Response;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
-        let refuse = |status: StatusCode, text: String| {
-            (status, Json(json!({ "error": text }))).into_response()
-        };
-        if request
-            .headers()
-            .get("content-length")
-            .is_some_and(|length| length == "0")
+        let refuse = |status: StatusCode, text: String| (status, Json(json!({ "error": text }))).into_response();
+        if request.headers().get("content-length").is_some_and(|length| length == "0")
             || request.headers().get("content-type").is_none()
         {
             return serde_json::from_value(json!({}))
@@ -78,10 +73,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
         }
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(refuse(
-                JsonRejection::status(&rejection),
-                rejection.body_text(),
-            )),
+            Err(rejection) => Err(refuse(JsonRejection::status(&rejection), rejection.body_text())),
         }
     }
 }
@@ -131,10 +123,7 @@ fn answer(body: impl serde::Serialize) -> Response {
 }
 
 async fn create_phone(State(network): State<Network>, Body(new): Body<NewPhone>) -> Answer {
-    network
-        .create_phone(new)
-        .await
-        .map(|phone| (StatusCode::CREATED, Json(phone)).into_response())
+    network.create_phone(new).await.map(|phone| (StatusCode::CREATED, Json(phone)).into_response())
 }
 
 async fn phones(State(network): State<Network>) -> Response {
@@ -149,23 +138,12 @@ async fn configure(
     network.configure(&phone, settings).await.map(answer)
 }
 
-async fn scan(
-    State(network): State<Network>,
-    Path(phone): Path<String>,
-    Body(body): Body<ScanBody>,
-) -> Answer {
+async fn scan(State(network): State<Network>, Path(phone): Path<String>, Body(body): Body<ScanBody>) -> Answer {
     network.scan(&phone, &body.qr).await.map(answer)
 }
 
-async fn write(
-    State(network): State<Network>,
-    Path(phone): Path<String>,
-    Body(order): Body<TextOrder>,
-) -> Answer {
-    network
-        .write(&phone, order)
-        .await
-        .map(|ids| answer(json!({ "ids": ids })))
+async fn write(State(network): State<Network>, Path(phone): Path<String>, Body(order): Body<TextOrder>) -> Answer {
+    network.write(&phone, order).await.map(|ids| answer(json!({ "ids": ids })))
 }
 
 async fn messages(
@@ -173,10 +151,7 @@ async fn messages(
     Path(phone): Path<String>,
     Query(query): Query<MessagesQuery>,
 ) -> Answer {
-    network
-        .messages(&phone, query.from.as_deref(), query.limit)
-        .await
-        .map(answer)
+    network.messages(&phone, query.from.as_deref(), query.limit).await.map(answer)
 }
 
 async fn receipts(
@@ -184,31 +159,15 @@ async fn receipts(
     Path(phone): Path<String>,
     Query(query): Query<ReceiptsQuery>,
 ) -> Answer {
-    network
-        .receipts(&phone, query.id.as_deref(), query.limit)
-        .await
-        .map(answer)
+    network.receipts(&phone, query.id.as_deref(), query.limit).await.map(answer)
 }
 
-async fn read(
-    State(network): State<Network>,
-    Path(phone): Path<String>,
-    Body(body): Body<ReadBody>,
-) -> Answer {
-    network
-        .read(&phone, &body.from, &body.ids)
-        .await
-        .map(|()| StatusCode::NO_CONTENT.into_response())
+async fn read(State(network): State<Network>, Path(phone): Path<String>, Body(body): Body<ReadBody>) -> Answer {
+    network.read(&phone, &body.from, &body.ids).await.map(|()| StatusCode::NO_CONTENT.into_response())
 }
 
-async fn unlink(
-    State(network): State<Network>,
-    Path((phone, device)): Path<(String, u16)>,
-) -> Answer {
-    network
-        .unlink(&phone, device)
-        .await
-        .map(|()| StatusCode::NO_CONTENT.into_response())
+async fn unlink(State(network): State<Network>, Path((phone, device)): Path<(String, u16)>) -> Answer {
+    network.unlink(&phone, device).await.map(|()| StatusCode::NO_CONTENT.into_response())
 }
 
 async fn accepted(State(network): State<Network>, Query(query): Query<AcceptedQuery>) -> Response {
@@ -219,25 +178,12 @@ async fn accepted_summary(State(network): State<Network>) -> Response {
     answer(network.accepted_summary().await)
 }
 
-async fn unacknowledged(
-    State(network): State<Network>,
-    Query(query): Query<DeviceQuery>,
-) -> Answer {
-    network
-        .unacknowledged(&query.jid)
-        .await
-        .map(|count| answer(json!({ "count": count })))
+async fn unacknowledged(State(network): State<Network>, Query(query): Query<DeviceQuery>) -> Answer {
+    network.unacknowledged(&query.jid).await.map(|count| answer(json!({ "count": count })))
 }
 
-async fn fault(
-    State(network): State<Network>,
-    Path(jid): Path<String>,
-    Body(body): Body<FaultBody>,
-) -> Answer {
-    network
-        .fault(&jid, body.kind)
-        .await
-        .map(|()| StatusCode::NO_CONTENT.into_response())
+async fn fault(State(network): State<Network>, Path(jid): Path<String>, Body(body): Body<FaultBody>) -> Answer {
+    network.fault(&jid, body.kind).await.map(|()| StatusCode::NO_CONTENT.into_response())
 }
 
 async fn connections(State(network): State<Network>) -> Response {

@@ -79,11 +79,7 @@ impl KeyBundle {
 
     /// SHA-1 over identity, signed pre-key, its signature and the one-time keys in order (`wacore::prekeys`).
     pub(crate) fn digest(&self) -> Vec<u8> {
-        let one_time: Vec<&[u8]> = self
-            .one_time
-            .iter()
-            .map(|(_, public)| public.as_slice())
-            .collect();
+        let one_time: Vec<&[u8]> = self.one_time.iter().map(|(_, public)| public.as_slice()).collect();
         wacore::prekeys::compute_key_bundle_digest(
             &self.identity,
             &self.signed.public,
@@ -93,10 +89,7 @@ impl KeyBundle {
     }
 
     /// The bundle a sender starts a Signal session with; takes a one-time key if one is left.
-    pub(crate) fn take_pre_key_bundle(
-        &mut self,
-        device: u16,
-    ) -> Result<PreKeyBundle, SignalProtocolError> {
+    pub(crate) fn take_pre_key_bundle(&mut self, device: u16) -> Result<PreKeyBundle, SignalProtocolError> {
         let one_time = match self.take_one_time() {
             Some((id, public)) => Some((id.into(), PublicKey::from_djb_public_key_bytes(&public)?)),
             None => None,
@@ -115,10 +108,9 @@ impl KeyBundle {
 
 /// Signed pre-keys are signed in their serialized form, with the key type byte in front.
 fn signature_holds(identity: &[u8; 32], signed: &SignedKey) -> bool {
-    let (Ok(identity), Ok(public)) = (
-        PublicKey::from_djb_public_key_bytes(identity),
-        PublicKey::from_djb_public_key_bytes(&signed.public),
-    ) else {
+    let (Ok(identity), Ok(public)) =
+        (PublicKey::from_djb_public_key_bytes(identity), PublicKey::from_djb_public_key_bytes(&signed.public))
+    else {
         return false;
     };
     identity.verify_signature(&public.serialize(), &signed.signature)
@@ -132,17 +124,10 @@ mod tests {
     fn bundle() -> KeyBundle {
         let identity = KeyPair::generate(&mut rand::rng());
         let signed = KeyPair::generate(&mut rand::rng());
-        let signature = identity
-            .calculate_signature(&signed.public_key.serialize(), &mut rand::rng())
-            .expect("sign");
-        let public = |pair: &KeyPair| {
-            <[u8; 32]>::try_from(pair.public_key.public_key_bytes()).expect("32 bytes")
-        };
-        let signed = SignedKey {
-            id: 1,
-            public: public(&signed),
-            signature: signature[..].try_into().expect("64 bytes"),
-        };
+        let signature = identity.calculate_signature(&signed.public_key.serialize(), &mut rand::rng()).expect("sign");
+        let public = |pair: &KeyPair| <[u8; 32]>::try_from(pair.public_key.public_key_bytes()).expect("32 bytes");
+        let signed =
+            SignedKey { id: 1, public: public(&signed), signature: signature[..].try_into().expect("64 bytes") };
         KeyBundle::new(7, public(&identity), signed).expect("valid bundle")
     }
 

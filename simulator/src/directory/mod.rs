@@ -72,12 +72,7 @@ pub(crate) struct AccountState {
 
 impl Account {
     /// Creates the account with its phone: identity, signed pre-key and app state.
-    pub(crate) fn create(
-        phone: String,
-        lid: String,
-        alias: String,
-        push_name: String,
-    ) -> Result<Self, CurveError> {
+    pub(crate) fn create(phone: String, lid: String, alias: String, push_name: String) -> Result<Self, CurveError> {
         let primary = PrimaryKeys::generate()?;
         let handset = Handset::new();
         let app_state = handset.initial_app_state(&push_name);
@@ -163,16 +158,10 @@ impl Account {
             raw_id: Some(self.raw_id),
             timestamp: Some(timestamp),
             current_index: Some(u32::from(state.next_device) - 1),
-            valid_indexes: state
-                .companions
-                .values()
-                .map(|companion| companion.key_index)
-                .collect(),
+            valid_indexes: state.companions.values().map(|companion| companion.key_index).collect(),
             ..Default::default()
         });
-        let signature = self
-            .primary
-            .sign(&[KEY_INDEX_LIST_PREFIX.as_slice(), &details].concat())?;
+        let signature = self.primary.sign(&[KEY_INDEX_LIST_PREFIX.as_slice(), &details].concat())?;
         state.key_index_list = ADVSignedKeyIndexList {
             details: Some(details),
             account_signature: Some(signature.to_vec()),

@@ -26,12 +26,7 @@ pub(crate) fn answer_encrypt(
     id: &str,
     request: &NodeRef<'_>,
 ) -> Result<EncryptAnswer, EndReason> {
-    let answer = |reply| {
-        Ok(EncryptAnswer {
-            reply,
-            uploaded: false,
-        })
-    };
+    let answer = |reply| Ok(EncryptAnswer { reply, uploaded: false });
     if let Some(fetch) = request.get_optional_child("key") {
         return answer(fetch_bundles(network, id, fetch)?);
     }
@@ -41,9 +36,7 @@ pub(crate) fn answer_encrypt(
     };
     let keys = &mut companion.keys;
     if request.get_optional_child("count").is_some() {
-        let count = NodeBuilder::new("count")
-            .attr("value", keys.count().to_string())
-            .build();
+        let count = NodeBuilder::new("count").attr("value", keys.count().to_string()).build();
         return answer(iq_result(id, [count]));
     }
     if request.get_optional_child("digest").is_some() {
@@ -59,10 +52,7 @@ pub(crate) fn answer_encrypt(
     }
     if request.get_optional_child("list").is_some() {
         upload(keys, request)?;
-        return Ok(EncryptAnswer {
-            reply: iq_result(id, []),
-            uploaded: true,
-        });
+        return Ok(EncryptAnswer { reply: iq_result(id, []), uploaded: true });
     }
     answer(iq_error(id, 501, "feature-not-implemented"))
 }
@@ -76,9 +66,7 @@ fn upload(keys: &mut KeyBundle, request: &NodeRef<'_>) -> Result<(), EndReason> 
     }
     let registration = child_bytes(request, "registration", 4)?;
     let signed = signed_key(request.get_optional_child("skey"))?;
-    let list = request
-        .get_optional_child("list")
-        .ok_or(EndReason::MalformedStanza("list"))?;
+    let list = request.get_optional_child("list").ok_or(EndReason::MalformedStanza("list"))?;
     let mut one_time = Vec::with_capacity(children(list).len());
     for key in children(list) {
         one_time.push((three_byte_id(key)?, array(child_bytes(key, "value", 32)?)?));
@@ -94,16 +82,10 @@ fn upload(keys: &mut KeyBundle, request: &NodeRef<'_>) -> Result<(), EndReason> 
 fn fetch_bundles(network: &Network, id: &str, fetch: &NodeRef<'_>) -> Result<Node, EndReason> {
     let mut users = Vec::with_capacity(children(fetch).len());
     for user in children(fetch) {
-        let jid = user
-            .get_attr("jid")
-            .and_then(|jid| jid.to_jid())
-            .ok_or(EndReason::MalformedStanza("user"))?;
+        let jid = user.get_attr("jid").and_then(|jid| jid.to_jid()).ok_or(EndReason::MalformedStanza("user"))?;
         users.push(bundle_node(network, &jid));
     }
-    Ok(iq_result(
-        id,
-        [NodeBuilder::new("list").children(users).build()],
-    ))
+    Ok(iq_result(id, [NodeBuilder::new("list").children(users).build()]))
 }
 
 /// One device's bundle, or the error that tells the asker the device is gone (406).
@@ -116,26 +98,15 @@ fn bundle_node(network: &Network, jid: &Jid) -> Node {
         let mut state = account.state();
         let companion = state.companions.get_mut(&jid.device)?;
         let one_time = companion.keys.take_one_time();
-        let mut nodes = bundle_children(
-            companion.keys.registration_id,
-            &companion.keys.identity,
-            &companion.keys.signed,
-            one_time,
-        );
-        nodes.push(
-            NodeBuilder::new("device-identity")
-                .bytes(companion.device_identity.clone())
-                .build(),
-        );
+        let mut nodes =
+            bundle_children(companion.keys.registration_id, &companion.keys.identity, &companion.keys.signed, one_time);
+        nodes.push(NodeBuilder::new("device-identity").bytes(companion.device_identity.clone()).build());
         Some(nodes)
     });
     match content {
         Some(nodes) => user.children(nodes).build(),
         None => user
-            .children([NodeBuilder::new("error")
-                .attr("code", "406")
-                .attr("text", "not-acceptable")
-                .build()])
+            .children([NodeBuilder::new("error").attr("code", "406").attr("text", "not-acceptable").build()])
             .build(),
     }
 }
@@ -148,18 +119,14 @@ pub(crate) fn bundle_children(
     one_time: Option<(u32, [u8; 32])>,
 ) -> Vec<Node> {
     let mut nodes = vec![
-        NodeBuilder::new("registration")
-            .bytes(registration_id.to_be_bytes())
-            .build(),
+        NodeBuilder::new("registration").bytes(registration_id.to_be_bytes()).build(),
         NodeBuilder::new("type").bytes([5]).build(),
         NodeBuilder::new("identity").bytes(*identity).build(),
         signed_key_node(signed),
     ];
     if let Some((id, public)) = one_time {
         nodes.push(
-            NodeBuilder::new("key")
-                .children([id_node(id), NodeBuilder::new("value").bytes(public).build()])
-                .build(),
+            NodeBuilder::new("key").children([id_node(id), NodeBuilder::new("value").bytes(public).build()]).build(),
         );
     }
     nodes
@@ -168,15 +135,11 @@ pub(crate) fn bundle_children(
 fn digest_node(keys: &KeyBundle) -> Node {
     NodeBuilder::new("digest")
         .children([
-            NodeBuilder::new("registration")
-                .bytes(keys.registration_id.to_be_bytes())
-                .build(),
+            NodeBuilder::new("registration").bytes(keys.registration_id.to_be_bytes()).build(),
             NodeBuilder::new("type").bytes([5]).build(),
             NodeBuilder::new("identity").bytes(keys.identity).build(),
             signed_key_node(&keys.signed),
-            NodeBuilder::new("list")
-                .children(keys.one_time_ids().map(id_node))
-                .build(),
+            NodeBuilder::new("list").children(keys.one_time_ids().map(id_node)).build(),
             NodeBuilder::new("hash").bytes(keys.digest()).build(),
         ])
         .build()
@@ -187,9 +150,7 @@ fn signed_key_node(signed: &SignedKey) -> Node {
         .children([
             id_node(signed.id),
             NodeBuilder::new("value").bytes(signed.public).build(),
-            NodeBuilder::new("signature")
-                .bytes(signed.signature)
-                .build(),
+            NodeBuilder::new("signature").bytes(signed.signature).build(),
         ])
         .build()
 }
@@ -213,7 +174,5 @@ fn three_byte_id(node: &NodeRef<'_>) -> Result<u32, EndReason> {
 }
 
 fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], EndReason> {
-    bytes
-        .try_into()
-        .map_err(|_| EndReason::MalformedStanza("length"))
+    bytes.try_into().map_err(|_| EndReason::MalformedStanza("length"))
 }

@@ -14,35 +14,20 @@ use crate::wire::{EndReason, children, iq_result};
 const MAX_USERS: usize = 5_000;
 
 /// Answers a `usync` query.
-pub(crate) fn answer_usync(
-    network: &Network,
-    id: &str,
-    request: &NodeRef<'_>,
-) -> Result<Node, EndReason> {
-    let usync = request
-        .get_optional_child("usync")
-        .ok_or(EndReason::MalformedStanza("usync"))?;
-    let query = usync
-        .get_optional_child("query")
-        .ok_or(EndReason::MalformedStanza("query"))?;
-    let list = usync
-        .get_optional_child("list")
-        .ok_or(EndReason::MalformedStanza("list"))?;
+pub(crate) fn answer_usync(network: &Network, id: &str, request: &NodeRef<'_>) -> Result<Node, EndReason> {
+    let usync = request.get_optional_child("usync").ok_or(EndReason::MalformedStanza("usync"))?;
+    let query = usync.get_optional_child("query").ok_or(EndReason::MalformedStanza("query"))?;
+    let list = usync.get_optional_child("list").ok_or(EndReason::MalformedStanza("list"))?;
     if children(list).len() > MAX_USERS {
         return Err(EndReason::MalformedStanza("list"));
     }
     let asks = |protocol: &str| query.get_optional_child(protocol).is_some();
-    let protocols = Protocols {
-        contact: asks("contact"),
-        lid: asks("lid"),
-        devices: asks("devices"),
-    };
+    let protocols = Protocols { contact: asks("contact"), lid: asks("lid"), devices: asks("devices") };
     let mut users = Vec::with_capacity(children(list).len());
     for user in children(list) {
         users.push(answer_user(network, user, &protocols)?);
     }
-    let mut answer =
-        NodeBuilder::new("usync").children([NodeBuilder::new("list").children(users).build()]);
+    let mut answer = NodeBuilder::new("usync").children([NodeBuilder::new("list").children(users).build()]);
     for name in ["sid", "mode", "context", "index", "last"] {
         if let Some(value) = usync.get_attr(name) {
             answer = answer.attr(name, value.to_node_value());
@@ -57,18 +42,9 @@ struct Protocols {
     devices: bool,
 }
 
-fn answer_user(
-    network: &Network,
-    user: &NodeRef<'_>,
-    protocols: &Protocols,
-) -> Result<Node, EndReason> {
-    let named = user
-        .get_attr("jid")
-        .and_then(|jid| jid.to_jid())
-        .map(Jid::into_non_ad);
-    let number = user
-        .get_optional_child("contact")
-        .and_then(|contact| contact.content_as_string());
+fn answer_user(network: &Network, user: &NodeRef<'_>, protocols: &Protocols) -> Result<Node, EndReason> {
+    let named = user.get_attr("jid").and_then(|jid| jid.to_jid()).map(Jid::into_non_ad);
+    let number = user.get_optional_child("contact").and_then(|contact| contact.content_as_string());
     let account = match (&named, &number) {
         (Some(jid), _) => network.resolve(jid),
         (None, Some(number)) => network.account(number.trim_start_matches('+')),
@@ -91,11 +67,7 @@ fn answer_user(
     if let Some(account) = account {
         answer = answer.attr("pn_jid", account.bare_jid(Server::Pn));
         if protocols.lid {
-            content.push(
-                NodeBuilder::new("lid")
-                    .attr("val", account.bare_jid(Server::Lid))
-                    .build(),
-            );
+            content.push(NodeBuilder::new("lid").attr("val", account.bare_jid(Server::Lid)).build());
         }
         if protocols.devices {
             content.push(devices_node(&account));
@@ -116,10 +88,7 @@ fn devices_node(account: &Account) -> Node {
     NodeBuilder::new("devices")
         .children([
             NodeBuilder::new("device-list").children(devices).build(),
-            NodeBuilder::new("key-index-list")
-                .attr("ts", timestamp.to_string())
-                .bytes(signed_list)
-                .build(),
+            NodeBuilder::new("key-index-list").attr("ts", timestamp.to_string()).bytes(signed_list).build(),
         ])
         .build()
 }

@@ -3,19 +3,17 @@
 use std::sync::Arc;
 
 use dashmap::Entry;
-use serde::Deserialize;
 use wacore_binary::{Jid, Server};
 
 use super::{
-    CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, PhoneView, ScanResult,
-    message_id,
+    AcceptedQuery, CompanionView, ConnectionView, EndedView, Fault, Health, Network, NetworkError, NewPhone,
+    PhoneSettings, PhoneView, ScanResult, TextOrder, message_id,
 };
 use crate::accepted::{AcceptedEntry, AcceptedSummary};
 use crate::connection::{Command, stream_error, stream_error_removed, stream_error_replaced};
 use crate::directory::Account;
 use crate::phone::{
-    NewMessage, ReceivedMessage, ReceivedReceipt, SealedText, mark_read, signal_address,
-    write_messages,
+    NewMessage, ReceivedMessage, ReceivedReceipt, SealedText, mark_read, signal_address, write_messages,
 };
 use crate::wire::EndReason;
 use crate::{lock, login, pairing};
@@ -25,85 +23,6 @@ const MAX_TEXTS: usize = 10_000;
 /// The longest text, in bytes; WhatsApp's limit is 65,536 characters.
 const MAX_TEXT: usize = 65_536;
 
-/// A phone to create. All fields are optional.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewPhone {
-    /// The number, digits only; a free one from 1555 0 on if absent.
-    pub phone: Option<String>,
-    /// The name shown to others.
-    pub push_name: Option<String>,
-    /// Mark as read what arrives.
-    #[serde(default)]
-    pub auto_read: bool,
-    /// Answer every text from a companion device with this.
-    pub auto_reply: Option<String>,
-}
-
-/// Changes to a phone; what is absent stays, and an empty `auto_reply` turns it off.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PhoneSettings {
-    /// Mark as read what arrives.
-    pub auto_read: Option<bool>,
-    /// Answer every text from a companion device with this.
-    pub auto_reply: Option<String>,
-}
-
-/// Texts to write.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TextOrder {
-    /// The recipient's number.
-    pub to: String,
-    /// The text; with `count` above 1, " #n" is appended.
-    pub text: String,
-    /// The message id, for a single text; a random one if absent.
-    pub id: Option<String>,
-    /// How many to write, 1 if absent.
-    pub count: Option<usize>,
-    /// Address the recipient by LID instead of by number.
-    #[serde(default)]
-    pub by_lid: bool,
-}
-
-/// Which accepted messages to show, newest last.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AcceptedQuery {
-    /// Only those of this device.
-    pub sender: Option<String>,
-    /// Only those with this id.
-    pub id: Option<String>,
-    /// At most this many, the newest; 1,000 if absent.
-    pub limit: Option<usize>,
-}
-
-/// What to do to a device's connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    /// `<stream:error code=401>` with `<conflict type=device_removed>`, without unlinking.
-    #[serde(rename = "stream_error_401")]
-    StreamError401,
-    /// `<stream:error>` with `<conflict type=replaced>`.
-    Conflict,
-    /// `<stream:error code=515>`: restart.
-    #[serde(rename = "stream_error_515")]
-    StreamError515,
-    /// `<stream:error code=503>`: service unavailable.
-    #[serde(rename = "stream_error_503")]
-    StreamError503,
-    /// A close frame.
-    Close,
-    /// The TCP stream ends without a close frame.
-    Eof,
-    /// Accept what it sends, deliver nothing to it.
-    Hold,
-    /// Deliver again.
-    Release,
-}
-
 impl Network {
     /// Creates a phone. A number that exists already is returned with the new settings.
     ///
@@ -111,10 +30,7 @@ impl Network {
     /// [`NetworkError::InvalidPhone`].
     pub async fn create_phone(&self, new: NewPhone) -> Result<PhoneView, NetworkError> {
         let account = match &new.phone {
-            Some(phone) => {
-                self.create_account(phone.clone(), new.push_name.as_deref())?
-                    .0
-            }
+            Some(phone) => self.create_account(phone.clone(), new.push_name.as_deref())?.0,
             None => loop {
                 let (account, created) = self.create_account(
                     format!("1555{:07}", rand::random_range(0..10_000_000)),
@@ -133,28 +49,19 @@ impl Network {
         Ok(phone_view(&account))
     }
 
-    fn create_account(
-        &self,
-        phone: String,
-        push_name: Option<&str>,
-    ) -> Result<(Arc<Account>, bool), NetworkError> {
+    fn create_account(&self, phone: String, push_name: Option<&str>) -> Result<(Arc<Account>, bool), NetworkError> {
         if !(5..=15).contains(&phone.len())
             || !phone.bytes().all(|byte| byte.is_ascii_digit())
             || phone.starts_with('0')
         {
             return Err(NetworkError::InvalidPhone);
         }
-        let number = self
-            .inner
-            .next_alias
-            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let number = self.inner.next_alias.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         match self.inner.accounts.entry(phone) {
             Entry::Occupied(existing) => Ok((Arc::clone(existing.get()), false)),
             Entry::Vacant(vacant) => {
                 // LIDs are 15 digits and unrelated to the number.
-                let lid = (100_000_000_000_000
-                    + rand::random_range(0..1_000_000_000) * 100_000
-                    + number % 100_000)
+                let lid = (100_000_000_000_000 + rand::random_range(0..1_000_000_000) * 100_000 + number % 100_000)
                     .to_string();
                 let phone = vacant.key().clone();
                 let push_name = push_name.map_or_else(|| format!("Phone {number}"), str::to_owned);
@@ -170,11 +77,7 @@ impl Network {
 
     /// All phones, by number.
     pub async fn phones(&self) -> Vec<PhoneView> {
-        let mut phones: Vec<PhoneView> = self
-            .all_accounts()
-            .iter()
-            .map(|account| phone_view(account))
-            .collect();
+        let mut phones: Vec<PhoneView> = self.all_accounts().iter().map(|account| phone_view(account)).collect();
         phones.sort_by(|one, other| one.phone.cmp(&other.phone));
         phones
     }
@@ -206,33 +109,17 @@ impl Network {
         if order.text.len() > MAX_TEXT {
             return Err(NetworkError::Invalid("the text is too long"));
         }
-        if order
-            .id
-            .as_ref()
-            .is_some_and(|id| count > 1 || id.is_empty() || id.len() > 128)
-        {
-            return Err(NetworkError::Invalid(
-                "an id is 1 to 128 bytes and for a single text",
-            ));
+        if order.id.as_ref().is_some_and(|id| count > 1 || id.is_empty() || id.len() > 128) {
+            return Err(NetworkError::Invalid("an id is 1 to 128 bytes and for a single text"));
         }
         let texts: Vec<(String, String)> = match count {
             1 => vec![(order.id.unwrap_or_else(message_id), order.text)],
-            _ => (1..=count)
-                .map(|number| (message_id(), format!("{} #{number}", order.text)))
-                .collect(),
+            _ => (1..=count).map(|number| (message_id(), format!("{} #{number}", order.text))).collect(),
         };
         let ids = texts.iter().map(|(id, _)| id.clone()).collect();
-        let server = if order.by_lid {
-            Server::Lid
-        } else {
-            Server::Pn
-        };
-        let messages = texts
-            .into_iter()
-            .map(|(id, text)| NewMessage::text(id, text))
-            .collect();
-        write_messages(self, &author, &to, server, messages)
-            .map_err(|_| NetworkError::Internal("encrypting"))?;
+        let server = if order.by_lid { Server::Lid } else { Server::Pn };
+        let messages = texts.into_iter().map(|(id, text)| NewMessage::text(id, text)).collect();
+        write_messages(self, &author, &to, server, messages).map_err(|_| NetworkError::Internal("encrypting"))?;
         Ok(ids)
     }
 
@@ -298,11 +185,7 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::UnknownPhone`].
-    pub async fn configure(
-        &self,
-        phone: &str,
-        settings: PhoneSettings,
-    ) -> Result<PhoneView, NetworkError> {
+    pub async fn configure(&self, phone: &str, settings: PhoneSettings) -> Result<PhoneView, NetworkError> {
         let account = self.phone(phone)?;
         {
             let mut state = account.state();
@@ -334,10 +217,7 @@ impl Network {
         for account in self.all_accounts() {
             let log = account.accepted();
             entries.extend(log.entries().map(|message| message.view()).filter(|entry| {
-                query
-                    .sender
-                    .as_ref()
-                    .is_none_or(|sender| *sender == entry.device)
+                query.sender.as_ref().is_none_or(|sender| *sender == entry.device)
                     && query.id.as_ref().is_none_or(|id| *id == entry.id)
             }));
         }
@@ -363,11 +243,7 @@ impl Network {
     pub async fn unacknowledged(&self, jid: &str) -> Result<usize, NetworkError> {
         let (account, device) = self.device(jid)?;
         let state = account.state();
-        state
-            .companions
-            .get(&device)
-            .map(|companion| companion.mailbox.counts()[0])
-            .ok_or(NetworkError::UnknownDevice)
+        state.companions.get(&device).map(|companion| companion.mailbox.counts()[0]).ok_or(NetworkError::UnknownDevice)
     }
 
     /// Breaks a device's connection, or holds its deliveries.
@@ -377,10 +253,7 @@ impl Network {
     pub async fn fault(&self, jid: &str, fault: Fault) -> Result<(), NetworkError> {
         let (account, device) = self.device(jid)?;
         let mut state = account.state();
-        let companion = state
-            .companions
-            .get_mut(&device)
-            .ok_or(NetworkError::UnknownDevice)?;
+        let companion = state.companions.get_mut(&device).ok_or(NetworkError::UnknownDevice)?;
         let (stanza, name, close) = match fault {
             Fault::Hold | Fault::Release => {
                 companion.mailbox.held = fault == Fault::Hold;
@@ -397,11 +270,7 @@ impl Network {
         let link = companion.link.as_ref().ok_or(NetworkError::NotConnected)?;
         login::end(
             &link.commands,
-            Command::End {
-                stanza,
-                reason: EndReason::Fault(name),
-                close,
-            },
+            Command::End { stanza: stanza.map(Box::new), reason: EndReason::Fault(name), close },
         );
         Ok(())
     }
@@ -445,12 +314,7 @@ impl Network {
             status: "ok",
             phones: self.inner.accounts.len(),
             connections: self.inner.connections.len(),
-            unimplemented: self
-                .inner
-                .unimplemented
-                .iter()
-                .map(|entry| (entry.key().clone(), *entry.value()))
-                .collect(),
+            unimplemented: self.inner.unimplemented.iter().map(|entry| (entry.key().clone(), *entry.value())).collect(),
         }
     }
 
@@ -468,15 +332,8 @@ impl Network {
     ) -> Result<bool, NetworkError> {
         let account = self.phone(phone)?;
         let (author, device) = self.device(sender)?;
-        let sealed = SealedText {
-            kind: kind.to_owned(),
-            ciphertext: ciphertext.to_vec(),
-        };
-        Ok(account.handset().could_open(
-            &account.primary,
-            &signal_address(&author, device),
-            &sealed,
-        ))
+        let sealed = SealedText { kind: kind.to_owned(), ciphertext: ciphertext.to_vec() };
+        Ok(account.handset().could_open(&account.primary, &signal_address(&author, device), &sealed))
     }
 
     fn phone(&self, phone: &str) -> Result<Arc<Account>, NetworkError> {
@@ -485,17 +342,11 @@ impl Network {
 
     fn device(&self, jid: &str) -> Result<(Arc<Account>, u16), NetworkError> {
         let jid: Jid = jid.parse().map_err(|_| NetworkError::UnknownDevice)?;
-        self.resolve(&jid)
-            .map(|account| (account, jid.device))
-            .ok_or(NetworkError::UnknownDevice)
+        self.resolve(&jid).map(|account| (account, jid.device)).ok_or(NetworkError::UnknownDevice)
     }
 
     fn all_accounts(&self) -> Vec<Arc<Account>> {
-        self.inner
-            .accounts
-            .iter()
-            .map(|account| Arc::clone(&account))
-            .collect()
+        self.inner.accounts.iter().map(|account| Arc::clone(&account)).collect()
     }
 }
 

@@ -73,35 +73,19 @@ impl References {
         let mut expires = Instant::now() + network.config().first_ref_ttl;
         for _ in 0..REFERENCES {
             let name = format!("2@{}", BASE64_STANDARD.encode(rand::random::<[u8; 48]>()));
-            network.references().insert(
-                name.clone(),
-                OpenReference {
-                    noise_public,
-                    identity,
-                    expires,
-                    commands: commands.clone(),
-                },
-            );
+            network
+                .references()
+                .insert(name.clone(), OpenReference { noise_public, identity, expires, commands: commands.clone() });
             names.push(name);
             expires += network.config().ref_ttl;
         }
-        Self {
-            network: network.clone(),
-            names,
-            expire: expires,
-        }
+        Self { network: network.clone(), names, expire: expires }
     }
 
     /// The `pair-device` request that hands them to the client.
     pub(crate) fn stanza(&self) -> Node {
-        let refs = self
-            .names
-            .iter()
-            .map(|name| NodeBuilder::new("ref").bytes(name.as_bytes()).build());
-        server_request(
-            "pair-device",
-            NodeBuilder::new("pair-device").children(refs).build(),
-        )
+        let refs = self.names.iter().map(|name| NodeBuilder::new("ref").bytes(name.as_bytes()).build());
+        server_request("pair-device", NodeBuilder::new("pair-device").children(refs).build())
     }
 }
 
@@ -125,17 +109,10 @@ fn server_request(id: &str, content: Node) -> Node {
 }
 
 /// The phone's side: reads the QR text, signs, and waits until the companion has counter-signed. Returns its device id.
-pub(crate) async fn scan(
-    network: &Network,
-    account: &Arc<Account>,
-    qr: &str,
-) -> Result<u16, NetworkError> {
+pub(crate) async fn scan(network: &Network, account: &Arc<Account>, qr: &str) -> Result<u16, NetworkError> {
     let code = QrCode::parse(qr)?;
     // A reference is good for one scan.
-    let (_, open) = network
-        .references()
-        .remove(code.reference)
-        .ok_or(NetworkError::UnknownQr)?;
+    let (_, open) = network.references().remove(code.reference).ok_or(NetworkError::UnknownQr)?;
     if open.expires < Instant::now() {
         return Err(NetworkError::ExpiredQr);
     }
@@ -143,18 +120,11 @@ pub(crate) async fn scan(
         return Err(NetworkError::MalformedQr);
     }
     let device = account.reserve_device();
-    let wrapped_identity = sign_companion(account, device, &code)
-        .map_err(|_| NetworkError::Internal("signing the device identity"))?;
+    let wrapped_identity =
+        sign_companion(account, device, &code).map_err(|_| NetworkError::Internal("signing the device identity"))?;
     let (done, outcome) = oneshot::channel();
-    let order = ScanOrder {
-        account: Arc::clone(account),
-        device,
-        wrapped_identity,
-        done,
-    };
-    open.commands
-        .try_send(Command::Scanned(Box::new(order)))
-        .map_err(|_| NetworkError::UnknownQr)?;
+    let order = ScanOrder { account: Arc::clone(account), device, wrapped_identity, done };
+    open.commands.try_send(Command::Scanned(Box::new(order))).map_err(|_| NetworkError::UnknownQr)?;
     match tokio::time::timeout(SCAN_DEADLINE, outcome).await {
         Ok(Ok(outcome)) => outcome.map(|()| device),
         Ok(Err(_)) => Err(NetworkError::PairingFailed),
@@ -172,28 +142,13 @@ struct QrCode<'a> {
 impl<'a> QrCode<'a> {
     fn parse(text: &'a str) -> Result<Self, NetworkError> {
         let text = text.trim();
-        let mut fields = text
-            .strip_prefix(NATIVE_CAMERA_DEEP_LINK_PREFIX)
-            .unwrap_or(text)
-            .split(',');
-        let reference = fields
-            .next()
-            .filter(|reference| !reference.is_empty())
-            .ok_or(NetworkError::MalformedQr)?;
+        let mut fields = text.strip_prefix(NATIVE_CAMERA_DEEP_LINK_PREFIX).unwrap_or(text).split(',');
+        let reference = fields.next().filter(|reference| !reference.is_empty()).ok_or(NetworkError::MalformedQr)?;
         let mut key = || -> Result<[u8; 32], NetworkError> {
             let field = fields.next().ok_or(NetworkError::MalformedQr)?;
-            BASE64_STANDARD
-                .decode(field)
-                .ok()
-                .and_then(|bytes| bytes.try_into().ok())
-                .ok_or(NetworkError::MalformedQr)
+            BASE64_STANDARD.decode(field).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(NetworkError::MalformedQr)
         };
-        Ok(Self {
-            reference,
-            noise_public: key()?,
-            identity: key()?,
-            adv_secret: key()?,
-        })
+        Ok(Self { reference, noise_public: key()?, identity: key()?, adv_secret: key()? })
     }
 }
 
@@ -205,14 +160,7 @@ fn sign_companion(account: &Account, device: u16, code: &QrCode<'_>) -> anyhow::
         ..Default::default()
     }
     .encode_to_vec();
-    let signature = account.primary.sign(
-        &[
-            ACCOUNT_SIGNATURE_PREFIX.as_slice(),
-            &details,
-            &code.identity,
-        ]
-        .concat(),
-    )?;
+    let signature = account.primary.sign(&[ACCOUNT_SIGNATURE_PREFIX.as_slice(), &details, &code.identity].concat())?;
     let identity = waproto::codec::adv_signed_device_identity_to_vec(&ADVSignedDeviceIdentity {
         details: Some(details),
         account_signature_key: Some(account.primary.identity_public().to_vec()),
@@ -222,12 +170,7 @@ fn sign_companion(account: &Account, device: u16, code: &QrCode<'_>) -> anyhow::
     let mut mac = Hmac::<Sha256>::new_from_slice(&code.adv_secret)?;
     mac.update(&identity);
     let hmac = mac.finalize().into_bytes().to_vec();
-    Ok(ADVSignedDeviceIdentityHMAC {
-        details: Some(identity),
-        hmac: Some(hmac),
-        ..Default::default()
-    }
-    .encode_to_vec())
+    Ok(ADVSignedDeviceIdentityHMAC { details: Some(identity), hmac: Some(hmac), ..Default::default() }.encode_to_vec())
 }
 
 /// The `pair-success` request that takes a scan to the companion.
@@ -235,9 +178,7 @@ pub(crate) fn pair_success(order: &ScanOrder) -> Node {
     let account = &order.account;
     let content = NodeBuilder::new("pair-success")
         .children([
-            NodeBuilder::new("device-identity")
-                .bytes(order.wrapped_identity.clone())
-                .build(),
+            NodeBuilder::new("device-identity").bytes(order.wrapped_identity.clone()).build(),
             NodeBuilder::new("device")
                 .attr("jid", account.jid(Server::Pn, order.device))
                 .attr("lid", account.jid(Server::Lid, order.device))
@@ -260,9 +201,7 @@ pub(crate) fn complete(
         .and_then(|sign| sign.get_optional_child("device-identity"))
         .and_then(|identity| identity.content_bytes())
         .ok_or(EndReason::PairingFailed)?;
-    if validate_adv_with_identity_key(signed, &keys.identity, None) != AdvValidation::Valid
-        || !is_ours(order, signed)
-    {
+    if validate_adv_with_identity_key(signed, &keys.identity, None) != AdvValidation::Valid || !is_ours(order, signed) {
         return Err(EndReason::PairingFailed);
     }
     let companion = Companion {

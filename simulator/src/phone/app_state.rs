@@ -17,8 +17,8 @@ use wacore_binary::{Node, NodeRef};
 use waproto::buffa::MessageField;
 use waproto::whatsapp::message::protocol_message::Type;
 use waproto::whatsapp::message::{
-    AppStateSyncKey, AppStateSyncKeyData, AppStateSyncKeyFingerprint, AppStateSyncKeyId,
-    AppStateSyncKeyShare, ProtocolMessage,
+    AppStateSyncKey, AppStateSyncKeyData, AppStateSyncKeyFingerprint, AppStateSyncKeyId, AppStateSyncKeyShare,
+    ProtocolMessage,
 };
 use waproto::whatsapp::sync_action_value::PushNameSetting;
 use waproto::whatsapp::syncd_mutation::SyncdOperation;
@@ -45,10 +45,7 @@ pub(super) struct AppStateKey {
 
 impl AppStateKey {
     pub(super) fn generate() -> Self {
-        Self {
-            id: rand::random::<[u8; 6]>().to_vec(),
-            data: rand::random(),
-        }
+        Self { id: rand::random::<[u8; 6]>().to_vec(), data: rand::random() }
     }
 }
 
@@ -62,28 +59,16 @@ pub(crate) struct AppStateCollection {
 pub(super) fn initial(key: &AppStateKey, push_name: &str) -> HashMap<String, AppStateCollection> {
     let keys = expand_app_state_keys(&key.data);
     let value = SyncActionValue {
-        push_name_setting: MessageField::some(PushNameSetting {
-            name: Some(push_name.to_owned()),
-        }),
+        push_name_setting: MessageField::some(PushNameSetting { name: Some(push_name.to_owned()) }),
         timestamp: Some(crate::unix_millis()),
         ..Default::default()
     };
-    let (mutation, _) = encode_record(
-        SyncdOperation::SET,
-        PUSH_NAME_INDEX,
-        &value,
-        &keys,
-        &key.id,
-        &rand::random(),
-        1,
-    );
+    let (mutation, _) = encode_record(SyncdOperation::SET, PUSH_NAME_INDEX, &value, &keys, &key.id, &rand::random(), 1);
     let mutations = vec![mutation];
     let mut state = HashState::default();
     let (_, hashed) = state.update_hash(&mutations, |_, _| Ok(None));
     if hashed.is_err() {
-        tracing::warn!(
-            "the push name could not be hashed; companions will sync again at each login"
-        );
+        tracing::warn!("the push name could not be hashed; companions will sync again at each login");
         return HashMap::new();
     }
     state.version = 1;
@@ -91,29 +76,16 @@ pub(super) fn initial(key: &AppStateKey, push_name: &str) -> HashMap<String, App
         version: MessageField::some(SyncdVersion { version: Some(1) }),
         mutations,
         snapshot_mac: Some(state.generate_snapshot_mac(PUSH_NAME_COLLECTION, &keys.snapshot_mac)),
-        key_id: MessageField::some(KeyId {
-            id: Some(key.id.clone()),
-        }),
+        key_id: MessageField::some(KeyId { id: Some(key.id.clone()) }),
         ..Default::default()
     };
-    patch.patch_mac = Some(generate_patch_mac(
-        &patch,
-        PUSH_NAME_COLLECTION,
-        &keys.patch_mac,
-        1,
-    ));
-    let collection = AppStateCollection {
-        patches: vec![waproto::codec::syncd_patch_to_vec(&patch)],
-    };
+    patch.patch_mac = Some(generate_patch_mac(&patch, PUSH_NAME_COLLECTION, &keys.patch_mac, 1));
+    let collection = AppStateCollection { patches: vec![waproto::codec::syncd_patch_to_vec(&patch)] };
     HashMap::from([(PUSH_NAME_COLLECTION.to_owned(), collection)])
 }
 
 /// Sends the phone's app state key to one of its companions.
-pub(crate) fn share_app_state_key(
-    network: &Network,
-    account: &Arc<Account>,
-    device: u16,
-) -> Result<(), PhoneError> {
+pub(crate) fn share_app_state_key(network: &Network, account: &Arc<Account>, device: u16) -> Result<(), PhoneError> {
     let (id, data) = {
         let handset = account.handset();
         (handset.app_state_key.id.clone(), handset.app_state_key.data)
@@ -150,25 +122,17 @@ pub(crate) fn answer_app_state(
     id: &str,
     request: &NodeRef<'_>,
 ) -> Result<Node, EndReason> {
-    let sync = request
-        .get_optional_child("sync")
-        .ok_or(EndReason::MalformedStanza("sync"))?;
+    let sync = request.get_optional_child("sync").ok_or(EndReason::MalformedStanza("sync"))?;
     let mut answers = Vec::with_capacity(children(sync).len());
     let mut state = account.state();
     for collection in sync.get_children_by_tag("collection") {
         let name = required(collection, "name")?;
         let base = match collection.get_attr("version") {
-            Some(version) => version
-                .as_str()
-                .parse()
-                .map_err(|_| EndReason::MalformedStanza("version"))?,
+            Some(version) => version.as_str().parse().map_err(|_| EndReason::MalformedStanza("version"))?,
             None => 0,
         };
         let kept = state.app_state.entry(name.to_string()).or_default();
-        let answer = match collection
-            .get_optional_child("patch")
-            .map(|patch| patch.content_bytes())
-        {
+        let answer = match collection.get_optional_child("patch").map(|patch| patch.content_bytes()) {
             Some(Some(patch)) => kept.take(&name, base, patch)?,
             Some(None) => return Err(EndReason::MalformedStanza("patch")),
             None => kept.hand_out(&name, base),
@@ -177,10 +141,7 @@ pub(crate) fn answer_app_state(
     }
     drop(state);
     tracing::trace!(device, "answered an app state request");
-    Ok(iq_result(
-        id,
-        [NodeBuilder::new("sync").children(answers).build()],
-    ))
+    Ok(iq_result(id, [NodeBuilder::new("sync").children(answers).build()]))
 }
 
 impl AppStateCollection {
@@ -196,44 +157,29 @@ impl AppStateCollection {
         let more = base + patches.len() < version;
         let answer = NodeBuilder::new("collection")
             .attr("name", name)
-            .attr(
-                "version",
-                (base.max(version.min(base + patches.len()))).to_string(),
-            )
+            .attr("version", (base.max(version.min(base + patches.len()))).to_string())
             .attr("has_more_patches", if more { "true" } else { "false" });
         if patches.is_empty() {
             answer.build()
         } else {
-            answer
-                .children([NodeBuilder::new("patches").children(patches).build()])
-                .build()
+            answer.children([NodeBuilder::new("patches").children(patches).build()]).build()
         }
     }
 
     fn take(&mut self, name: &str, base: usize, patch: &[u8]) -> Result<Node, EndReason> {
         if base != self.patches.len() || base >= MAX_PATCHES {
-            let error = NodeBuilder::new("error")
-                .attr("code", "409")
-                .attr("text", "conflict")
-                .build();
+            let error = NodeBuilder::new("error").attr("code", "409").attr("text", "conflict").build();
             return Ok(NodeBuilder::new("collection")
                 .attr("name", name)
                 .attr("type", "error")
                 .children([error])
                 .build());
         }
-        let mut patch = waproto::codec::syncd_patch_decode(patch)
-            .map_err(|_| EndReason::MalformedStanza("patch"))?;
+        let mut patch = waproto::codec::syncd_patch_decode(patch).map_err(|_| EndReason::MalformedStanza("patch"))?;
         let version = base + 1;
         // Clients leave the version to the server, and other clients rely on it.
-        patch.version = MessageField::some(SyncdVersion {
-            version: Some(version as u64),
-        });
-        self.patches
-            .push(waproto::codec::syncd_patch_to_vec(&patch));
-        Ok(NodeBuilder::new("collection")
-            .attr("name", name)
-            .attr("version", version.to_string())
-            .build())
+        patch.version = MessageField::some(SyncdVersion { version: Some(version as u64) });
+        self.patches.push(waproto::codec::syncd_patch_to_vec(&patch));
+        Ok(NodeBuilder::new("collection").attr("name", name).attr("version", version.to_string()).build())
     }
 }

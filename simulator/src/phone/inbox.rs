@@ -71,10 +71,7 @@ pub(crate) async fn process_inbox(network: Network, account: Arc<Account>) {
             };
             if let Err(error) = outcome {
                 // The error's own text may name an address, its kind doesn't.
-                tracing::warn!(
-                    kind = error.kind(),
-                    "a phone could not work off an item of its inbox"
-                );
+                tracing::warn!(kind = error.kind(), "a phone could not work off an item of its inbox");
             }
         }
         tokio::task::yield_now().await;
@@ -92,19 +89,12 @@ impl PhoneError {
     }
 }
 
-fn take_message(
-    network: &Network,
-    account: &Arc<Account>,
-    incoming: &IncomingMessage,
-) -> Result<(), PhoneError> {
+fn take_message(network: &Network, account: &Arc<Account>, incoming: &IncomingMessage) -> Result<(), PhoneError> {
     let address = signal_address(&incoming.sender, incoming.sender_device);
     let name = account.jid(Server::Pn, 0).to_string();
     let own = Arc::ptr_eq(&incoming.sender, account);
     for sealed in &incoming.sealed {
-        let opened = account
-            .handset()
-            .open(&account.primary, &address, sealed)
-            .and_then(|padded| parse(&padded));
+        let opened = account.handset().open(&account.primary, &address, sealed).and_then(|padded| parse(&padded));
         let message = match opened {
             Ok(message) => message,
             Err(error) => {
@@ -118,10 +108,7 @@ fn take_message(
             accepted.decrypted_by(name.clone());
         }
         if incoming.peer {
-            if message
-                .protocol_message
-                .as_option()
-                .is_some_and(|protocol| protocol.app_state_sync_key_request.is_set())
+            if message.protocol_message.as_option().is_some_and(|protocol| protocol.app_state_sync_key_request.is_set())
             {
                 share_app_state_key(network, account, incoming.sender_device)?;
             }
@@ -129,9 +116,9 @@ fn take_message(
         }
         let text = text_of(&message);
         let chat = match (&incoming.recipient, own) {
-            (Some(chat), true) => network
-                .resolve(chat)
-                .map_or_else(|| chat.user.to_string(), |chat| chat.phone.clone()),
+            (Some(chat), true) => {
+                network.resolve(chat).map_or_else(|| chat.user.to_string(), |chat| chat.phone.clone())
+            }
             _ => incoming.sender.phone.clone(),
         };
         account.handset().remember_received(ReceivedMessage {
@@ -159,13 +146,8 @@ fn react(
     is_text: bool,
 ) -> Result<(), PhoneError> {
     let ids = [incoming.id.clone()];
-    let receipt = |kind| PhoneReceipt {
-        reader: account,
-        sender: &incoming.sender,
-        server: incoming.server,
-        kind,
-        ids: &ids,
-    };
+    let receipt =
+        |kind| PhoneReceipt { reader: account, sender: &incoming.sender, server: incoming.server, kind, ids: &ids };
     send_phone_receipt(network, &receipt(None));
     let (auto_read, auto_reply) = {
         let state = account.state();
@@ -191,12 +173,7 @@ fn react(
 }
 
 /// Marks messages of one sender as read and tells the sender.
-pub(crate) fn mark_read(
-    network: &Network,
-    account: &Arc<Account>,
-    sender: &Arc<Account>,
-    ids: &[String],
-) {
+pub(crate) fn mark_read(network: &Network, account: &Arc<Account>, sender: &Arc<Account>, ids: &[String]) {
     let mut server = Server::Pn;
     {
         let mut handset = account.handset();
@@ -207,32 +184,16 @@ pub(crate) fn mark_read(
             }
         }
     }
-    send_phone_receipt(
-        network,
-        &PhoneReceipt {
-            reader: account,
-            sender,
-            server,
-            kind: Some("read"),
-            ids,
-        },
-    );
+    send_phone_receipt(network, &PhoneReceipt { reader: account, sender, server, kind: Some("read"), ids });
 }
 
-fn take_receipt(
-    network: &Network,
-    account: &Arc<Account>,
-    receipt: &IncomingReceipt,
-) -> Result<(), PhoneError> {
+fn take_receipt(network: &Network, account: &Arc<Account>, receipt: &IncomingReceipt) -> Result<(), PhoneError> {
     for id in &receipt.ids {
         account.handset().remember_receipt(ReceivedReceipt {
             id: id.clone(),
             from: receipt.reader.phone.clone(),
             from_device: receipt.reader_device,
-            kind: receipt
-                .kind
-                .clone()
-                .unwrap_or_else(|| "delivered".to_owned()),
+            kind: receipt.kind.clone().unwrap_or_else(|| "delivered".to_owned()),
             at: crate::unix_millis(),
         });
         if receipt.kind.as_deref() == Some("retry") {
@@ -249,15 +210,9 @@ fn parse(padded: &[u8]) -> Result<Message, PhoneError> {
 
 /// The text of a message, or of the one a companion reports having sent.
 fn text_of(message: &Message) -> Option<String> {
-    let message = message
-        .device_sent_message
-        .as_option()
-        .and_then(|sent| sent.message.as_option())
-        .unwrap_or(message);
-    message.conversation.clone().or_else(|| {
-        message
-            .extended_text_message
-            .as_option()
-            .and_then(|extended| extended.text.clone())
-    })
+    let message = message.device_sent_message.as_option().and_then(|sent| sent.message.as_option()).unwrap_or(message);
+    message
+        .conversation
+        .clone()
+        .or_else(|| message.extended_text_message.as_option().and_then(|extended| extended.text.clone()))
 }

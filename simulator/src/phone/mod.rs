@@ -18,9 +18,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use wacore_binary::Server;
 use wacore_libsignal::protocol::{
-    CiphertextMessage, CurveError, PreKeyBundle, PreKeySignalMessage, ProtocolAddress,
-    SignalMessage, SignalProtocolError, UsePQRatchet, message_decrypt, message_encrypt,
-    process_prekey_bundle,
+    CiphertextMessage, CurveError, PreKeyBundle, PreKeySignalMessage, ProtocolAddress, SignalMessage,
+    SignalProtocolError, UsePQRatchet, message_decrypt, message_encrypt, process_prekey_bundle,
 };
 use waproto::whatsapp::Message;
 
@@ -29,9 +28,7 @@ use app_state::AppStateKey;
 use signal_store::{Identities, PreKeys, Sessions, now};
 
 pub(crate) use app_state::{AppStateCollection, answer_app_state, share_app_state_key};
-pub(crate) use inbox::{
-    InboxItem, IncomingMessage, IncomingReceipt, SealedText, mark_read, process_inbox,
-};
+pub(crate) use inbox::{InboxItem, IncomingMessage, IncomingReceipt, SealedText, mark_read, process_inbox};
 pub(crate) use signal_store::PrimaryKeys;
 pub(crate) use writing::{NewMessage, write_messages};
 
@@ -172,10 +169,7 @@ impl Handset {
         bundle: impl FnOnce() -> Result<Option<PreKeyBundle>, SignalProtocolError>,
         plaintext: &[u8],
     ) -> Result<Option<SealedText>, PhoneError> {
-        let mut identities = Identities {
-            keys,
-            known: &mut self.identities,
-        };
+        let mut identities = Identities { keys, known: &mut self.identities };
         if !self.sessions.contains(address) {
             let Some(bundle) = bundle()? else {
                 return Ok(None);
@@ -190,20 +184,12 @@ impl Handset {
                 UsePQRatchet::No,
             ))??;
         }
-        let sealed = now(message_encrypt(
-            plaintext,
-            address,
-            &mut self.sessions,
-            &mut identities,
-        ))??;
+        let sealed = now(message_encrypt(plaintext, address, &mut self.sessions, &mut identities))??;
         let kind = match &sealed {
             CiphertextMessage::PreKeySignalMessage(_) => "pkmsg",
             _ => "msg",
         };
-        Ok(Some(SealedText {
-            kind: kind.to_owned(),
-            ciphertext: sealed.serialize().to_vec(),
-        }))
+        Ok(Some(SealedText { kind: kind.to_owned(), ciphertext: sealed.serialize().to_vec() }))
     }
 
     /// Decrypts what one device sent and spends the one-time key it used.
@@ -213,13 +199,7 @@ impl Handset {
         address: &ProtocolAddress,
         sealed: &SealedText,
     ) -> Result<Vec<u8>, PhoneError> {
-        let opened = decrypt(
-            &mut self.sessions,
-            &mut self.identities,
-            keys,
-            address,
-            sealed,
-        )?;
+        let opened = decrypt(&mut self.sessions, &mut self.identities, keys, address, sealed)?;
         if let Some(id) = opened.consumed_prekey_id {
             keys.spend(id.into());
         }
@@ -227,20 +207,8 @@ impl Handset {
     }
 
     /// Tries to decrypt on a copy, so that nothing is spent or advanced.
-    pub(crate) fn could_open(
-        &self,
-        keys: &PrimaryKeys,
-        address: &ProtocolAddress,
-        sealed: &SealedText,
-    ) -> bool {
-        decrypt(
-            &mut self.sessions.clone(),
-            &mut self.identities.clone(),
-            keys,
-            address,
-            sealed,
-        )
-        .is_ok()
+    pub(crate) fn could_open(&self, keys: &PrimaryKeys, address: &ProtocolAddress, sealed: &SealedText) -> bool {
+        decrypt(&mut self.sessions.clone(), &mut self.identities.clone(), keys, address, sealed).is_ok()
     }
 }
 
@@ -252,12 +220,8 @@ fn decrypt(
     sealed: &SealedText,
 ) -> Result<wacore_libsignal::protocol::DecryptionResult, PhoneError> {
     let message = match sealed.kind.as_str() {
-        "pkmsg" => CiphertextMessage::PreKeySignalMessage(PreKeySignalMessage::try_from(
-            sealed.ciphertext.as_slice(),
-        )?),
-        _ => {
-            CiphertextMessage::SignalMessage(SignalMessage::try_from(sealed.ciphertext.as_slice())?)
-        }
+        "pkmsg" => CiphertextMessage::PreKeySignalMessage(PreKeySignalMessage::try_from(sealed.ciphertext.as_slice())?),
+        _ => CiphertextMessage::SignalMessage(SignalMessage::try_from(sealed.ciphertext.as_slice())?),
     };
     let mut identities = Identities { keys, known };
     let mut pre_keys = PreKeys(keys);

@@ -10,10 +10,9 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use wacore_binary::Node;
 use wacore_libsignal::protocol::{
-    CurveError, Direction, GenericSignedPreKey as _, IdentityChange, IdentityKey, IdentityKeyPair,
-    IdentityKeyStore, KeyPair, PreKeyBundle, PreKeyId, PreKeyRecord, PreKeyStore, ProtocolAddress,
-    SessionRecord, SessionStore, SignalProtocolError, SignedPreKeyId, SignedPreKeyRecord,
-    SignedPreKeyStore, Timestamp,
+    CurveError, Direction, GenericSignedPreKey as _, IdentityChange, IdentityKey, IdentityKeyPair, IdentityKeyStore,
+    KeyPair, PreKeyBundle, PreKeyId, PreKeyRecord, PreKeyStore, ProtocolAddress, SessionRecord, SessionStore,
+    SignalProtocolError, SignedPreKeyId, SignedPreKeyRecord, SignedPreKeyStore, Timestamp,
 };
 
 use super::PhoneError;
@@ -48,27 +47,20 @@ impl PrimaryKeys {
         let mut rng = rand::rng();
         let identity = IdentityKeyPair::generate(&mut rng);
         let signed = KeyPair::generate(&mut rng);
-        let signature = identity
-            .private_key()
-            .calculate_signature(&signed.public_key.serialize(), &mut rng)?;
+        let signature = identity.private_key().calculate_signature(&signed.public_key.serialize(), &mut rng)?;
         let registration_id = rand::random::<u32>() % 0x3fff + 1;
         Ok(Self {
             identity,
             registration_id,
             signed,
             signature,
-            one_time: Mutex::new(OneTimeKeys {
-                next: 1,
-                handed_out: HashMap::new(),
-            }),
+            one_time: Mutex::new(OneTimeKeys { next: 1, handed_out: HashMap::new() }),
         })
     }
 
     /// XEdDSA with the account's identity key.
     pub(crate) fn sign(&self, message: &[u8]) -> std::result::Result<[u8; 64], CurveError> {
-        self.identity
-            .private_key()
-            .calculate_signature(message, &mut rand::rng())
+        self.identity.private_key().calculate_signature(message, &mut rand::rng())
     }
 
     /// The account's identity key without type byte.
@@ -79,19 +71,10 @@ impl PrimaryKeys {
     /// The children of the bundle answer for device 0, with a fresh one-time key.
     pub(crate) fn hand_out_bundle(&self) -> Vec<Node> {
         let (id, key) = self.new_one_time_key();
-        let signed = SignedKey {
-            id: SIGNED_PRE_KEY,
-            public: raw(&self.signed),
-            signature: self.signature,
-        };
+        let signed = SignedKey { id: SIGNED_PRE_KEY, public: raw(&self.signed), signature: self.signature };
         let mut identity = [0; 32];
         identity.copy_from_slice(self.identity_public());
-        bundle_children(
-            self.registration_id,
-            &identity,
-            &signed,
-            Some((id, raw(&key))),
-        )
+        bundle_children(self.registration_id, &identity, &signed, Some((id, raw(&key))))
     }
 
     /// The same for a phone that writes to this one.
@@ -154,11 +137,7 @@ impl SessionStore for Sessions {
         Ok(self.contains(address))
     }
 
-    async fn store_session(
-        &mut self,
-        address: &ProtocolAddress,
-        record: SessionRecord,
-    ) -> Result<()> {
+    async fn store_session(&mut self, address: &ProtocolAddress, record: SessionRecord) -> Result<()> {
         self.0.insert(address.as_str().to_owned(), record);
         Ok(())
     }
@@ -180,15 +159,9 @@ impl IdentityKeyStore for Identities<'_> {
         Ok(self.keys.registration_id)
     }
 
-    async fn save_identity(
-        &mut self,
-        address: &ProtocolAddress,
-        identity: &IdentityKey,
-    ) -> Result<IdentityChange> {
+    async fn save_identity(&mut self, address: &ProtocolAddress, identity: &IdentityKey) -> Result<IdentityChange> {
         let before = self.known.insert(address.as_str().to_owned(), *identity);
-        Ok(IdentityChange::from_changed(
-            before.is_some_and(|before| before != *identity),
-        ))
+        Ok(IdentityChange::from_changed(before.is_some_and(|before| before != *identity)))
     }
 
     async fn is_trusted_identity(
@@ -197,10 +170,7 @@ impl IdentityKeyStore for Identities<'_> {
         identity: &IdentityKey,
         _direction: Direction,
     ) -> Result<bool> {
-        Ok(self
-            .known
-            .get(address.as_str())
-            .is_none_or(|known| known == identity))
+        Ok(self.known.get(address.as_str()).is_none_or(|known| known == identity))
     }
 
     async fn get_identity(&self, address: &ProtocolAddress) -> Result<Option<IdentityKey>> {
@@ -240,19 +210,10 @@ impl SignedPreKeyStore for PreKeys<'_> {
             return Err(SignalProtocolError::InvalidSignedPreKeyId);
         }
         let keys = self.0;
-        Ok(SignedPreKeyRecord::new(
-            id,
-            Timestamp::from_epoch_millis(0),
-            &keys.signed,
-            &keys.signature,
-        ))
+        Ok(SignedPreKeyRecord::new(id, Timestamp::from_epoch_millis(0), &keys.signed, &keys.signature))
     }
 
-    async fn save_signed_pre_key(
-        &mut self,
-        _id: SignedPreKeyId,
-        _record: &SignedPreKeyRecord,
-    ) -> Result<()> {
+    async fn save_signed_pre_key(&mut self, _id: SignedPreKeyId, _record: &SignedPreKeyRecord) -> Result<()> {
         // A phone keeps the one it was made with.
         Err(SignalProtocolError::InvalidSignedPreKeyId)
     }

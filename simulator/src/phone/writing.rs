@@ -30,13 +30,7 @@ pub(crate) struct NewMessage {
 impl NewMessage {
     /// A plain text.
     pub(crate) fn text(id: String, text: String) -> Self {
-        Self {
-            id,
-            message: Message {
-                conversation: Some(text),
-                ..Default::default()
-            },
-        }
+        Self { id, message: Message { conversation: Some(text), ..Default::default() } }
     }
 }
 
@@ -55,28 +49,13 @@ pub(crate) fn write_messages(
         targets.push((to, 0));
         targets.extend(to.state().companions.keys().map(|device| (to, *device)));
     }
-    targets.extend(
-        author
-            .state()
-            .companions
-            .keys()
-            .map(|device| (author, *device)),
-    );
+    targets.extend(author.state().companions.keys().map(|device| (author, *device)));
     for new in messages {
         for (target, device) in &targets {
             write_part(
                 network,
                 &mut handset,
-                &Part {
-                    author,
-                    to,
-                    server,
-                    id: &new.id,
-                    message: &new.message,
-                    target,
-                    device: *device,
-                    peer: false,
-                },
+                &Part { author, to, server, id: &new.id, message: &new.message, target, device: *device, peer: false },
             )?;
         }
         handset.remember_sent(
@@ -139,35 +118,14 @@ pub(super) fn write_again(
     let Some(sent) = handset.sent.get_mut(id) else {
         return Ok(());
     };
-    let retries = sent
-        .retries
-        .entry((target.alias.clone(), device))
-        .or_default();
+    let retries = sent.retries.entry((target.alias.clone(), device)).or_default();
     *retries += 1;
     if *retries > MAX_RETRIES {
         return Ok(());
     }
-    let (to, server, message, peer) = (
-        Arc::clone(&sent.to),
-        sent.server,
-        sent.message.clone(),
-        sent.peer,
-    );
+    let (to, server, message, peer) = (Arc::clone(&sent.to), sent.server, sent.message.clone(), sent.peer);
     handset.sessions.forget(&signal_address(target, device));
-    write_part(
-        network,
-        &mut handset,
-        &Part {
-            author,
-            to: &to,
-            server,
-            id,
-            message: &message,
-            target,
-            device,
-            peer,
-        },
-    )
+    write_part(network, &mut handset, &Part { author, to: &to, server, id, message: &message, target, device, peer })
 }
 
 struct Part<'a> {
@@ -197,12 +155,7 @@ fn write_part(network: &Network, handset: &mut Handset, part: &Part<'_>) -> Resu
         MessageUtils::encode_and_pad(part.message)
     };
     let address = signal_address(part.target, part.device);
-    let sealed = handset.seal(
-        &part.author.primary,
-        &address,
-        || bundle(part.target, part.device),
-        &plaintext,
-    )?;
+    let sealed = handset.seal(&part.author.primary, &address, || bundle(part.target, part.device), &plaintext)?;
     let Some(sealed) = sealed else { return Ok(()) };
     deliver(
         network,
@@ -237,9 +190,5 @@ fn bundle(target: &Account, device: u16) -> Result<Option<PreKeyBundle>, SignalP
 }
 
 fn enc_node(sealed: SealedText) -> Node {
-    NodeBuilder::new("enc")
-        .attr("v", "2")
-        .attr("type", sealed.kind.as_str())
-        .bytes(sealed.ciphertext)
-        .build()
+    NodeBuilder::new("enc").attr("v", "2").attr("type", sealed.kind.as_str()).bytes(sealed.ciphertext).build()
 }

@@ -78,15 +78,7 @@ impl Mailbox {
     ) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.entries.push_back(Entry {
-            sequence,
-            class,
-            id,
-            sender,
-            stanza,
-            attempts: 0,
-            accepted,
-        });
+        self.entries.push_back(Entry { sequence, class, id, sender, stanza, attempts: 0, accepted });
     }
 
     /// The position behind the newest entry: everything before it was there first.
@@ -106,27 +98,16 @@ impl Mailbox {
     /// Whether anything before `end` is at or behind the cursor.
     pub(crate) fn has_undelivered(&self, cursor: u64, end: u64) -> bool {
         self.entries
-            .get(
-                self.entries
-                    .partition_point(|entry| entry.sequence < cursor),
-            )
+            .get(self.entries.partition_point(|entry| entry.sequence < cursor))
             .is_some_and(|entry| entry.sequence < end)
     }
 
     /// Up to `limit` stanzas from `cursor` on and before `end`, and the cursor behind them. With `offline`, each carries the mark.
-    pub(crate) fn deliver(
-        &mut self,
-        cursor: u64,
-        end: u64,
-        limit: usize,
-        offline: bool,
-    ) -> (Vec<Node>, u64) {
+    pub(crate) fn deliver(&mut self, cursor: u64, end: u64, limit: usize, offline: bool) -> (Vec<Node>, u64) {
         if self.held {
             return (Vec::new(), cursor);
         }
-        let start = self
-            .entries
-            .partition_point(|entry| entry.sequence < cursor);
+        let start = self.entries.partition_point(|entry| entry.sequence < cursor);
         let mut stanzas = Vec::new();
         let mut cursor = cursor;
         for entry in self.entries.range_mut(start..).take(limit) {
@@ -137,9 +118,7 @@ impl Mailbox {
             entry.attempts += 1;
             let mut stanza = entry.stanza.clone();
             if offline {
-                stanza
-                    .attrs
-                    .insert("offline", (entry.attempts - 1).to_string());
+                stanza.attrs.insert("offline", (entry.attempts - 1).to_string());
             }
             stanzas.push(stanza);
         }
@@ -169,20 +148,11 @@ mod tests {
     }
 
     fn ids(stanzas: &[Node]) -> Vec<String> {
-        stanzas
-            .iter()
-            .map(|stanza| stanza.attrs.get("id").expect("id").to_string())
-            .collect()
+        stanzas.iter().map(|stanza| stanza.attrs.get("id").expect("id").to_string()).collect()
     }
 
     fn release(mailbox: &mut Mailbox, id: &str) -> bool {
-        mailbox
-            .release(&Release {
-                class: Class::Message,
-                id,
-                sender: Some("a1"),
-            })
-            .is_some()
+        mailbox.release(&Release { class: Class::Message, id, sender: Some("a1") }).is_some()
     }
 
     #[test]
@@ -196,14 +166,7 @@ mod tests {
         assert!(release(&mut mailbox, "one"));
         let (again, _) = mailbox.deliver(0, u64::MAX, 10, true);
         assert_eq!(ids(&again), ["two"]);
-        assert_eq!(
-            again[0]
-                .attrs
-                .get("offline")
-                .map(ToString::to_string)
-                .as_deref(),
-            Some("1")
-        );
+        assert_eq!(again[0].attrs.get("offline").map(ToString::to_string).as_deref(), Some("1"));
     }
 
     #[test]
@@ -213,15 +176,7 @@ mod tests {
         push(&mut mailbox, "same");
         assert!(!release(&mut mailbox, "same"));
         mailbox.deliver(0, u64::MAX, 10, false);
-        assert!(
-            mailbox
-                .release(&Release {
-                    class: Class::Message,
-                    id: "same",
-                    sender: Some("other")
-                })
-                .is_none()
-        );
+        assert!(mailbox.release(&Release { class: Class::Message, id: "same", sender: Some("other") }).is_none());
         assert!(release(&mut mailbox, "same"));
         assert!(release(&mut mailbox, "same"));
         assert!(!release(&mut mailbox, "same"));

@@ -39,47 +39,25 @@ pub(crate) fn accept_receipt(
     stanza: &NodeRef<'_>,
 ) -> Result<Node, EndReason> {
     let id = required(stanza, "id")?;
-    let to = stanza
-        .get_attr("to")
-        .and_then(|to| to.to_jid())
-        .ok_or(EndReason::MalformedStanza("to"))?;
+    let to = stanza.get_attr("to").and_then(|to| to.to_jid()).ok_or(EndReason::MalformedStanza("to"))?;
     let kind = stanza.get_attr("type").map(|kind| kind.as_str());
     let ids = receipt_ids(&id, stanza)?;
     let sender = network.resolve(&to);
 
-    if !matches!(
-        kind.as_deref(),
-        Some("read" | "read-self" | "played" | "played-self")
-    ) {
-        release(
-            reader,
-            device,
-            sender.as_ref(),
-            &ids,
-            kind.as_deref() == Some("retry"),
-        );
+    if !matches!(kind.as_deref(), Some("read" | "read-self" | "played" | "played-self")) {
+        release(reader, device, sender.as_ref(), &ids, kind.as_deref() == Some("retry"));
     }
     if let Some(sender) = &sender
         && let None | Some("inactive" | "read" | "played" | "retry") = kind.as_deref()
     {
-        let forward = Forward {
-            reader,
-            device,
-            sender,
-            server: to.server,
-            kind: kind.as_deref(),
-            ids: &ids,
-        };
+        let forward = Forward { reader, device, sender, server: to.server, kind: kind.as_deref(), ids: &ids };
         if kind.as_deref() == Some("retry") {
             forward_retry(network, &forward, to.device, stanza);
         } else {
             forward_to_account(network, &forward);
         }
     }
-    let mut ack = NodeBuilder::new("ack")
-        .attr("class", "receipt")
-        .attr("id", &*id)
-        .attr("from", &to);
+    let mut ack = NodeBuilder::new("ack").attr("class", "receipt").attr("id", &*id).attr("from", &to);
     if let Some(kind) = kind {
         ack = ack.attr("type", &*kind);
     }
@@ -94,19 +72,11 @@ pub(crate) fn release_acknowledged(
     stanza: &NodeRef<'_>,
 ) -> Result<(), EndReason> {
     let id = required(stanza, "id")?;
-    let class =
-        Class::parse(&required(stanza, "class")?).ok_or(EndReason::MalformedStanza("class"))?;
-    let sender = stanza
-        .get_attr("to")
-        .and_then(|to| to.to_jid())
-        .and_then(|to| network.resolve(&to));
+    let class = Class::parse(&required(stanza, "class")?).ok_or(EndReason::MalformedStanza("class"))?;
+    let sender = stanza.get_attr("to").and_then(|to| to.to_jid()).and_then(|to| network.resolve(&to));
     let mut state = account.state();
     if let Some(companion) = state.companions.get_mut(&device) {
-        let named = Release {
-            class,
-            id: &id,
-            sender: sender.as_ref().map(|sender| sender.alias.as_str()),
-        };
+        let named = Release { class, id: &id, sender: sender.as_ref().map(|sender| sender.alias.as_str()) };
         if companion.mailbox.release(&named).is_none() {
             tracing::debug!("an ack named nothing that was delivered");
         }
@@ -140,24 +110,14 @@ fn receipt_ids(first: &str, stanza: &NodeRef<'_>) -> Result<Vec<String>, EndReas
     Ok(ids)
 }
 
-fn release(
-    reader: &Account,
-    device: u16,
-    sender: Option<&Arc<Account>>,
-    ids: &[String],
-    retry: bool,
-) {
+fn release(reader: &Account, device: u16, sender: Option<&Arc<Account>>, ids: &[String], retry: bool) {
     let name = reader.jid(Server::Pn, device).to_string();
     let mut state = reader.state();
     let Some(companion) = state.companions.get_mut(&device) else {
         return;
     };
     for id in ids {
-        let named = Release {
-            class: Class::Message,
-            id,
-            sender: sender.map(|sender| sender.alias.as_str()),
-        };
+        let named = Release { class: Class::Message, id, sender: sender.map(|sender| sender.alias.as_str()) };
         if let Some(Some(accepted)) = companion.mailbox.release(&named)
             && !retry
         {
@@ -179,39 +139,24 @@ impl Forward<'_> {
     fn stanza(&self, extra: Vec<Node>) -> Node {
         let mut receipt = NodeBuilder::new("receipt")
             .attr("from", self.reader.jid(self.server, self.device))
-            .attr(
-                "id",
-                self.ids.first().map(String::as_str).unwrap_or_default(),
-            )
+            .attr("id", self.ids.first().map(String::as_str).unwrap_or_default())
             .attr("t", crate::unix_seconds().to_string());
         if let Some(kind) = self.kind {
             receipt = receipt.attr("type", kind);
         }
         let mut content = extra;
         if self.ids.len() > 1 {
-            let items = self.ids[1..]
-                .iter()
-                .map(|id| NodeBuilder::new("item").attr("id", id).build());
+            let items = self.ids[1..].iter().map(|id| NodeBuilder::new("item").attr("id", id).build());
             content.push(NodeBuilder::new("list").children(items).build());
         }
-        if content.is_empty() {
-            receipt.build()
-        } else {
-            receipt.children(content).build()
-        }
+        if content.is_empty() { receipt.build() } else { receipt.children(content).build() }
     }
 
     fn push(&self, device: u16, stanza: &Node) {
         let mut state = self.sender.state();
         if let Some(companion) = state.companions.get_mut(&device) {
             let id = self.ids.first().cloned().unwrap_or_default();
-            companion.mailbox.push(
-                Class::Receipt,
-                id,
-                self.reader.alias.clone(),
-                stanza.clone(),
-                None,
-            );
+            companion.mailbox.push(Class::Receipt, id, self.reader.alias.clone(), stanza.clone(), None);
             companion.wake();
         }
     }
@@ -245,11 +190,7 @@ fn forward_retry(network: &Network, forward: &Forward<'_>, target: u16, stanza: 
         };
         network.put_in_inbox(forward.sender, InboxItem::Receipt(receipt));
     } else {
-        let content = children(stanza)
-            .iter()
-            .filter(|child| child.tag != "list")
-            .map(NodeRef::to_owned)
-            .collect();
+        let content = children(stanza).iter().filter(|child| child.tag != "list").map(NodeRef::to_owned).collect();
         forward.push(target, &forward.stanza(content));
     }
 }

@@ -8,9 +8,7 @@
 
 use wacore_libsignal::protocol::{CurveError, KeyPair};
 use waproto::buffa::{Message as _, MessageField};
-use waproto::whatsapp::{
-    CertChain, cert_chain::NoiseCertificate, cert_chain::noise_certificate::Details,
-};
+use waproto::whatsapp::{CertChain, cert_chain::NoiseCertificate, cert_chain::noise_certificate::Details};
 
 const INTERMEDIATE_SERIAL: u32 = 1;
 const LEAF_SERIAL: u32 = 2;
@@ -31,11 +29,7 @@ impl CertificateAuthority {
         let root = KeyPair::generate(&mut rng);
         let intermediate = KeyPair::generate(&mut rng);
         let server_static = KeyPair::generate(&mut rng);
-        let issue = |serial,
-                     issuer_serial,
-                     key: &KeyPair,
-                     signer: &KeyPair|
-         -> Result<NoiseCertificate, CurveError> {
+        let issue = |serial, issuer_serial, key: &KeyPair, signer: &KeyPair| -> Result<NoiseCertificate, CurveError> {
             let details = Details {
                 serial: Some(serial),
                 issuer_serial: Some(issuer_serial),
@@ -45,28 +39,16 @@ impl CertificateAuthority {
             }
             .encode_to_vec();
             let signature = signer.calculate_signature(&details, &mut rand::rng())?;
-            Ok(NoiseCertificate {
-                details: Some(details),
-                signature: Some(signature.to_vec()),
-            })
+            Ok(NoiseCertificate { details: Some(details), signature: Some(signature.to_vec()) })
         };
         let chain = CertChain {
             intermediate: MessageField::some(issue(INTERMEDIATE_SERIAL, 0, &intermediate, &root)?),
-            leaf: MessageField::some(issue(
-                LEAF_SERIAL,
-                INTERMEDIATE_SERIAL,
-                &server_static,
-                &intermediate,
-            )?),
+            leaf: MessageField::some(issue(LEAF_SERIAL, INTERMEDIATE_SERIAL, &server_static, &intermediate)?),
         }
         .encode_to_vec();
         let mut root_public = [0; 32];
         root_public.copy_from_slice(root.public_key.public_key_bytes());
-        Ok(Self {
-            root_public,
-            server_static,
-            chain,
-        })
+        Ok(Self { root_public, server_static, chain })
     }
 
     /// The root's public key, for clients that can be told whom to trust.

@@ -36,13 +36,7 @@ pub(crate) struct FrameReader {
 
 impl FrameReader {
     pub(crate) fn new(stream: SplitStream<WebSocket>) -> Self {
-        Self {
-            stream,
-            decoder: FrameDecoder::new(),
-            prologue: Some(Vec::new()),
-            cipher: None,
-            counter: 0,
-        }
+        Self { stream, decoder: FrameDecoder::new(), prologue: Some(Vec::new()), cipher: None, counter: 0 }
     }
 
     pub(crate) fn start_opening(&mut self, cipher: NoiseCipher) {
@@ -74,11 +68,8 @@ impl FrameReader {
         let cipher = self.cipher.as_ref().ok_or(EndReason::MalformedHandshake)?;
         let counter = self.counter;
         self.counter = counter.checked_add(1).ok_or(EndReason::FrameDecrypt)?;
-        cipher
-            .decrypt_in_place_with_counter(counter, &mut frame)
-            .map_err(|_| EndReason::FrameDecrypt)?;
-        let plain =
-            wacore_binary::util::unpack_bytes(frame).map_err(|_| EndReason::MalformedFrame)?;
+        cipher.decrypt_in_place_with_counter(counter, &mut frame).map_err(|_| EndReason::FrameDecrypt)?;
+        let plain = wacore_binary::util::unpack_bytes(frame).map_err(|_| EndReason::MalformedFrame)?;
         OwnedNodeRef::new(plain).map_err(|_| EndReason::MalformedFrame)
     }
 
@@ -94,8 +85,7 @@ impl FrameReader {
             let Some((fixed, after)) = rest.split_at_checked(7) else {
                 return Ok(());
             };
-            let length =
-                usize::from(fixed[4]) << 16 | usize::from(fixed[5]) << 8 | usize::from(fixed[6]);
+            let length = usize::from(fixed[4]) << 16 | usize::from(fixed[5]) << 8 | usize::from(fixed[6]);
             if fixed[2..4] != [0, 1] || length > MAX_ROUTING_BLOB {
                 return Err(EndReason::BadPrologue);
             }
@@ -125,11 +115,7 @@ pub(crate) struct FrameWriter {
 
 impl FrameWriter {
     pub(crate) fn new(sink: SplitSink<WebSocket, Message>) -> Self {
-        Self {
-            sink,
-            cipher: None,
-            counter: 0,
-        }
+        Self { sink, cipher: None, counter: 0 }
     }
 
     pub(crate) fn start_sealing(&mut self, cipher: NoiseCipher) {
@@ -151,9 +137,7 @@ impl FrameWriter {
         let mut message = Vec::new();
         for stanza in stanzas {
             let mut frame = wacore_binary::marshal(stanza).map_err(|_| EndReason::WriteFailed)?;
-            cipher
-                .encrypt_in_place_with_counter(self.counter, &mut frame)
-                .map_err(|_| EndReason::WriteFailed)?;
+            cipher.encrypt_in_place_with_counter(self.counter, &mut frame).map_err(|_| EndReason::WriteFailed)?;
             self.counter = self.counter.checked_add(1).ok_or(EndReason::WriteFailed)?;
             append(&mut message, &frame)?;
         }
@@ -171,25 +155,14 @@ impl FrameWriter {
             | EndReason::Fault(_) => CloseCode::Normal,
             _ => CloseCode::Protocol,
         };
-        let frame = Message::Close(Some(CloseFrame {
-            code,
-            reason: "".into(),
-        }));
-        if !matches!(
-            tokio::time::timeout(WRITE_DEADLINE, self.sink.send(frame)).await,
-            Ok(Ok(()))
-        ) {
+        let frame = Message::Close(Some(CloseFrame { code, reason: "".into() }));
+        if !matches!(tokio::time::timeout(WRITE_DEADLINE, self.sink.send(frame)).await, Ok(Ok(()))) {
             tracing::trace!("the close frame was not taken");
         }
     }
 
     async fn write(&mut self, message: Vec<u8>) -> Result<(), EndReason> {
-        match tokio::time::timeout(
-            WRITE_DEADLINE,
-            self.sink.send(Message::Binary(message.into())),
-        )
-        .await
-        {
+        match tokio::time::timeout(WRITE_DEADLINE, self.sink.send(Message::Binary(message.into()))).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(_)) => Err(EndReason::WriteFailed),
             Err(_) => Err(EndReason::WriteDeadline),
@@ -198,6 +171,5 @@ impl FrameWriter {
 }
 
 fn append(message: &mut Vec<u8>, payload: &[u8]) -> Result<(), EndReason> {
-    wacore_noise::framing::append_frame_into(payload, None, message)
-        .map_err(|_| EndReason::TooLarge)
+    wacore_noise::framing::append_frame_into(payload, None, message).map_err(|_| EndReason::TooLarge)
 }

@@ -13,10 +13,7 @@ pub(crate) fn server_jid() -> Jid {
 }
 
 /// A non-empty attribute, or the reason to end the connection.
-pub(crate) fn required<'a>(
-    node: &'a NodeRef<'_>,
-    name: &'static str,
-) -> Result<Cow<'a, str>, EndReason> {
+pub(crate) fn required<'a>(node: &'a NodeRef<'_>, name: &'static str) -> Result<Cow<'a, str>, EndReason> {
     match node.get_attr(name) {
         Some(value) if !value.as_str().is_empty() => Ok(value.as_str()),
         _ => Err(EndReason::MalformedStanza(name)),
@@ -43,15 +40,8 @@ pub(crate) fn children<'a, 'n>(node: &'a NodeRef<'n>) -> &'a [NodeRef<'n>] {
 /// `<iq type=result>` for a request's id.
 pub(crate) fn iq_result(id: &str, content: impl IntoIterator<Item = Node>) -> Node {
     let mut content = content.into_iter().peekable();
-    let iq = NodeBuilder::new("iq")
-        .attr("from", server_jid())
-        .attr("id", id)
-        .attr("type", "result");
-    if content.peek().is_some() {
-        iq.children(content).build()
-    } else {
-        iq.build()
-    }
+    let iq = NodeBuilder::new("iq").attr("from", server_jid()).attr("id", id).attr("type", "result");
+    if content.peek().is_some() { iq.children(content).build() } else { iq.build() }
 }
 
 /// `<iq type=error>` with one `<error>`.
@@ -60,9 +50,6 @@ pub(crate) fn iq_error(id: &str, code: u16, text: &str) -> Node {
         .attr("from", server_jid())
         .attr("id", id)
         .attr("type", "error")
-        .children([NodeBuilder::new("error")
-            .attr("code", code)
-            .attr("text", text)
-            .build()])
+        .children([NodeBuilder::new("error").attr("code", code).attr("text", text).build()])
         .build()
 }

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use simulator::{Config, Network, NewPhone, Simulator, TextOrder};
 use whatsapp_rust::bot::{Bot, BotHandle, EventDelivery};
-use whatsapp_rust::wacore::net::{
-    HttpClient, HttpRequest, HttpResponse, Transport, TransportEvent, TransportFactory,
-};
+use whatsapp_rust::wacore::net::{HttpClient, HttpRequest, HttpResponse, Transport, TransportEvent, TransportFactory};
 use whatsapp_rust::wacore::store::InMemoryBackend;
 use whatsapp_rust::wacore::types::events::{Event, InboundMessage};
 use whatsapp_rust::wacore::types::presence::ReceiptType;
@@ -41,10 +39,7 @@ pub struct Tap {
 
 impl Tap {
     fn new() -> Arc<Self> {
-        Arc::new(Self {
-            sent: Mutex::default(),
-            flip: AtomicUsize::new(usize::MAX),
-        })
+        Arc::new(Self { sent: Mutex::default(), flip: AtomicUsize::new(usize::MAX) })
     }
 
     /// Flips the lowest bit of the last byte of the n-th message of the next connection.
@@ -100,18 +95,10 @@ impl TransportFactory for Dialer {
         let authority = uri.authority().map(ToString::to_string).unwrap_or_default();
         let socket = tokio::net::TcpStream::connect(authority).await?;
         socket.set_nodelay(true)?;
-        let (websocket, _) = tokio_websockets::ClientBuilder::from_uri(uri)
-            .connect_on(socket)
-            .await?;
+        let (websocket, _) = tokio_websockets::ClientBuilder::from_uri(uri).connect_on(socket).await?;
         let (inner, events) = whatsapp_rust_tokio_transport::from_websocket(websocket);
         self.tap.sent.lock().expect("tap").clear();
-        Ok((
-            Arc::new(TappedTransport {
-                inner,
-                tap: Arc::clone(&self.tap),
-            }),
-            events,
-        ))
+        Ok((Arc::new(TappedTransport { inner, tap: Arc::clone(&self.tap) }), events))
     }
 }
 
@@ -140,11 +127,20 @@ pub struct Running {
 
 impl Device {
     pub fn new(url: String) -> Self {
-        Self {
-            url,
-            store: Arc::new(InMemoryBackend::new()),
-            tap: Tap::new(),
+        Self { url, store: Arc::new(InMemoryBackend::new()), tap: Tap::new() }
+    }
+
+    /// Deletes the Signal sessions with the phones of these users, as a store that was set back would have.
+    pub async fn forget_sessions_with(&self, users: &[&str]) {
+        use whatsapp_rust::wacore::store::traits::SignalStore as _;
+        let mut forgotten = 0;
+        for address in users.iter().flat_map(|user| [format!("{user}@c.us.0"), format!("{user}@lid.0")]) {
+            if self.store.has_session(&address).await.expect("look") {
+                self.store.delete_session(&address).await.expect("delete");
+                forgotten += 1;
+            }
         }
+        assert!(forgotten > 0, "there was no session to forget");
     }
 
     pub async fn start(&self) -> Running {
@@ -152,10 +148,7 @@ impl Device {
         let sink = Arc::clone(&events);
         let bot = Bot::builder()
             .with_backend_arc(Arc::clone(&self.store) as Arc<_>)
-            .with_transport_factory(Dialer {
-                url: self.url.clone(),
-                tap: Arc::clone(&self.tap),
-            })
+            .with_transport_factory(Dialer { url: self.url.clone(), tap: Arc::clone(&self.tap) })
             .with_http_client(NoHttp)
             .with_runtime(TokioRuntime)
             .with_version((2, 3000, 1_023_000_000))
@@ -169,11 +162,7 @@ impl Device {
             .await
             .expect("build the client");
         let client = bot.client();
-        Running {
-            handle: bot.spawn(),
-            client,
-            events,
-        }
+        Running { handle: bot.spawn(), client, events }
     }
 }
 
@@ -189,18 +178,11 @@ impl Running {
 
     /// Whether such an event has come so far.
     pub fn has(&self, mut select: impl FnMut(&Event) -> bool) -> bool {
-        self.events
-            .lock()
-            .expect("events")
-            .iter()
-            .any(|event| select(event))
+        self.events.lock().expect("events").iter().any(|event| select(event))
     }
 
     pub async fn connected(&self) {
-        self.event("Connected", |event| {
-            matches!(event, Event::Connected(_)).then_some(())
-        })
-        .await;
+        self.event("Connected", |event| matches!(event, Event::Connected(_)).then_some(())).await;
     }
 
     pub async fn qr(&self) -> String {
@@ -214,10 +196,7 @@ impl Running {
     /// All messages so far, in order of arrival.
     pub fn inbound(&self) -> Vec<InboundMessage> {
         let events = self.events.lock().expect("events");
-        events
-            .iter()
-            .flat_map(|event| event.messages().cloned().collect::<Vec<_>>())
-            .collect()
+        events.iter().flat_map(|event| event.messages().cloned().collect::<Vec<_>>()).collect()
     }
 
     /// The texts received so far, with ids.
@@ -231,23 +210,14 @@ impl Running {
                     .as_option()
                     .and_then(|sent| sent.message.as_option())
                     .unwrap_or(message);
-                message
-                    .conversation
-                    .clone()
-                    .map(|text| (inbound.info.id.to_string(), text))
+                message.conversation.clone().map(|text| (inbound.info.id.to_string(), text))
             })
             .collect()
     }
 
     /// Waits for a text.
     pub async fn text(&self, id: &str) -> String {
-        until("a text", async || {
-            self.texts()
-                .into_iter()
-                .find(|(found, _)| found == id)
-                .map(|(_, text)| text)
-        })
-        .await
+        until("a text", async || self.texts().into_iter().find(|(found, _)| found == id).map(|(_, text)| text)).await
     }
 
     /// Waits for the server's ack of a message.
@@ -263,8 +233,7 @@ impl Running {
     pub async fn receipt(&self, id: &str, kind: &ReceiptType) {
         self.event("a receipt", |event| match event {
             Event::Receipt(receipt)
-                if receipt.r#type == *kind
-                    && receipt.message_ids.iter().any(|found| found == id) =>
+                if receipt.r#type == *kind && receipt.message_ids.iter().any(|found| found == id) =>
             {
                 Some(())
             }
@@ -275,15 +244,10 @@ impl Running {
 
     /// Sends a text to a phone number.
     pub async fn send(&self, phone: &str, id: &str, text: &str) {
-        let message = whatsapp_rust::waproto::whatsapp::Message {
-            conversation: Some(text.to_owned()),
-            ..Default::default()
-        };
+        let message =
+            whatsapp_rust::waproto::whatsapp::Message { conversation: Some(text.to_owned()), ..Default::default() };
         let options = SendOptions::default().with_message_id(id);
-        self.client
-            .send_message_with_options(Jid::pn(phone), message, options)
-            .await
-            .expect("send");
+        self.client.send_message_with_options(Jid::pn(phone), message, options).await.expect("send");
     }
 
     pub async fn stop(self) {
@@ -304,19 +268,13 @@ pub struct World {
 
 impl World {
     pub async fn new() -> Self {
-        let simulator = Simulator::start(Config::default())
-            .await
-            .expect("start the simulator");
+        let simulator = Simulator::start(Config::default()).await.expect("start the simulator");
         let network = simulator.network();
         Self { simulator, network }
     }
 
     pub async fn phone(&self) -> String {
-        self.network
-            .create_phone(NewPhone::default())
-            .await
-            .expect("create a phone")
-            .phone
+        self.network.create_phone(NewPhone::default()).await.expect("create a phone").phone
     }
 
     pub fn device(&self) -> Device {
@@ -335,28 +293,14 @@ impl World {
 
     /// Writes one text from phone to phone and returns its id.
     pub async fn write(&self, from: &str, to: &str, text: &str) -> String {
-        let order = TextOrder {
-            to: to.to_owned(),
-            text: text.to_owned(),
-            id: None,
-            count: None,
-            by_lid: false,
-        };
-        self.network
-            .write(from, order)
-            .await
-            .expect("write")
-            .remove(0)
+        let order = TextOrder { to: to.to_owned(), text: text.to_owned(), id: None, count: None, by_lid: false };
+        self.network.write(from, order).await.expect("write").remove(0)
     }
 
     /// Waits until a phone has opened a message.
     pub async fn opened(&self, phone: &str, id: &str) -> simulator::ReceivedMessage {
         until("a message on a phone", async || {
-            let messages = self
-                .network
-                .messages(phone, None, None)
-                .await
-                .expect("messages");
+            let messages = self.network.messages(phone, None, None).await.expect("messages");
             messages.into_iter().find(|message| message.id == id)
         })
         .await
@@ -364,21 +308,11 @@ impl World {
 
     /// Waits until a connection has ended with this reason.
     pub async fn ended(&self, reason: &str) -> simulator::EndedView {
-        until(reason, async || {
-            self.network
-                .ended(None)
-                .await
-                .into_iter()
-                .find(|ended| ended.reason == reason)
-        })
-        .await
+        until(reason, async || self.network.ended(None).await.into_iter().find(|ended| ended.reason == reason)).await
     }
 
     /// Waits until a device has acknowledged all messages.
     pub async fn drained(&self, jid: &str) {
-        until("an empty mailbox", async || {
-            (self.network.unacknowledged(jid).await == Ok(0)).then_some(())
-        })
-        .await;
+        until("an empty mailbox", async || (self.network.unacknowledged(jid).await == Ok(0)).then_some(())).await;
     }
 }

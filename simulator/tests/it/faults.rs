@@ -32,16 +32,8 @@ async fn each_fault_has_the_documented_effect_on_the_client() {
         .await;
     }
     assert!(!running.has(|event| matches!(event, Event::LoggedOut(_) | Event::StreamReplaced(_))));
-    world
-        .network
-        .fault(&jid, Fault::Conflict)
-        .await
-        .expect("conflict");
-    running
-        .event("StreamReplaced", |event| {
-            matches!(event, Event::StreamReplaced(_)).then_some(())
-        })
-        .await;
+    world.network.fault(&jid, Fault::Conflict).await.expect("conflict");
+    running.event("StreamReplaced", |event| matches!(event, Event::StreamReplaced(_)).then_some(())).await;
     world.ended("fault: conflict").await;
     running.stop().await;
     world.simulator.shutdown().await;
@@ -52,11 +44,7 @@ async fn a_401_logs_the_client_out() {
     let world = World::new().await;
     let phone = world.phone().await;
     let (_device, running, jid) = world.pair(&phone).await;
-    world
-        .network
-        .fault(&jid, Fault::StreamError401)
-        .await
-        .expect("fault");
+    world.network.fault(&jid, Fault::StreamError401).await.expect("fault");
     let on_connect = running
         .event("LoggedOut", |event| match event {
             Event::LoggedOut(out) => Some(out.on_connect),
@@ -74,11 +62,7 @@ async fn a_second_login_of_the_same_device_replaces_the_first() {
     let (own, other) = (world.phone().await, world.phone().await);
     let (device, first, jid) = world.pair(&own).await;
     let second = device.start().await;
-    first
-        .event("StreamReplaced", |event| {
-            matches!(event, Event::StreamReplaced(_)).then_some(())
-        })
-        .await;
+    first.event("StreamReplaced", |event| matches!(event, Event::StreamReplaced(_)).then_some(())).await;
     second.connected().await;
     world.ended("replaced by a newer login").await;
     let id = world.write(&other, &own, "to the newer one").await;

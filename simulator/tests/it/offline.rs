@@ -11,39 +11,20 @@ async fn a_backlog_is_drained_after_reconnecting() {
     let (device, running, jid) = world.pair(&own).await;
     running.stop().await;
     until("the device to be offline", async || {
-        (!world
-            .network
-            .phones()
-            .await
-            .iter()
-            .any(|phone| phone.companions.iter().any(|companion| companion.connected)))
-        .then_some(())
+        (!world.network.phones().await.iter().any(|phone| phone.companions.iter().any(|companion| companion.connected)))
+            .then_some(())
     })
     .await;
-    let order = TextOrder {
-        to: own.clone(),
-        text: "while away".to_owned(),
-        id: None,
-        count: Some(450),
-        by_lid: false,
-    };
+    let order = TextOrder { to: own.clone(), text: "while away".to_owned(), id: None, count: Some(450), by_lid: false };
     let ids = world.network.write(&other, order).await.expect("write");
     assert_eq!(world.network.unacknowledged(&jid).await, Ok(450));
 
     let again = device.start().await;
-    until("the whole backlog", async || {
-        (again.texts().len() >= 450).then_some(())
-    })
-    .await;
+    until("the whole backlog", async || (again.texts().len() >= 450).then_some(())).await;
     world.drained(&jid).await;
     let got: Vec<String> = again.texts().into_iter().map(|(id, _)| id).collect();
     assert_eq!(got, ids, "all of it, once, in order");
-    assert!(
-        again
-            .inbound()
-            .iter()
-            .all(|inbound| inbound.info.is_offline)
-    );
+    assert!(again.inbound().iter().all(|inbound| inbound.info.is_offline));
     again.stop().await;
     world.simulator.shutdown().await;
 }
@@ -61,11 +42,7 @@ async fn a_held_device_gets_nothing_until_it_is_released() {
     assert_eq!(running.acked("MEANWHILE").await, None);
     assert!(running.texts().is_empty());
     assert_eq!(world.network.unacknowledged(&jid).await, Ok(1));
-    world
-        .network
-        .fault(&jid, Fault::Release)
-        .await
-        .expect("release");
+    world.network.fault(&jid, Fault::Release).await.expect("release");
     assert_eq!(running.text(&id).await, "wait for it");
     world.drained(&jid).await;
     running.stop().await;
@@ -82,28 +59,15 @@ async fn what_a_crashed_client_did_not_acknowledge_is_delivered_again() {
         .network
         .write(
             &other,
-            TextOrder {
-                to: own.clone(),
-                text: "survive".to_owned(),
-                id: None,
-                count: Some(50),
-                by_lid: false,
-            },
+            TextOrder { to: own.clone(), text: "survive".to_owned(), id: None, count: Some(50), by_lid: false },
         )
         .await
         .expect("write");
     running.abort();
     world.network.fault(&jid, Fault::Eof).await.ok();
-    world
-        .network
-        .fault(&jid, Fault::Release)
-        .await
-        .expect("release");
+    world.network.fault(&jid, Fault::Release).await.expect("release");
     let again = device.start().await;
-    until("all of it", async || {
-        (again.texts().len() >= 50).then_some(())
-    })
-    .await;
+    until("all of it", async || (again.texts().len() >= 50).then_some(())).await;
     world.drained(&jid).await;
     let got: Vec<String> = again.texts().into_iter().map(|(id, _)| id).collect();
     assert_eq!(got, ids);
