@@ -19,6 +19,7 @@ use crate::{
     config::{ClientVersion, Timing},
     shipper::Shipper,
     store::{Lease, Store},
+    supervisor::Term,
     transport::{Dialer, MediaHttp},
     upstream::{Upstream, reports::Reporter},
 };
@@ -67,7 +68,7 @@ pub struct Node {
     /// When the lease was last renewed, in microseconds since 1970.
     pub lease_renewed: AtomicI64,
     /// The lease, once it is had. Another takes its place if it ends.
-    pub lease: RwLock<Option<Lease>>,
+    pub term: RwLock<Option<Term>>,
 }
 
 impl Node {
@@ -80,7 +81,13 @@ impl Node {
     /// The lease, if it is had and lasts.
     #[must_use]
     pub fn valid_lease(&self) -> Option<Lease> {
-        self.lease.read().unwrap_or_else(PoisonError::into_inner).clone().filter(Lease::is_valid)
+        self.valid_term().map(|term| term.lease)
+    }
+
+    /// As [`valid_lease`](Self::valid_lease), with what tells its end.
+    #[must_use]
+    pub fn valid_term(&self) -> Option<Term> {
+        self.term.read().unwrap_or_else(PoisonError::into_inner).clone().filter(|term| term.lease.is_valid())
     }
 }
 

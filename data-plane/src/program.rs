@@ -1,6 +1,6 @@
 //! What both programs of this crate do: set up the process, run a worker until told to stop.
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use shared::{telemetry, wire::session::Network};
 use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
@@ -14,9 +14,7 @@ use crate::{config::Settings, telemetry::install_metrics, worker::Worker};
 pub async fn run(settings: Settings, network: Network, ws_url: Option<Url>) -> anyhow::Result<()> {
     let (filter, format) = settings.logging();
     telemetry::init(filter, format)?;
-    rustls::crypto::aws_lc_rs::default_provider()
-        .install_default()
-        .map_err(|_| anyhow!("another TLS provider is installed"))?;
+    shared::tls::install_provider();
     let mut config = settings.into_config(network, ws_url)?;
     config.metrics = Some(install_metrics().context("no metrics")?);
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);

@@ -62,7 +62,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Starts a worker on the address that the configuration names. A rustls crypto provider must be installed.
+    /// Starts a worker on the address that the configuration names. [`shared::tls::install_provider`] comes first.
     ///
     /// # Errors
     /// If the address can't be listened on, or the store can't be opened. The control plane need not be there yet.
@@ -125,7 +125,7 @@ impl Worker {
             tasks: TaskTracker::new(),
             joined: AtomicBool::new(false),
             lease_renewed: AtomicI64::new(0),
-            lease: RwLock::new(None),
+            term: RwLock::new(None),
         });
         let supervisor = Supervisor::new(Arc::clone(&node));
         let worker = Self { node, supervisor, addr, intake: CancellationToken::new(), stop: CancellationToken::new() };
@@ -218,7 +218,9 @@ impl Worker {
         {
             tracing::warn!(%error, "the lease was not released, it will end by itself");
         }
-        node.store.close().await;
+        if let Err(error) = node.store.close().await {
+            tracing::warn!(%error, "the store did not close");
+        }
         tracing::info!(worker = %node.worker_id, "stopped");
     }
 }

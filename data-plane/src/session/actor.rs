@@ -31,7 +31,8 @@ use super::{
 use crate::{
     backoff,
     node::Node,
-    store::{Claim, Fence, FencedBackend, Lease},
+    store::{Claim, FencedBackend, Fence},
+    supervisor::Term,
 };
 
 /// How many orders wait at most.
@@ -159,11 +160,11 @@ impl Actor {
 
     /// Runs the session until it is gone from this worker.
     pub async fn run(mut self) {
-        while let Some((fence, lease)) = self.claim().await {
+        while let Some((fence, term)) = self.claim().await {
             self.publish();
             // Rows of an earlier run may still be there.
             self.node.shipper.ring(&self.id);
-            match self.hold(&fence, &lease).await {
+            match self.hold(&fence, &term).await {
                 After::Claim => {}
                 After::Gone => return,
             }
@@ -171,13 +172,13 @@ impl Actor {
     }
 
     /// Claims the session. `None`: it isn't ours to claim any more.
-    async fn claim(&mut self) -> Option<(Fence, Lease)> {
+    async fn claim(&mut self) -> Option<(Fence, Term)> {
         let mut tries = 0;
         loop {
-            if let Some(lease) = self.node.valid_lease() {
-                let claim = self.node.store.claim(&lease, &self.id, self.order.generation, self.order.epoch);
+            if let Some(term) = self.node.valid_term() {
+                let claim = self.node.store.claim(&term.lease, &self.id, self.order.generation, self.order.epoch);
                 match claim.await {
-                    Ok(Claim::Held(fence)) => return Some((fence, lease)),
+                    Ok(Claim::Held(fence)) => return Some((fence, term)),
                     Ok(Claim::Busy { .. }) => {}
                     Ok(Claim::Stale { .. }) => {
                         tracing::info!(session = %self.id, "a newer generation has the session");
@@ -196,12 +197,12 @@ impl Actor {
     }
 
     /// Does what the order says, under a fence.
-    async fn hold(&mut self, fence: &Fence, lease: &Lease) -> After {
+    async fn hold(&mut self, fence: &Fence, term: &Term) -> After {
         loop {
             let turn = match self.order.desired {
-                Desired::Running => self.serve(fence, lease).await,
-                Desired::Stopped => self.stop(fence, lease, None).await,
-                Desired::LoggedOut | Desired::Deleted => self.log_out(fence, lease).await,
+                Desired::Running => self.serve(fence, term).await,
+                Desired::Stopped => self.stop(fence, term, None).await,
+                Desired::LoggedOut | Desired::Deleted => self.log_out(fence, term).await,
             };
             match turn {
                 Some(Turn::Reconsider) => self.machine = Machine::new(self.node.timing.rebuild),
@@ -228,8 +229,8 @@ impl Actor {
     }
 
     /// A fresh handle on the store.
-    fn backend(&self, fence: &Fence, lease: &Lease) -> Arc<FencedBackend> {
-        self.node.store.backend(fence.clone(), self.key.clone(), lease.clone())
+    fn backend(&self, fence: &Fence, term: &Term) -> Arc<FencedBackend> {
+        self.node.store.backend(fence.clone(), self.key.clone(), term.lease.clone())
     }
 
     /// Waits, unless something ends the wait.
@@ -246,12 +247,12 @@ impl Actor {
     }
 
     /// Waits for something that ends a wait, under a lease.
-    async fn rest(&mut self, lease: &Lease) -> Turn {
+    async fn rest(&mut self, term: &Term) -> Turn {
         loop {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Turn::Shutdown,
-                () = lease.ended() => return Turn::LeaseEnded,
+                () = term.over.cancelled() => return Turn::LeaseEnded,
                 command = self.mailbox.recv() => if let Some(turn) = self.obey(command) { return turn },
             }
         }

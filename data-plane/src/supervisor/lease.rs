@@ -21,9 +21,18 @@ const RENEWAL: Duration = Duration::from_secs(4);
 /// The pause after a renewal that failed, and between two tries to have a lease.
 const AGAIN: Duration = Duration::from_millis(500);
 
+/// A lease, and what tells all its sessions at once that it has ended.
+#[derive(Clone)]
+pub struct Term {
+    /// The lease.
+    pub lease: Lease,
+    /// Cancelled when it has ended.
+    pub over: CancellationToken,
+}
+
 impl Supervisor {
     /// Has a lease, as soon as the store lets us. `None`: the worker stops.
-    pub async fn acquire_lease(&self, stop: &CancellationToken) -> Option<Lease> {
+    pub async fn acquire_lease(&self, stop: &CancellationToken) -> Option<Term> {
         let node = &self.node;
         loop {
             let acquired = tokio::select! {
@@ -36,9 +45,10 @@ impl Supervisor {
             match acquired {
                 Ok(Ok(lease)) => {
                     renewed(node);
-                    *node.lease.write().unwrap_or_else(PoisonError::into_inner) = Some(lease.clone());
+                    let term = Term { lease, over: CancellationToken::new() };
+                    *node.term.write().unwrap_or_else(PoisonError::into_inner) = Some(term.clone());
                     tracing::info!("has the lease");
-                    return Some(lease);
+                    return Some(term);
                 }
                 Ok(Err(LeaseError::Taken { until })) => {
                     tracing::warn!(%until, "another run of this worker has the lease, waiting for its end");
@@ -53,24 +63,24 @@ impl Supervisor {
         }
     }
 
-    /// Renews `lease` until `stop`, and has another if it ends.
-    pub async fn keep_lease(&self, mut lease: Lease, stop: CancellationToken) {
+    /// Renews the lease until `stop`, and has another if it ends.
+    pub async fn keep_lease(&self, mut term: Term, stop: CancellationToken) {
         let mut pause = self.node.timing.lease_renewal;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = lease.ended() => {
-                    // Each actor watches the lease too, and has aborted its client by now.
+                () = term.lease.ended() => {
+                    term.over.cancel();
                     tracing::error!("the lease ended, all sessions are aborted until there is another");
                     metrics::counter!("data_plane_leases_lost_total").increment(1);
                     match self.acquire_lease(&stop).await {
-                        Some(another) => lease = another,
+                        Some(another) => term = another,
                         None => return,
                     }
                 }
                 () = sleep(pause) => {}
             }
-            match timeout(RENEWAL, lease.renew()).await {
+            match timeout(RENEWAL, term.lease.renew()).await {
                 Ok(Ok(wanted)) => {
                     renewed(&self.node);
                     pause = self.node.timing.lease_renewal;

@@ -6,6 +6,8 @@
 
 mod lease;
 
+pub use self::lease::Term;
+
 use std::{
     collections::HashMap,
     sync::{

@@ -83,7 +83,7 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer to WhatsApp, or to `ws_url` in its stead. A rustls crypto provider must be installed.
+    /// A dialer to WhatsApp, or to `ws_url` in its stead. [`shared::tls::install_provider`] comes first.
     #[must_use]
     pub fn new(ws_url: Option<Url>, pace: LoginPace) -> Self {
         let url = ws_url.unwrap_or_else(|| {

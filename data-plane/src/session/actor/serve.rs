@@ -20,7 +20,8 @@ use crate::{
         client::Running,
         state::{Effect, Signal},
     },
-    store::{Fence, Lease, Poison},
+    store::{Fence, Poison},
+    supervisor::Term,
 };
 
 /// How long a connection must last until the session's earlier failures are forgotten.
@@ -40,33 +41,34 @@ enum Ended {
 
 impl Actor {
     /// Keeps the session connected until something else is to be done. `None`: it has let go by itself.
-    pub(super) async fn serve(&mut self, fence: &Fence, lease: &Lease) -> Option<Turn> {
+    pub(super) async fn serve(&mut self, fence: &Fence, term: &Term) -> Option<Turn> {
         if self.machine.is_over() {
-            return Some(self.rest(lease).await);
+            return Some(self.rest(term).await);
         }
         loop {
-            let backend = self.backend(fence, lease);
-            let effect = match Running::start(&self.node, backend, lease.clone(), &self.order.settings).await {
-                Ok(running) => match self.follow(running, lease).await {
-                    Ended::Turn(turn) => return Some(turn),
-                    Ended::Effect(effect) => effect,
-                },
-                Err(error) => {
-                    tracing::warn!(session = %self.id, %error, "trying again");
-                    self.machine.on(Signal::Broken)
-                }
-            };
+            let backend = self.backend(fence, term);
+            let effect =
+                match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
+                    Ok(running) => match self.follow(running, term).await {
+                        Ended::Turn(turn) => return Some(turn),
+                        Ended::Effect(effect) => effect,
+                    },
+                    Err(error) => {
+                        tracing::warn!(session = %self.id, %error, "trying again");
+                        self.machine.on(Signal::Broken)
+                    }
+                };
             self.publish();
             let turn = match effect {
                 Effect::None => None,
                 Effect::Rebuild(pause) => self.pause(pause).await,
                 Effect::Validate => self.come_back_if_ours().await,
-                Effect::End => Some(self.rest(lease).await),
-                Effect::EndAndErase => match self.erase(fence, lease).await {
+                Effect::End => Some(self.rest(term).await),
+                Effect::EndAndErase => match self.erase(fence, term).await {
                     Some(turn) => Some(turn),
-                    None => Some(self.rest(lease).await),
+                    None => Some(self.rest(term).await),
                 },
-                Effect::GiveUp(reason) => return self.stop(fence, lease, Some(reason)).await,
+                Effect::GiveUp(reason) => return self.stop(fence, term, Some(reason)).await,
             };
             if turn.is_some() {
                 return turn;
@@ -75,9 +77,9 @@ impl Actor {
     }
 
     /// Follows a client to its end, and ends it.
-    async fn follow(&mut self, mut running: Running, lease: &Lease) -> Ended {
+    async fn follow(&mut self, mut running: Running, term: &Term) -> Ended {
         self.link.send_replace(Some(running.link.clone()));
-        let ended = self.drive(&mut running, lease).await;
+        let ended = self.drive(&mut running, term).await;
         self.link.send_replace(None);
         match &ended {
             // Whatever memory holds must not reach the store any more.
@@ -86,7 +88,9 @@ impl Actor {
             }
             Ended::Turn(_) if running.link.backend.is_poisoned() => running.abort().await,
             // Its connection is what the unlinking goes over.
-            Ended::Turn(Turn::Reconsider) if matches!(self.order.desired, Desired::LoggedOut | Desired::Deleted) => {
+            Ended::Turn(Turn::Reconsider)
+                if matches!(self.order.desired, Desired::LoggedOut | Desired::Deleted) =>
+            {
                 self.kept = Some(running);
             }
             Ended::Turn(_) | Ended::Effect(_) => running.close().await,
@@ -97,7 +101,7 @@ impl Actor {
         ended
     }
 
-    async fn drive(&mut self, running: &mut Running, lease: &Lease) -> Ended {
+    async fn drive(&mut self, running: &mut Running, term: &Term) -> Ended {
         let Running { link, signals, handle, .. } = running;
         let client = handle.client();
         let mut poison = link.backend.poisoned();
@@ -110,7 +114,7 @@ impl Actor {
                 tokio::select! {
                     biased;
                     () = self.shutdown.cancelled() => return Ended::Turn(Turn::Shutdown),
-                    () = lease.ended() => return Ended::Turn(Turn::LeaseEnded),
+                    () = term.over.cancelled() => return Ended::Turn(Turn::LeaseEnded),
                     command = self.mailbox.recv() => match self.obey(command) {
                         Some(turn) => return Ended::Turn(turn),
                         None => continue,
@@ -173,7 +177,8 @@ impl Actor {
     async fn come_back_if_ours(&mut self) -> Option<Turn> {
         let mut failures = 0;
         loop {
-            let ask = SessionGeneration { session_id: self.id.clone(), generation: self.order.generation };
+            let ask =
+                SessionGeneration { session_id: self.id.clone(), generation: self.order.generation };
             match self.node.upstream.validate(ask).await {
                 Ok(true) => break,
                 Ok(false) => {

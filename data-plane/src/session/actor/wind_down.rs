@@ -10,7 +10,8 @@ use super::{Actor, Turn, serve::account};
 use crate::{
     backoff,
     session::{client::Running, state::Signal},
-    store::{Fence, Lease},
+    store::Fence,
+    supervisor::Term,
 };
 
 /// How long removing the companion device may take, connecting included.
@@ -22,9 +23,18 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 
 impl Actor {
     /// Ships what is left and lets go. The client is closed already.
+<<<<<<< HEAD
     pub(super) async fn stop(&mut self, fence: &Fence, lease: &Lease, reason: Option<&'static str>) -> Option<Turn> {
+=======
+    pub(super) async fn stop(
+        &mut self,
+        fence: &Fence,
+        term: &Term,
+        reason: Option<&'static str>,
+    ) -> Option<Turn> {
+>>>>>>> dp-runtime
         self.publish();
-        if let Some(turn) = self.ship_all(lease).await {
+        if let Some(turn) = self.ship_all(term).await {
             return Some(turn);
         }
         self.release(fence).await;
@@ -33,15 +43,15 @@ impl Actor {
     }
 
     /// Removes the companion device from the account, ships what is left, erases and lets go.
-    pub(super) async fn log_out(&mut self, fence: &Fence, lease: &Lease) -> Option<Turn> {
-        let unlink_confirmed = self.unlink(fence, lease).await;
+    pub(super) async fn log_out(&mut self, fence: &Fence, term: &Term) -> Option<Turn> {
+        let unlink_confirmed = self.unlink(fence, term).await;
         tracing::info!(session = %self.id, unlink_confirmed, "logged out on the tenant's wish");
         self.machine.on(Signal::Dropped);
         self.publish();
-        if let Some(turn) = self.ship_all(lease).await {
+        if let Some(turn) = self.ship_all(term).await {
             return Some(turn);
         }
-        if let Some(turn) = self.erase(fence, lease).await {
+        if let Some(turn) = self.erase(fence, term).await {
             return Some(turn);
         }
         self.account = None;
@@ -51,10 +61,10 @@ impl Actor {
     }
 
     /// Waits until the session's outbox is empty.
-    async fn ship_all(&mut self, lease: &Lease) -> Option<Turn> {
+    async fn ship_all(&mut self, term: &Term) -> Option<Turn> {
         let mut tries = 0;
         loop {
-            if !lease.is_valid() {
+            if !term.lease.is_valid() {
                 return Some(Turn::LeaseEnded);
             }
             match self.node.store.outbox_len(&self.id).await {
@@ -70,14 +80,14 @@ impl Actor {
     }
 
     /// Erases the session's WhatsApp state.
-    pub(super) async fn erase(&mut self, fence: &Fence, lease: &Lease) -> Option<Turn> {
+    pub(super) async fn erase(&mut self, fence: &Fence, term: &Term) -> Option<Turn> {
         let mut tries = 0;
         loop {
-            if !lease.is_valid() {
+            if !term.lease.is_valid() {
                 return Some(Turn::LeaseEnded);
             }
             // A handle that failed refuses from then on: each try has its own.
-            match self.backend(fence, lease).erase_session().await {
+            match self.backend(fence, term).erase_session().await {
                 Ok(()) => return None,
                 Err(error) => tracing::warn!(session = %self.id, %error, "the session was not erased, trying again"),
             }
@@ -89,13 +99,13 @@ impl Actor {
     }
 
     /// Removes the companion device. Answers whether WhatsApp confirmed that it is gone.
-    async fn unlink(&mut self, fence: &Fence, lease: &Lease) -> bool {
+    async fn unlink(&mut self, fence: &Fence, term: &Term) -> bool {
         let deadline = Instant::now() + UNLINK;
         let mut running = match self.kept.take() {
             Some(running) => running,
             None => {
-                let backend = self.backend(fence, lease);
-                match Running::start(&self.node, backend, lease.clone(), &self.order.settings).await {
+                let backend = self.backend(fence, term);
+                match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
                     Ok(running) => running,
                     Err(error) => {
                         tracing::warn!(session = %self.id, %error, "the device can't be removed");
