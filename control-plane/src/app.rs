@@ -1,11 +1,17 @@
 //! The public listener's router: every domain's routes, gathered into one router and one OpenAPI document.
 
-use axum::{Json, Router, response::IntoResponse, routing::get};
+use axum::{Router, response::IntoResponse};
 use utoipa::openapi::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::{auth, error::Kind, error::Refusal, health, keys, openapi, request_context, state::App, tenants};
+use crate::{
+    auth,
+    error::{Kind, Refusal},
+    events, health, keys, messages, openapi, request_context, sessions,
+    state::App,
+    tenants, usage, webhooks,
+};
 
 /// Every documented route.
 fn documented() -> OpenApiRouter<App> {
@@ -13,6 +19,11 @@ fn documented() -> OpenApiRouter<App> {
         .merge(auth::router())
         .merge(tenants::router())
         .merge(keys::router())
+        .merge(sessions::router())
+        .merge(messages::router())
+        .merge(webhooks::router())
+        .merge(events::router())
+        .merge(usage::router())
         .merge(health::router())
 }
 
@@ -24,18 +35,14 @@ pub fn document() -> OpenApi {
     document
 }
 
-/// The router of the public listener.
+/// The router of the public listener. Swagger UI at `/docs`, its document at `/openapi.json`.
 pub fn router(app: App) -> Router {
-    let document = document();
-    let served = document.clone();
-    let router = documented()
-        .split_for_parts()
-        .0
-        .route("/openapi.json", get(move || async move { Json(served) }))
-        .merge(SwaggerUi::new("/docs").external_url_unchecked("/openapi.json", serde_json::Value::Null))
+    let (routes, mut document) = documented().split_for_parts();
+    openapi::finish(&mut document);
+    let router = routes
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
         .fallback(|| async { Refusal::from(Kind::NotFound).into_response() })
         .method_not_allowed_fallback(|| async { Refusal::from(Kind::MethodNotAllowed).into_response() })
         .with_state(app);
-    drop(document);
     request_context::around(router)
 }

@@ -5,7 +5,9 @@
 
 pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod config;
+pub mod crash;
 pub mod db;
 pub mod error;
 pub mod events;

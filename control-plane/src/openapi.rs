@@ -29,8 +29,7 @@ pub const CALLER: &[Kind] = &[Kind::Unauthenticated, Kind::MissingScope];
 /// What a writing operation that takes [`Auth`](crate::auth::Auth) can answer with, besides [`CALLER`].
 pub const WRITE: &[Kind] = &[Kind::TenantSuspended];
 /// What an operation that takes [`ValidJson`](crate::extract::ValidJson) can answer with.
-pub const BODY: &[Kind] =
-    &[Kind::MalformedJson, Kind::BodyTooLarge, Kind::UnsupportedMediaType, Kind::Validation];
+pub const BODY: &[Kind] = &[Kind::MalformedJson, Kind::BodyTooLarge, Kind::UnsupportedMediaType, Kind::Validation];
 /// What an operation that takes [`PathId`](crate::extract::PathId) can answer with.
 pub const BY_ID: &[Kind] = &[Kind::NotFound];
 /// What an operation that takes [`Idempotent`](crate::idempotency::Idempotent) can answer with.
@@ -58,10 +57,6 @@ pub(crate) use problem_responses;
 problem_responses!(
     /// Of an operation that only reads, by anybody with credentials.
     ReadProblems = CALLER
-);
-problem_responses!(
-    /// Of an operation that reads one thing by its id.
-    ReadByIdProblems = CALLER, BY_ID
 );
 
 /// One response for each status, with an example for each type of problem.
@@ -120,6 +115,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
         (name = "sessions", description = "Linked WhatsApp devices."),
         (name = "messages", description = "Sending, and the history in both directions."),
         (name = "webhooks", description = "Events, delivered to an endpoint of the tenant's."),
+        (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
         (name = "health", description = "Whether the installation works."),
     ),
@@ -177,7 +173,7 @@ pub fn finish(document: &mut openapi::OpenApi) {
                     response.headers.insert(
                         "X-Request-Id".into(),
                         HeaderBuilder::new()
-                            .schema(ObjectBuilder::new().schema_type(Type::String))
+                            .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
                             .description(Some("The request's own id, or the one that was made for it."))
                             .build()
                             .into(),

@@ -86,8 +86,7 @@ async fn identified(mut request: Request, next: Next) -> Response {
     secure(headers);
     let took = started.elapsed();
     let status = response.status().as_u16();
-    let labels =
-        [("method", method.as_str().to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
+    let labels = [("method", method.as_str().to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
     metrics::counter!("http_requests_total", &labels).increment(1);
     metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(took.as_secs_f64());
     tracing::info!(

@@ -82,6 +82,13 @@ macro_rules! ids {
             }
         }
 
+        impl TryFromU64 for $name {
+            /// Never: these ids are not numbers. The object-relational mapper asks it of every primary key.
+            fn try_from_u64(_: u64) -> Result<Self, DbErr> {
+                Err(DbErr::ConvertFromU64("an id that is text"))
+            }
+        }
+
         impl utoipa::PartialSchema for $name {
             fn schema() -> RefOr<Schema> {
                 ObjectBuilder::new()
@@ -95,13 +102,6 @@ macro_rules! ids {
         impl utoipa::ToSchema for $name {
             fn name() -> Cow<'static, str> {
                 Cow::Borrowed(stringify!($name))
-            }
-        }
-
-        impl TryFromU64 for $name {
-            /// Never: these ids are not numbers. The object-relational mapper asks it of every primary key.
-            fn try_from_u64(_: u64) -> Result<Self, DbErr> {
-                Err(DbErr::ConvertFromU64("an id that is text"))
             }
         }
     )*};

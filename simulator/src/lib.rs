@@ -32,8 +32,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use accepted::{AcceptedEntry, AcceptedPart, AcceptedSummary};
 pub use network::{
-    AcceptedQuery, CompanionView, ConnectionView, EndedView, Fault, Health, Network, NetworkError, NewPhone, PhoneSettings, PhoneView, ScanResult,
-    TextOrder,
+    AcceptedQuery, CompanionView, ConnectionView, EndedView, Fault, Health, Network, NetworkError, NewPhone,
+    PhoneSettings, PhoneView, ScanResult, TextOrder,
 };
 pub use phone::{ReceivedMessage, ReceivedReceipt};
 pub use server::{Config, Simulator};

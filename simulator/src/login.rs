@@ -35,7 +35,11 @@ pub(crate) fn identify(network: &Network, session: &Session) -> Result<Identity,
     let username = payload.username.ok_or(EndReason::MalformedPayload)?;
     let device = payload.device.and_then(|device| u16::try_from(device).ok()).ok_or(EndReason::MalformedPayload)?;
     let account = network.account(&username.to_string()).ok_or(EndReason::LoginRefused)?;
-    let paired = account.state().companions.get(&device).is_some_and(|companion| companion.noise_public == session.client_static);
+    let paired = account
+        .state()
+        .companions
+        .get(&device)
+        .is_some_and(|companion| companion.noise_public == session.client_static);
     if paired { Ok(Identity::Device { account, device }) } else { Err(EndReason::LoginRefused) }
 }
 
@@ -61,7 +65,10 @@ pub(crate) fn take_over(account: &Account, device: u16, link: Link) -> Result<()
     let mut state = account.state();
     let companion = state.companions.get_mut(&device).ok_or(EndReason::LoginRefused)?;
     if let Some(older) = companion.link.replace(link) {
-        end(&older.commands, Command::End { stanza: Some(stream_error_replaced()), reason: EndReason::Replaced, close: true });
+        end(
+            &older.commands,
+            Command::End { stanza: Some(Box::new(stream_error_replaced())), reason: EndReason::Replaced, close: true },
+        );
     }
     Ok(())
 }

@@ -32,7 +32,8 @@ async fn main() -> anyhow::Result<()> {
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 
     let mut terminate = signal(SignalKind::terminate()).context("the SIGTERM handler")?;
-    let simulator = Simulator::start(Config { listen: arguments.listen, control: arguments.control, ..Config::default() }).await?;
+    let simulator =
+        Simulator::start(Config { listen: arguments.listen, control: arguments.control, ..Config::default() }).await?;
     println!("{}", serde_json::json!({ "ws_url": simulator.ws_url(), "control_url": simulator.control_url() }));
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted.context("the ctrl-c handler")?,

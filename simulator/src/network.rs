@@ -3,6 +3,7 @@
 //! Maps are sharded; an account has its own locks (see [`crate::directory`]). [`Network`] is a handle: clones share.
 
 mod api;
+mod orders;
 mod views;
 
 use std::collections::VecDeque;
@@ -22,7 +23,7 @@ use crate::phone::{InboxItem, process_inbox};
 use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
 use crate::{Config, lock, login};
 
-pub use api::{AcceptedQuery, Fault, NewPhone, PhoneSettings, TextOrder};
+pub use orders::{AcceptedQuery, Fault, NewPhone, PhoneSettings, TextOrder};
 pub use views::{CompanionView, ConnectionView, EndedView, Health, PhoneView, ScanResult};
 
 /// How many ended connections are remembered.
@@ -179,13 +180,22 @@ impl Network {
 
     /// Makes a device unknown; its connection, if any, is the caller's to end.
     pub(crate) fn forget_device(&self, account: &Account, device: u16) -> Result<Option<Link>, NetworkError> {
-        let removed = account.change_companions(|companions| companions.remove(&device)).map_err(|_| NetworkError::Internal("signing the key index list"))?;
+        let removed = account
+            .change_companions(|companions| companions.remove(&device))
+            .map_err(|_| NetworkError::Internal("signing the key index list"))?;
         removed.ok_or(NetworkError::UnknownDevice).map(|companion| companion.link)
     }
 
     /// Ends the connection of a device that was unlinked.
     pub(crate) fn end_removed(&self, link: &Link) {
-        login::end(&link.commands, Command::End { stanza: Some(stream_error_removed()), reason: EndReason::DeviceRemoved, close: true });
+        login::end(
+            &link.commands,
+            Command::End {
+                stanza: Some(Box::new(stream_error_removed())),
+                reason: EndReason::DeviceRemoved,
+                close: true,
+            },
+        );
     }
 
     pub(crate) fn open_connection(&self) -> Arc<ConnectionRecord> {

@@ -132,7 +132,8 @@ async fn connect(network: Network, socket: TcpStream) {
 
 async fn serve_control(network: Network, listener: TcpListener) {
     let stopping = network.clone();
-    let served = axum::serve(listener, control::router(network)).with_graceful_shutdown(async move { stopping.stopping().await });
+    let served = axum::serve(listener, control::router(network))
+        .with_graceful_shutdown(async move { stopping.stopping().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "the control API stopped");
     }

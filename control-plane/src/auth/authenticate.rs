@@ -32,7 +32,8 @@ pub(crate) async fn authenticate(parts: &mut Parts, app: &App) -> ApiResult<Prin
         return Ok(principal.clone());
     }
     let token = credential(&parts.headers)?;
-    let found = if keys::token::is_one(token) { by_key(app, token).await? } else { by_access_token(app, token).await? };
+    let found =
+        if keys::token::is_one(token) { by_key(app, token).await? } else { by_access_token(app, token).await? };
     let (principal, status) = found.ok_or_else(unauthenticated)?;
     if status == TenantStatus::Suspended && !matches!(parts.method, Method::GET | Method::HEAD) {
         return Err(Kind::TenantSuspended.into());
@@ -77,12 +78,7 @@ async fn by_access_token(app: &App, token: &str) -> ApiResult<Option<(Principal,
          JOIN members ON members.tenant_id = logins.tenant_id AND members.user_id = logins.user_id \
          WHERE logins.id = $1 AND logins.user_id = $2 AND logins.tenant_id = $3 \
          AND logins.revoked_at IS NULL AND logins.expires_at > $4",
-        [
-            claims.login.clone().into(),
-            claims.sub.clone().into(),
-            claims.tenant.clone().into(),
-            Timestamp::now().into(),
-        ],
+        [claims.login.clone().into(), claims.sub.clone().into(), claims.tenant.clone().into(), Timestamp::now().into()],
     ))
     .one(app.db.read())
     .await?;

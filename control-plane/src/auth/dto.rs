@@ -14,8 +14,8 @@ use crate::tenants::TenantDto;
 
 /// The shortest password, in characters. NIST SP 800-63B asks for length and for no composition rules.
 const MIN_PASSWORD: usize = 10;
-/// The longest, in bytes: hashing is paid by us.
-const MAX_PASSWORD: usize = 200;
+/// The longest secret, in bytes: hashing is paid by us.
+const MAX_SECRET: usize = 200;
 
 /// Somebody who wants an account.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
@@ -26,9 +26,9 @@ pub struct SignUp {
     #[validate(nested)]
     pub email: EmailAddress,
     /// At least 10 characters.
-    #[validate(custom(function = "strong"))]
+    #[validate(nested)]
     #[schema(value_type = String, format = Password, example = "correct horse battery", min_length = 10, max_length = 200)]
-    pub password: SecretString,
+    pub password: Shown<MIN_PASSWORD>,
     /// What to call the person.
     #[validate(length(min = 1, max = 100))]
     #[schema(example = "Ada Lovelace", min_length = 1, max_length = 100)]
@@ -48,9 +48,9 @@ pub struct LogIn {
     #[validate(nested)]
     pub email: EmailAddress,
     /// Password.
-    #[validate(custom(function = "not_absurd"))]
+    #[validate(nested)]
     #[schema(value_type = String, format = Password, example = "correct horse battery", max_length = 200)]
-    pub password: SecretString,
+    pub password: Shown<0>,
 }
 
 /// A refresh token, to be used or ended.
@@ -58,9 +58,9 @@ pub struct LogIn {
 #[serde(deny_unknown_fields)]
 pub struct RefreshToken {
     /// From the last answer that had one.
-    #[validate(custom(function = "not_absurd"))]
+    #[validate(nested)]
     #[schema(value_type = String, example = "sbr_q2Zx…", max_length = 200)]
-    pub refresh_token: SecretString,
+    pub refresh_token: Shown<0>,
 }
 
 /// An e-mail address, in lower case and without white space around it.
@@ -98,19 +98,35 @@ impl Validate for EmailAddress {
     }
 }
 
-fn strong(password: &SecretString) -> Result<(), ValidationError> {
-    let text = password.expose_secret();
-    if text.chars().count() < MIN_PASSWORD || text.len() > MAX_PASSWORD {
-        return Err(ValidationError::new("length").with_message("must have 10 to 200 characters".into()));
+/// A secret that a caller shows, of at least `MIN` characters.
+#[derive(Clone, Deserialize)]
+#[serde(transparent)]
+pub struct Shown<const MIN: usize>(SecretString);
+
+impl<const MIN: usize> Shown<MIN> {
+    /// The secret.
+    pub(super) fn into_secret(self) -> SecretString {
+        self.0
     }
-    Ok(())
 }
 
-fn not_absurd(secret: &SecretString) -> Result<(), ValidationError> {
-    if secret.expose_secret().len() > MAX_PASSWORD {
-        return Err(ValidationError::new("length").with_message("must have at most 200 characters".into()));
+impl<const MIN: usize> std::fmt::Debug for Shown<MIN> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Shown(…)")
     }
-    Ok(())
+}
+
+impl<const MIN: usize> Validate for Shown<MIN> {
+    fn validate(&self) -> Result<(), validator::ValidationErrors> {
+        let text = self.0.expose_secret();
+        if text.chars().count() >= MIN && text.len() <= MAX_SECRET {
+            return Ok(());
+        }
+        let mut errors = validator::ValidationErrors::new();
+        let bounds = format!("must have {MIN} to {MAX_SECRET} characters");
+        errors.add("__all__", ValidationError::new("length").with_message(bounds.into()));
+        Err(errors)
+    }
 }
 
 /// A login's tokens.

@@ -21,7 +21,10 @@ impl KeyedHash {
     /// With a key of its own for each purpose ([`crate::master_key::MasterKey::derive`]).
     #[must_use]
     pub fn new(key: &DataKey) -> Self {
-        Self(Hmac::new(key.as_bytes().into()))
+        // HMAC pads a short key with zeros to the block size (RFC 2104 §2); done here, it can't fail.
+        let mut block = [0_u8; 64];
+        block[..32].copy_from_slice(key.as_bytes());
+        Self(Hmac::new(&block.into()))
     }
 
     /// The 32 bytes under which a token is stored.

@@ -1,10 +1,7 @@
 //! `/api/v1/auth/…`, `/api/v1/me`, and the public keys.
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use shared::{
-    identity::KeySet,
-    ids::UserId,
-};
+use shared::{identity::KeySet, ids::UserId};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
@@ -45,10 +42,7 @@ problem_responses!(SignUpProblems = BODY, &[Kind::EmailTaken]);
     })),
     responses((status = 201, description = "The account is made; these are its owner's tokens.", body = Tokens), SignUpProblems),
 )]
-async fn sign_up(
-    State(app): State<App>,
-    ValidJson(body): ValidJson<SignUp>,
-) -> ApiResult<(StatusCode, Json<Tokens>)> {
+async fn sign_up(State(app): State<App>, ValidJson(body): ValidJson<SignUp>) -> ApiResult<(StatusCode, Json<Tokens>)> {
     Ok((StatusCode::CREATED, Json(service::sign_up(&app, body).await?)))
 }
 
@@ -80,7 +74,7 @@ problem_responses!(RefreshProblems = BODY, &[Kind::Unauthenticated]);
     responses((status = 200, description = "The next pair of tokens.", body = Tokens), RefreshProblems),
 )]
 async fn refresh_tokens(State(app): State<App>, ValidJson(body): ValidJson<RefreshToken>) -> ApiResult<Json<Tokens>> {
-    Ok(Json(service::refresh(&app, body.refresh_token).await?))
+    Ok(Json(service::refresh(&app, body.refresh_token.into_secret()).await?))
 }
 
 problem_responses!(LogOutProblems = BODY);
@@ -95,7 +89,7 @@ problem_responses!(LogOutProblems = BODY);
     responses((status = 204, description = "The login has ended."), LogOutProblems),
 )]
 async fn log_out(State(app): State<App>, ValidJson(body): ValidJson<RefreshToken>) -> ApiResult<StatusCode> {
-    service::log_out(&app, &body.refresh_token).await?;
+    service::log_out(&app, &body.refresh_token.into_secret()).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

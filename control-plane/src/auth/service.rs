@@ -41,7 +41,7 @@ impl From<PasswordError> for ApiError {
 pub(super) async fn sign_up(app: &App, wanted: SignUp) -> ApiResult<Tokens> {
     let SignUp { email, password, name, tenant_name } = wanted;
     // Before the transaction, which mustn't hold SQLite's writer for as long as a hash takes.
-    let password_hash = app.keyring.passwords.hash(password).await?;
+    let password_hash = app.keyring.passwords.hash(password.into_secret()).await?;
     let tx = app.db.write().await?;
     let now = Timestamp::now();
     let user_id = UserId::new();
@@ -71,12 +71,11 @@ pub(super) async fn log_in(app: &App, wanted: LogIn) -> ApiResult<Tokens> {
     let LogIn { email, password } = wanted;
     let user = user::Entity::find().filter(user::Column::Email.eq(email.as_str())).one(app.db.read()).await?;
     let stored = user.as_ref().map(|user| user.password_hash.clone());
-    let fits = app.keyring.passwords.verify(password, stored).await?;
+    let fits = app.keyring.passwords.verify(password.into_secret(), stored).await?;
     let Some(user) = user.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
     let tx = app.db.write().await?;
-    let (tenant, _) = tenants::service::home_of(&tx, &user.id)
-        .await?
-        .ok_or(ApiError::Defect("a person belongs to no tenant"))?;
+    let (tenant, _) =
+        tenants::service::home_of(&tx, &user.id).await?.ok_or(ApiError::Defect("a person belongs to no tenant"))?;
     let tokens = start_login(app, &tx, &user.id, &tenant.id, Timestamp::now()).await?;
     tx.commit().await?;
     Ok(tokens)
@@ -232,14 +231,7 @@ pub(super) async fn me<C: ConnectionTrait>(
         .await?
         .ok_or(ApiError::Defect("a person with a login is missing"))?;
     let tenant = tenants::service::find(connection, scope).await?;
-    Ok(Me {
-        id: user.id,
-        email: user.email,
-        name: user.name,
-        role,
-        tenant: tenant.into(),
-        created_at: user.created_at,
-    })
+    Ok(Me { id: user.id, email: user.email, name: user.name, role, tenant: tenant.into(), created_at: user.created_at })
 }
 
 /// Gives a person another name.

@@ -228,8 +228,11 @@ pub(super) fn describe(path: &Path, message: &str) -> Refused {
 pub(super) fn field_errors(errors: &ValidationErrors) -> Vec<FieldError> {
     fn walk(errors: &ValidationErrors, prefix: &str, out: &mut Vec<FieldError>) {
         for (field, kind) in errors.errors() {
-            let pointer =
-                if field == "__all__" { prefix.to_owned() } else { format!("{prefix}/{}", escaped(&field.replace("r#", ""))) };
+            let pointer = if field == "__all__" {
+                prefix.to_owned()
+            } else {
+                format!("{prefix}/{}", escaped(&field.replace("r#", "")))
+            };
             match kind {
                 ValidationErrorsKind::Field(found) => out.extend(found.iter().map(|error| FieldError {
                     pointer: pointer.clone(),

@@ -12,9 +12,9 @@ mod entity;
 mod routes;
 pub(crate) mod service;
 
+pub use dto::TenantDto;
 pub use entity::tenant::{
     ActiveModel as TenantRow, Column as TenantColumn, Entity as TenantTable, Model as Tenant, TenantStatus,
 };
-pub use dto::TenantDto;
 pub use routes::router;
 pub use service::data_key;

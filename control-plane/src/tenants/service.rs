@@ -1,6 +1,8 @@
 //! What can be done with tenants.
 
-use sea_orm::{ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, Set};
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, Set,
+};
 use shared::{
     ids::{TenantId, UserId},
     seal::DataKey,
@@ -80,10 +82,6 @@ pub(crate) async fn home_of<C: ConnectionTrait>(connection: &C, user: &UserId) -
 
 /// Gives the tenant another name.
 pub(crate) async fn rename(tx: &DatabaseTransaction, scope: &TenantScope, name: &str) -> ApiResult<Tenant> {
-    let change = tenant::ActiveModel {
-        id: Set(scope.id().clone()),
-        name: Set(name.to_owned()),
-        ..Default::default()
-    };
+    let change = tenant::ActiveModel { id: Set(scope.id().clone()), name: Set(name.to_owned()), ..Default::default() };
     Ok(change.update(tx).await?)
 }

@@ -239,6 +239,8 @@ CREATE TABLE webhooks (
     tenant_id TEXT NOT NULL UNIQUE REFERENCES tenants (id),
     url TEXT NOT NULL,
     sealed_secret BYTES NOT NULL,
+    sealed_previous_secret BYTES,
+    previous_secret_until BIGINT,
     event_types TEXT NOT NULL,
     status TEXT NOT NULL,
     disabled_reason TEXT,
@@ -284,7 +286,7 @@ CREATE TABLE jobs (
     created_at BIGINT NOT NULL,
     finished_at BIGINT
 );
-CREATE INDEX jobs_ready ON jobs (kind, run_at, id) WHERE state = 'ready';
+CREATE INDEX jobs_ready ON jobs (kind, run_at, id, lane) WHERE state = 'ready';
 CREATE INDEX jobs_ready_by_lane ON jobs (lane, id) WHERE state = 'ready';
 CREATE INDEX jobs_running ON jobs (lease_until) WHERE state = 'running';
 CREATE INDEX jobs_running_by_lane ON jobs (lane) WHERE state = 'running';

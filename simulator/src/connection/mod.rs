@@ -38,7 +38,7 @@ pub(crate) enum Command {
     /// A phone has scanned this connection's QR.
     Scanned(Box<ScanOrder>),
     /// End, after this stanza if there is one, with a close frame or by just dropping the socket.
-    End { stanza: Option<Node>, reason: EndReason, close: bool },
+    End { stanza: Option<Box<Node>>, reason: EndReason, close: bool },
 }
 
 /// What is shown of a connection.
@@ -58,7 +58,11 @@ pub(crate) struct Shown {
 
 impl ConnectionRecord {
     pub(crate) fn new(id: u64) -> Self {
-        Self { id, since: crate::unix_millis(), shown: Mutex::new(Shown { jid: None, state: "handshake", pattern: None }) }
+        Self {
+            id,
+            since: crate::unix_millis(),
+            shown: Mutex::new(Shown { jid: None, state: "handshake", pattern: None }),
+        }
     }
 
     pub(crate) fn shown(&self) -> Shown {
@@ -115,7 +119,9 @@ impl From<EndReason> for Ended {
 
 async fn upgrade(socket: TcpStream) -> Result<WebSocket, EndReason> {
     let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
-    tokio_tungstenite::accept_hdr_async_with_config(socket, check_path, Some(config)).await.map_err(|_| EndReason::NotChat)
+    tokio_tungstenite::accept_hdr_async_with_config(socket, check_path, Some(config))
+        .await
+        .map_err(|_| EndReason::NotChat)
 }
 
 #[expect(clippy::result_large_err, reason = "the upgrade callback's type is given by tungstenite")]
@@ -128,7 +134,13 @@ fn check_path(request: &Request, response: Response) -> Result<Response, ErrorRe
     Err(refusal)
 }
 
-async fn converse(network: &Network, record: &Arc<ConnectionRecord>, wire: &mut Wire, commands: mpsc::Sender<Command>, orders: mpsc::Receiver<Command>) -> Ended {
+async fn converse(
+    network: &Network,
+    record: &Arc<ConnectionRecord>,
+    wire: &mut Wire,
+    commands: mpsc::Sender<Command>,
+    orders: mpsc::Receiver<Command>,
+) -> Ended {
     let session = match tokio::time::timeout(HANDSHAKE_DEADLINE, shake_hands(network, wire)).await {
         Ok(Ok(session)) => session,
         Ok(Err(reason)) => return reason.into(),
@@ -144,7 +156,9 @@ async fn converse(network: &Network, record: &Arc<ConnectionRecord>, wire: &mut 
             record.show(|shown| shown.state = "pairing");
             unpaired::run(network, wire, noise_public, *keys, commands, orders).await
         }
-        Ok(Identity::Device { account, device }) => stream::run(network, record, wire, &account, device, commands, orders).await,
+        Ok(Identity::Device { account, device }) => {
+            stream::run(network, record, wire, &account, device, commands, orders).await
+        }
         Err(EndReason::LoginRefused) => match wire.writer.send(&[login::failure()]).await {
             Ok(()) => EndReason::LoginRefused.into(),
             Err(reason) => reason.into(),
@@ -180,5 +194,8 @@ pub(crate) fn stream_error_replaced() -> Node {
 
 /// The stream error of a device that was unlinked.
 pub(crate) fn stream_error_removed() -> Node {
-    NodeBuilder::new("stream:error").attr("code", "401").children([NodeBuilder::new("conflict").attr("type", "device_removed").build()]).build()
+    NodeBuilder::new("stream:error")
+        .attr("code", "401")
+        .children([NodeBuilder::new("conflict").attr("type", "device_removed").build()])
+        .build()
 }

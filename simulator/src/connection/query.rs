@@ -36,7 +36,13 @@ impl From<Node> for Answer {
 }
 
 /// Answers a query.
-pub(super) fn answer(network: &Network, account: &Arc<Account>, device: u16, id: &str, query: &NodeRef<'_>) -> Result<Answer, EndReason> {
+pub(super) fn answer(
+    network: &Network,
+    account: &Arc<Account>,
+    device: u16,
+    id: &str,
+    query: &NodeRef<'_>,
+) -> Result<Answer, EndReason> {
     let namespace = required(query, "xmlns")?;
     Ok(match &*namespace {
         "w:p" | "urn:xmpp:whatsapp:dirty" | "w:stats" | "tos" => iq_result(id, []).into(),
@@ -51,7 +57,11 @@ pub(super) fn answer(network: &Network, account: &Arc<Account>, device: u16, id:
         "usync" => answer_usync(network, id, query)?.into(),
         "w:sync:app:state" => answer_app_state(account, device, id, query)?.into(),
         "abt" => {
-            let props = NodeBuilder::new("props").attr("protocol", "1").attr("ab_key", "sim").attr("hash", "sim").attr("refresh", "86400");
+            let props = NodeBuilder::new("props")
+                .attr("protocol", "1")
+                .attr("ab_key", "sim")
+                .attr("hash", "sim")
+                .attr("refresh", "86400");
             iq_result(id, [props.build()]).into()
         }
         "blocklist" => iq_result(id, [NodeBuilder::new("list").build()]).into(),
@@ -69,13 +79,25 @@ fn privacy(id: &str, query: &NodeRef<'_>) -> Node {
     if query.get_attr("type").is_some_and(|kind| *kind == "set") {
         return iq_result(id, []);
     }
-    let category = |name: &str, value: &str| NodeBuilder::new("category").attr("name", name).attr("value", value).build();
-    let settings = [category("last", "all"), category("online", "all"), category("readreceipts", "all"), category("groupadd", "all")];
+    let category =
+        |name: &str, value: &str| NodeBuilder::new("category").attr("name", name).attr("value", value).build();
+    let settings = [
+        category("last", "all"),
+        category("online", "all"),
+        category("readreceipts", "all"),
+        category("groupadd", "all"),
+    ];
     iq_result(id, [NodeBuilder::new("privacy").children(settings).build()])
 }
 
 /// `remove-companion-device`: a device logs itself, or another of its account, out.
-fn remove_device(network: &Network, account: &Arc<Account>, device: u16, id: &str, query: &NodeRef<'_>) -> Result<Answer, EndReason> {
+fn remove_device(
+    network: &Network,
+    account: &Arc<Account>,
+    device: u16,
+    id: &str,
+    query: &NodeRef<'_>,
+) -> Result<Answer, EndReason> {
     let Some(remove) = query.get_optional_child("remove-companion-device") else {
         network.count_unimplemented("md");
         return Ok(iq_error(id, 501, "feature-not-implemented").into());

@@ -75,7 +75,7 @@ pub(super) async fn run(
             order = orders.recv() => match order {
                 Some(Command::End { stanza, reason, close }) => {
                     if let Some(stanza) = stanza
-                        && let Err(failed) = stream.wire.writer.send(&[stanza]).await
+                        && let Err(failed) = stream.wire.writer.send(std::slice::from_ref(&*stanza)).await
                     {
                         return failed.into();
                     }
@@ -157,7 +157,8 @@ impl Stream<'_> {
             if child.tag == "offline_batch"
                 && let Phase::Backlog { allowed, .. } = &mut self.phase
             {
-                let count: usize = required(child, "count")?.parse().map_err(|_| EndReason::MalformedStanza("count"))?;
+                let count: usize =
+                    required(child, "count")?.parse().map_err(|_| EndReason::MalformedStanza("count"))?;
                 *allowed = allowed.saturating_add(count.min(MAX_BATCH));
             }
         }
@@ -191,7 +192,10 @@ impl Stream<'_> {
     fn share_app_state_key(&self) {
         let due = {
             let mut state = self.account.state();
-            state.companions.get_mut(&self.device).is_some_and(|companion| !std::mem::replace(&mut companion.app_state_key_shared, true))
+            state
+                .companions
+                .get_mut(&self.device)
+                .is_some_and(|companion| !std::mem::replace(&mut companion.app_state_key_shared, true))
         };
         if due && share_app_state_key(self.network, self.account, self.device).is_err() {
             tracing::warn!("a phone could not share its app state key");

@@ -61,7 +61,13 @@ fn is_error(stanza: &NodeRef<'_>) -> bool {
 }
 
 /// The companion has answered `pair-success`: either way this stream ends.
-async fn finish(wire: &mut Wire, order: ScanOrder, noise_public: [u8; 32], keys: KeyBundle, answer: &NodeRef<'_>) -> Result<(), EndReason> {
+async fn finish(
+    wire: &mut Wire,
+    order: ScanOrder,
+    noise_public: [u8; 32],
+    keys: KeyBundle,
+    answer: &NodeRef<'_>,
+) -> Result<(), EndReason> {
     let completed = pairing::complete(&order, noise_public, keys, answer);
     let told = order.done.send(completed.map_err(|_| NetworkError::PairingFailed));
     if told.is_err() {

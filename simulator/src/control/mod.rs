@@ -64,8 +64,12 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
         let refuse = |status: StatusCode, text: String| (status, Json(json!({ "error": text }))).into_response();
-        if request.headers().get("content-length").is_some_and(|length| length == "0") || request.headers().get("content-type").is_none() {
-            return serde_json::from_value(json!({})).map(Self).map_err(|_| refuse(StatusCode::BAD_REQUEST, "a JSON body is due".to_owned()));
+        if request.headers().get("content-length").is_some_and(|length| length == "0")
+            || request.headers().get("content-type").is_none()
+        {
+            return serde_json::from_value(json!({}))
+                .map(Self)
+                .map_err(|_| refuse(StatusCode::BAD_REQUEST, "a JSON body is due".to_owned()));
         }
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
@@ -126,7 +130,11 @@ async fn phones(State(network): State<Network>) -> Response {
     answer(network.phones().await)
 }
 
-async fn configure(State(network): State<Network>, Path(phone): Path<String>, Body(settings): Body<PhoneSettings>) -> Answer {
+async fn configure(
+    State(network): State<Network>,
+    Path(phone): Path<String>,
+    Body(settings): Body<PhoneSettings>,
+) -> Answer {
     network.configure(&phone, settings).await.map(answer)
 }
 
@@ -138,11 +146,19 @@ async fn write(State(network): State<Network>, Path(phone): Path<String>, Body(o
     network.write(&phone, order).await.map(|ids| answer(json!({ "ids": ids })))
 }
 
-async fn messages(State(network): State<Network>, Path(phone): Path<String>, Query(query): Query<MessagesQuery>) -> Answer {
+async fn messages(
+    State(network): State<Network>,
+    Path(phone): Path<String>,
+    Query(query): Query<MessagesQuery>,
+) -> Answer {
     network.messages(&phone, query.from.as_deref(), query.limit).await.map(answer)
 }
 
-async fn receipts(State(network): State<Network>, Path(phone): Path<String>, Query(query): Query<ReceiptsQuery>) -> Answer {
+async fn receipts(
+    State(network): State<Network>,
+    Path(phone): Path<String>,
+    Query(query): Query<ReceiptsQuery>,
+) -> Answer {
     network.receipts(&phone, query.id.as_deref(), query.limit).await.map(answer)
 }
 

@@ -28,7 +28,13 @@ pub(crate) struct KeyBundle {
 impl KeyBundle {
     /// A bundle without one-time keys. `None` if the signature is not the identity's.
     pub(crate) fn new(registration_id: u32, identity: [u8; 32], signed: SignedKey) -> Option<Self> {
-        signature_holds(&identity, &signed).then(|| Self { registration_id, identity, signed, one_time: VecDeque::new(), handed_out: HashSet::new() })
+        signature_holds(&identity, &signed).then(|| Self {
+            registration_id,
+            identity,
+            signed,
+            one_time: VecDeque::new(),
+            handed_out: HashSet::new(),
+        })
     }
 
     /// Replaces the signed pre-key. False if the signature is not the identity's.
@@ -74,7 +80,12 @@ impl KeyBundle {
     /// SHA-1 over identity, signed pre-key, its signature and the one-time keys in order (`wacore::prekeys`).
     pub(crate) fn digest(&self) -> Vec<u8> {
         let one_time: Vec<&[u8]> = self.one_time.iter().map(|(_, public)| public.as_slice()).collect();
-        wacore::prekeys::compute_key_bundle_digest(&self.identity, &self.signed.public, &self.signed.signature, &one_time)
+        wacore::prekeys::compute_key_bundle_digest(
+            &self.identity,
+            &self.signed.public,
+            &self.signed.signature,
+            &one_time,
+        )
     }
 
     /// The bundle a sender starts a Signal session with; takes a one-time key if one is left.
@@ -97,7 +108,9 @@ impl KeyBundle {
 
 /// Signed pre-keys are signed in their serialized form, with the key type byte in front.
 fn signature_holds(identity: &[u8; 32], signed: &SignedKey) -> bool {
-    let (Ok(identity), Ok(public)) = (PublicKey::from_djb_public_key_bytes(identity), PublicKey::from_djb_public_key_bytes(&signed.public)) else {
+    let (Ok(identity), Ok(public)) =
+        (PublicKey::from_djb_public_key_bytes(identity), PublicKey::from_djb_public_key_bytes(&signed.public))
+    else {
         return false;
     };
     identity.verify_signature(&public.serialize(), &signed.signature)
@@ -113,7 +126,8 @@ mod tests {
         let signed = KeyPair::generate(&mut rand::rng());
         let signature = identity.calculate_signature(&signed.public_key.serialize(), &mut rand::rng()).expect("sign");
         let public = |pair: &KeyPair| <[u8; 32]>::try_from(pair.public_key.public_key_bytes()).expect("32 bytes");
-        let signed = SignedKey { id: 1, public: public(&signed), signature: signature[..].try_into().expect("64 bytes") };
+        let signed =
+            SignedKey { id: 1, public: public(&signed), signature: signature[..].try_into().expect("64 bytes") };
         KeyBundle::new(7, public(&identity), signed).expect("valid bundle")
     }
 

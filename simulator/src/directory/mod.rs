@@ -115,7 +115,11 @@ impl Account {
 
     /// The address of one of the account's devices, in the LID namespace if `server` is one, else by phone number.
     pub(crate) fn jid(&self, server: Server, device: u16) -> Jid {
-        if server.is_lid_family() { Jid::lid_device(self.lid.as_str(), device) } else { Jid::pn_device(self.phone.as_str(), device) }
+        if server.is_lid_family() {
+            Jid::lid_device(self.lid.as_str(), device)
+        } else {
+            Jid::pn_device(self.phone.as_str(), device)
+        }
     }
 
     /// The account's own address without a device.
@@ -132,7 +136,10 @@ impl Account {
     }
 
     /// Adds or removes companions and signs the key index list anew. `change` says whether anything changed.
-    pub(crate) fn change_companions<T>(&self, change: impl FnOnce(&mut BTreeMap<u16, Companion>) -> T) -> Result<T, CurveError> {
+    pub(crate) fn change_companions<T>(
+        &self,
+        change: impl FnOnce(&mut BTreeMap<u16, Companion>) -> T,
+    ) -> Result<T, CurveError> {
         let outcome = change(&mut self.state().companions);
         self.sign_key_index_list()?;
         Ok(outcome)

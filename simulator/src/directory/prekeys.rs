@@ -19,7 +19,13 @@ pub(crate) struct EncryptAnswer {
 }
 
 /// Answers an `encrypt` request of a logged-in device.
-pub(crate) fn answer_encrypt(network: &Network, account: &Account, device: u16, id: &str, request: &NodeRef<'_>) -> Result<EncryptAnswer, EndReason> {
+pub(crate) fn answer_encrypt(
+    network: &Network,
+    account: &Account,
+    device: u16,
+    id: &str,
+    request: &NodeRef<'_>,
+) -> Result<EncryptAnswer, EndReason> {
     let answer = |reply| Ok(EncryptAnswer { reply, uploaded: false });
     if let Some(fetch) = request.get_optional_child("key") {
         return answer(fetch_bundles(network, id, fetch)?);
@@ -92,18 +98,26 @@ fn bundle_node(network: &Network, jid: &Jid) -> Node {
         let mut state = account.state();
         let companion = state.companions.get_mut(&jid.device)?;
         let one_time = companion.keys.take_one_time();
-        let mut nodes = bundle_children(companion.keys.registration_id, &companion.keys.identity, &companion.keys.signed, one_time);
+        let mut nodes =
+            bundle_children(companion.keys.registration_id, &companion.keys.identity, &companion.keys.signed, one_time);
         nodes.push(NodeBuilder::new("device-identity").bytes(companion.device_identity.clone()).build());
         Some(nodes)
     });
     match content {
         Some(nodes) => user.children(nodes).build(),
-        None => user.children([NodeBuilder::new("error").attr("code", "406").attr("text", "not-acceptable").build()]).build(),
+        None => user
+            .children([NodeBuilder::new("error").attr("code", "406").attr("text", "not-acceptable").build()])
+            .build(),
     }
 }
 
 /// The children of a `<user>` in a bundle answer.
-pub(crate) fn bundle_children(registration_id: u32, identity: &[u8; 32], signed: &SignedKey, one_time: Option<(u32, [u8; 32])>) -> Vec<Node> {
+pub(crate) fn bundle_children(
+    registration_id: u32,
+    identity: &[u8; 32],
+    signed: &SignedKey,
+    one_time: Option<(u32, [u8; 32])>,
+) -> Vec<Node> {
     let mut nodes = vec![
         NodeBuilder::new("registration").bytes(registration_id.to_be_bytes()).build(),
         NodeBuilder::new("type").bytes([5]).build(),
@@ -111,7 +125,9 @@ pub(crate) fn bundle_children(registration_id: u32, identity: &[u8; 32], signed:
         signed_key_node(signed),
     ];
     if let Some((id, public)) = one_time {
-        nodes.push(NodeBuilder::new("key").children([id_node(id), NodeBuilder::new("value").bytes(public).build()]).build());
+        nodes.push(
+            NodeBuilder::new("key").children([id_node(id), NodeBuilder::new("value").bytes(public).build()]).build(),
+        );
     }
     nodes
 }

@@ -80,7 +80,10 @@ fn devices_node(account: &Account) -> Node {
     let (signed_list, timestamp) = account.key_index_list();
     let mut devices = vec![NodeBuilder::new("device").attr("id", "0").build()];
     devices.extend(account.state().companions.values().map(|companion| {
-        NodeBuilder::new("device").attr("id", companion.device.to_string()).attr("key-index", companion.key_index.to_string()).build()
+        NodeBuilder::new("device")
+            .attr("id", companion.device.to_string())
+            .attr("key-index", companion.key_index.to_string())
+            .build()
     }));
     NodeBuilder::new("devices")
         .children([

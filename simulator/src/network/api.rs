@@ -3,14 +3,18 @@
 use std::sync::Arc;
 
 use dashmap::Entry;
-use serde::Deserialize;
 use wacore_binary::{Jid, Server};
 
-use super::{CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, PhoneView, ScanResult, message_id};
+use super::{
+    AcceptedQuery, CompanionView, ConnectionView, EndedView, Fault, Health, Network, NetworkError, NewPhone,
+    PhoneSettings, PhoneView, ScanResult, TextOrder, message_id,
+};
 use crate::accepted::{AcceptedEntry, AcceptedSummary};
 use crate::connection::{Command, stream_error, stream_error_removed, stream_error_replaced};
 use crate::directory::Account;
-use crate::phone::{NewMessage, ReceivedMessage, ReceivedReceipt, SealedText, mark_read, signal_address, write_messages};
+use crate::phone::{
+    NewMessage, ReceivedMessage, ReceivedReceipt, SealedText, mark_read, signal_address, write_messages,
+};
 use crate::wire::EndReason;
 use crate::{lock, login, pairing};
 
@@ -18,85 +22,6 @@ use crate::{lock, login, pairing};
 const MAX_TEXTS: usize = 10_000;
 /// The longest text, in bytes; WhatsApp's limit is 65,536 characters.
 const MAX_TEXT: usize = 65_536;
-
-/// A phone to create. All fields are optional.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct NewPhone {
-    /// The number, digits only; a free one from 1555 0 on if absent.
-    pub phone: Option<String>,
-    /// The name shown to others.
-    pub push_name: Option<String>,
-    /// Mark as read what arrives.
-    #[serde(default)]
-    pub auto_read: bool,
-    /// Answer every text from a companion device with this.
-    pub auto_reply: Option<String>,
-}
-
-/// Changes to a phone; what is absent stays, and an empty `auto_reply` turns it off.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PhoneSettings {
-    /// Mark as read what arrives.
-    pub auto_read: Option<bool>,
-    /// Answer every text from a companion device with this.
-    pub auto_reply: Option<String>,
-}
-
-/// Texts to write.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct TextOrder {
-    /// The recipient's number.
-    pub to: String,
-    /// The text; with `count` above 1, " #n" is appended.
-    pub text: String,
-    /// The message id, for a single text; a random one if absent.
-    pub id: Option<String>,
-    /// How many to write, 1 if absent.
-    pub count: Option<usize>,
-    /// Address the recipient by LID instead of by number.
-    #[serde(default)]
-    pub by_lid: bool,
-}
-
-/// Which accepted messages to show, newest last.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AcceptedQuery {
-    /// Only those of this device.
-    pub sender: Option<String>,
-    /// Only those with this id.
-    pub id: Option<String>,
-    /// At most this many, the newest; 1,000 if absent.
-    pub limit: Option<usize>,
-}
-
-/// What to do to a device's connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    /// `<stream:error code=401>` with `<conflict type=device_removed>`, without unlinking.
-    #[serde(rename = "stream_error_401")]
-    StreamError401,
-    /// `<stream:error>` with `<conflict type=replaced>`.
-    Conflict,
-    /// `<stream:error code=515>`: restart.
-    #[serde(rename = "stream_error_515")]
-    StreamError515,
-    /// `<stream:error code=503>`: service unavailable.
-    #[serde(rename = "stream_error_503")]
-    StreamError503,
-    /// A close frame.
-    Close,
-    /// The TCP stream ends without a close frame.
-    Eof,
-    /// Accept what it sends, deliver nothing to it.
-    Hold,
-    /// Deliver again.
-    Release,
-}
 
 impl Network {
     /// Creates a phone. A number that exists already is returned with the new settings.
@@ -107,7 +32,10 @@ impl Network {
         let account = match &new.phone {
             Some(phone) => self.create_account(phone.clone(), new.push_name.as_deref())?.0,
             None => loop {
-                let (account, created) = self.create_account(format!("1555{:07}", rand::random_range(0..10_000_000)), new.push_name.as_deref())?;
+                let (account, created) = self.create_account(
+                    format!("1555{:07}", rand::random_range(0..10_000_000)),
+                    new.push_name.as_deref(),
+                )?;
                 if created {
                     break account;
                 }
@@ -122,7 +50,10 @@ impl Network {
     }
 
     fn create_account(&self, phone: String, push_name: Option<&str>) -> Result<(Arc<Account>, bool), NetworkError> {
-        if !(5..=15).contains(&phone.len()) || !phone.bytes().all(|byte| byte.is_ascii_digit()) || phone.starts_with('0') {
+        if !(5..=15).contains(&phone.len())
+            || !phone.bytes().all(|byte| byte.is_ascii_digit())
+            || phone.starts_with('0')
+        {
             return Err(NetworkError::InvalidPhone);
         }
         let number = self.inner.next_alias.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -130,10 +61,12 @@ impl Network {
             Entry::Occupied(existing) => Ok((Arc::clone(existing.get()), false)),
             Entry::Vacant(vacant) => {
                 // LIDs are 15 digits and unrelated to the number.
-                let lid = (100_000_000_000_000 + rand::random_range(0..1_000_000_000) * 100_000 + number % 100_000).to_string();
+                let lid = (100_000_000_000_000 + rand::random_range(0..1_000_000_000) * 100_000 + number % 100_000)
+                    .to_string();
                 let phone = vacant.key().clone();
                 let push_name = push_name.map_or_else(|| format!("Phone {number}"), str::to_owned);
-                let account = Account::create(phone, lid.clone(), format!("a{number}"), push_name).map_err(|_| NetworkError::Internal("making keys"))?;
+                let account = Account::create(phone, lid.clone(), format!("a{number}"), push_name)
+                    .map_err(|_| NetworkError::Internal("making keys"))?;
                 let account = Arc::new(account);
                 self.inner.by_lid.insert(lid, Arc::clone(&account));
                 vacant.insert(Arc::clone(&account));
@@ -156,7 +89,10 @@ impl Network {
     pub async fn scan(&self, phone: &str, qr: &str) -> Result<ScanResult, NetworkError> {
         let account = self.phone(phone)?;
         let device = pairing::scan(self, &account, qr).await?;
-        Ok(ScanResult { jid: account.jid(Server::Pn, device).to_string(), lid: account.jid(Server::Lid, device).to_string() })
+        Ok(ScanResult {
+            jid: account.jid(Server::Pn, device).to_string(),
+            lid: account.jid(Server::Lid, device).to_string(),
+        })
     }
 
     /// Writes texts from a phone to every device of the recipient; returns their ids. They are in the mailboxes then.
@@ -191,10 +127,19 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::UnknownPhone`].
-    pub async fn messages(&self, phone: &str, from: Option<&str>, limit: Option<usize>) -> Result<Vec<ReceivedMessage>, NetworkError> {
+    pub async fn messages(
+        &self,
+        phone: &str,
+        from: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<Vec<ReceivedMessage>, NetworkError> {
         let account = self.phone(phone)?;
         let handset = account.handset();
-        let newest = handset.received().rev().filter(|message| from.is_none_or(|from| message.from == from)).take(limit.unwrap_or(usize::MAX));
+        let newest = handset
+            .received()
+            .rev()
+            .filter(|message| from.is_none_or(|from| message.from == from))
+            .take(limit.unwrap_or(usize::MAX));
         let mut messages: Vec<ReceivedMessage> = newest.cloned().collect();
         messages.reverse();
         Ok(messages)
@@ -204,10 +149,19 @@ impl Network {
     ///
     /// # Errors
     /// [`NetworkError::UnknownPhone`].
-    pub async fn receipts(&self, phone: &str, id: Option<&str>, limit: Option<usize>) -> Result<Vec<ReceivedReceipt>, NetworkError> {
+    pub async fn receipts(
+        &self,
+        phone: &str,
+        id: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<Vec<ReceivedReceipt>, NetworkError> {
         let account = self.phone(phone)?;
         let handset = account.handset();
-        let newest = handset.receipts().rev().filter(|receipt| id.is_none_or(|id| receipt.id == id)).take(limit.unwrap_or(usize::MAX));
+        let newest = handset
+            .receipts()
+            .rev()
+            .filter(|receipt| id.is_none_or(|id| receipt.id == id))
+            .take(limit.unwrap_or(usize::MAX));
         let mut receipts: Vec<ReceivedReceipt> = newest.cloned().collect();
         receipts.reverse();
         Ok(receipts)
@@ -263,7 +217,8 @@ impl Network {
         for account in self.all_accounts() {
             let log = account.accepted();
             entries.extend(log.entries().map(|message| message.view()).filter(|entry| {
-                query.sender.as_ref().is_none_or(|sender| *sender == entry.device) && query.id.as_ref().is_none_or(|id| *id == entry.id)
+                query.sender.as_ref().is_none_or(|sender| *sender == entry.device)
+                    && query.id.as_ref().is_none_or(|id| *id == entry.id)
             }));
         }
         entries.sort_by_key(|entry| entry.at);
@@ -313,7 +268,10 @@ impl Network {
             Fault::Eof => (None, "eof", false),
         };
         let link = companion.link.as_ref().ok_or(NetworkError::NotConnected)?;
-        login::end(&link.commands, Command::End { stanza, reason: EndReason::Fault(name), close });
+        login::end(
+            &link.commands,
+            Command::End { stanza: stanza.map(Box::new), reason: EndReason::Fault(name), close },
+        );
         Ok(())
     }
 
@@ -325,7 +283,12 @@ impl Network {
             .iter()
             .map(|record| {
                 let shown = record.shown();
-                ConnectionView { jid: shown.jid, state: shown.state.to_owned(), pattern: shown.pattern.map(str::to_owned), since: record.since }
+                ConnectionView {
+                    jid: shown.jid,
+                    state: shown.state.to_owned(),
+                    pattern: shown.pattern.map(str::to_owned),
+                    since: record.since,
+                }
             })
             .collect();
         connections.sort_by_key(|connection| connection.since);
@@ -360,7 +323,13 @@ impl Network {
     ///
     /// # Errors
     /// If the phone or the sending device is unknown.
-    pub async fn could_open(&self, phone: &str, sender: &str, kind: &str, ciphertext: &[u8]) -> Result<bool, NetworkError> {
+    pub async fn could_open(
+        &self,
+        phone: &str,
+        sender: &str,
+        kind: &str,
+        ciphertext: &[u8],
+    ) -> Result<bool, NetworkError> {
         let account = self.phone(phone)?;
         let (author, device) = self.device(sender)?;
         let sealed = SealedText { kind: kind.to_owned(), ciphertext: ciphertext.to_vec() };

@@ -63,12 +63,19 @@ pub(crate) struct References {
 
 impl References {
     /// Opens the references.
-    pub(crate) fn open(network: &Network, noise_public: [u8; 32], identity: [u8; 32], commands: &mpsc::Sender<Command>) -> Self {
+    pub(crate) fn open(
+        network: &Network,
+        noise_public: [u8; 32],
+        identity: [u8; 32],
+        commands: &mpsc::Sender<Command>,
+    ) -> Self {
         let mut names = Vec::with_capacity(REFERENCES);
         let mut expires = Instant::now() + network.config().first_ref_ttl;
         for _ in 0..REFERENCES {
             let name = format!("2@{}", BASE64_STANDARD.encode(rand::random::<[u8; 48]>()));
-            network.references().insert(name.clone(), OpenReference { noise_public, identity, expires, commands: commands.clone() });
+            network
+                .references()
+                .insert(name.clone(), OpenReference { noise_public, identity, expires, commands: commands.clone() });
             names.push(name);
             expires += network.config().ref_ttl;
         }
@@ -113,7 +120,8 @@ pub(crate) async fn scan(network: &Network, account: &Arc<Account>, qr: &str) ->
         return Err(NetworkError::MalformedQr);
     }
     let device = account.reserve_device();
-    let wrapped_identity = sign_companion(account, device, &code).map_err(|_| NetworkError::Internal("signing the device identity"))?;
+    let wrapped_identity =
+        sign_companion(account, device, &code).map_err(|_| NetworkError::Internal("signing the device identity"))?;
     let (done, outcome) = oneshot::channel();
     let order = ScanOrder { account: Arc::clone(account), device, wrapped_identity, done };
     open.commands.try_send(Command::Scanned(Box::new(order))).map_err(|_| NetworkError::UnknownQr)?;
@@ -171,7 +179,10 @@ pub(crate) fn pair_success(order: &ScanOrder) -> Node {
     let content = NodeBuilder::new("pair-success")
         .children([
             NodeBuilder::new("device-identity").bytes(order.wrapped_identity.clone()).build(),
-            NodeBuilder::new("device").attr("jid", account.jid(Server::Pn, order.device)).attr("lid", account.jid(Server::Lid, order.device)).build(),
+            NodeBuilder::new("device")
+                .attr("jid", account.jid(Server::Pn, order.device))
+                .attr("lid", account.jid(Server::Lid, order.device))
+                .build(),
             NodeBuilder::new("platform").attr("name", "android").build(),
         ])
         .build();
@@ -179,7 +190,12 @@ pub(crate) fn pair_success(order: &ScanOrder) -> Node {
 }
 
 /// Checks the companion's answer and makes it a device of the account.
-pub(crate) fn complete(order: &ScanOrder, noise_public: [u8; 32], keys: KeyBundle, answer: &NodeRef<'_>) -> Result<(), EndReason> {
+pub(crate) fn complete(
+    order: &ScanOrder,
+    noise_public: [u8; 32],
+    keys: KeyBundle,
+    answer: &NodeRef<'_>,
+) -> Result<(), EndReason> {
     let signed = answer
         .get_optional_child("pair-device-sign")
         .and_then(|sign| sign.get_optional_child("device-identity"))
@@ -198,12 +214,16 @@ pub(crate) fn complete(order: &ScanOrder, noise_public: [u8; 32], keys: KeyBundl
         app_state_key_shared: false,
         link: None,
     };
-    order.account.change_companions(|companions| companions.insert(order.device, companion)).map_err(|_| EndReason::PairingFailed)?;
+    order
+        .account
+        .change_companions(|companions| companions.insert(order.device, companion))
+        .map_err(|_| EndReason::PairingFailed)?;
     Ok(())
 }
 
 /// A valid chain is not enough: it must be the one this phone signed.
 fn is_ours(order: &ScanOrder, signed: &[u8]) -> bool {
-    waproto::codec::adv_signed_device_identity_decode(signed)
-        .is_ok_and(|identity| identity.account_signature_key.as_deref() == Some(order.account.primary.identity_public()))
+    waproto::codec::adv_signed_device_identity_decode(signed).is_ok_and(|identity| {
+        identity.account_signature_key.as_deref() == Some(order.account.primary.identity_public())
+    })
 }

@@ -17,7 +17,8 @@ use wacore_binary::{Node, NodeRef};
 use waproto::buffa::MessageField;
 use waproto::whatsapp::message::protocol_message::Type;
 use waproto::whatsapp::message::{
-    AppStateSyncKey, AppStateSyncKeyData, AppStateSyncKeyFingerprint, AppStateSyncKeyId, AppStateSyncKeyShare, ProtocolMessage,
+    AppStateSyncKey, AppStateSyncKeyData, AppStateSyncKeyFingerprint, AppStateSyncKeyId, AppStateSyncKeyShare,
+    ProtocolMessage,
 };
 use waproto::whatsapp::sync_action_value::PushNameSetting;
 use waproto::whatsapp::syncd_mutation::SyncdOperation;
@@ -115,7 +116,12 @@ pub(crate) fn share_app_state_key(network: &Network, account: &Arc<Account>, dev
 }
 
 /// Answers `w:sync:app:state`: hands out patches, takes new ones, tells the account's other companions.
-pub(crate) fn answer_app_state(account: &Arc<Account>, device: u16, id: &str, request: &NodeRef<'_>) -> Result<Node, EndReason> {
+pub(crate) fn answer_app_state(
+    account: &Arc<Account>,
+    device: u16,
+    id: &str,
+    request: &NodeRef<'_>,
+) -> Result<Node, EndReason> {
     let sync = request.get_optional_child("sync").ok_or(EndReason::MalformedStanza("sync"))?;
     let mut answers = Vec::with_capacity(children(sync).len());
     let mut state = account.state();
@@ -141,20 +147,33 @@ pub(crate) fn answer_app_state(account: &Arc<Account>, device: u16, id: &str, re
 impl AppStateCollection {
     fn hand_out(&self, name: &str, base: usize) -> Node {
         let version = self.patches.len();
-        let patches: Vec<Node> =
-            self.patches.iter().skip(base).take(PATCHES_PER_ANSWER).map(|patch| NodeBuilder::new("patch").bytes(patch.clone()).build()).collect();
+        let patches: Vec<Node> = self
+            .patches
+            .iter()
+            .skip(base)
+            .take(PATCHES_PER_ANSWER)
+            .map(|patch| NodeBuilder::new("patch").bytes(patch.clone()).build())
+            .collect();
         let more = base + patches.len() < version;
         let answer = NodeBuilder::new("collection")
             .attr("name", name)
             .attr("version", (base.max(version.min(base + patches.len()))).to_string())
             .attr("has_more_patches", if more { "true" } else { "false" });
-        if patches.is_empty() { answer.build() } else { answer.children([NodeBuilder::new("patches").children(patches).build()]).build() }
+        if patches.is_empty() {
+            answer.build()
+        } else {
+            answer.children([NodeBuilder::new("patches").children(patches).build()]).build()
+        }
     }
 
     fn take(&mut self, name: &str, base: usize, patch: &[u8]) -> Result<Node, EndReason> {
         if base != self.patches.len() || base >= MAX_PATCHES {
             let error = NodeBuilder::new("error").attr("code", "409").attr("text", "conflict").build();
-            return Ok(NodeBuilder::new("collection").attr("name", name).attr("type", "error").children([error]).build());
+            return Ok(NodeBuilder::new("collection")
+                .attr("name", name)
+                .attr("type", "error")
+                .children([error])
+                .build());
         }
         let mut patch = waproto::codec::syncd_patch_decode(patch).map_err(|_| EndReason::MalformedStanza("patch"))?;
         let version = base + 1;

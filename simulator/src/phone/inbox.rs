@@ -108,14 +108,17 @@ fn take_message(network: &Network, account: &Arc<Account>, incoming: &IncomingMe
             accepted.decrypted_by(name.clone());
         }
         if incoming.peer {
-            if message.protocol_message.as_option().is_some_and(|protocol| protocol.app_state_sync_key_request.is_set()) {
+            if message.protocol_message.as_option().is_some_and(|protocol| protocol.app_state_sync_key_request.is_set())
+            {
                 share_app_state_key(network, account, incoming.sender_device)?;
             }
             continue;
         }
         let text = text_of(&message);
         let chat = match (&incoming.recipient, own) {
-            (Some(chat), true) => network.resolve(chat).map_or_else(|| chat.user.to_string(), |chat| chat.phone.clone()),
+            (Some(chat), true) => {
+                network.resolve(chat).map_or_else(|| chat.user.to_string(), |chat| chat.phone.clone())
+            }
             _ => incoming.sender.phone.clone(),
         };
         account.handset().remember_received(ReceivedMessage {
@@ -136,9 +139,15 @@ fn take_message(network: &Network, account: &Arc<Account>, incoming: &IncomingMe
 }
 
 /// Delivery receipt, then what the phone was told to do.
-fn react(network: &Network, account: &Arc<Account>, incoming: &IncomingMessage, is_text: bool) -> Result<(), PhoneError> {
+fn react(
+    network: &Network,
+    account: &Arc<Account>,
+    incoming: &IncomingMessage,
+    is_text: bool,
+) -> Result<(), PhoneError> {
     let ids = [incoming.id.clone()];
-    let receipt = |kind| PhoneReceipt { reader: account, sender: &incoming.sender, server: incoming.server, kind, ids: &ids };
+    let receipt =
+        |kind| PhoneReceipt { reader: account, sender: &incoming.sender, server: incoming.server, kind, ids: &ids };
     send_phone_receipt(network, &receipt(None));
     let (auto_read, auto_reply) = {
         let state = account.state();
@@ -152,7 +161,13 @@ fn react(network: &Network, account: &Arc<Account>, incoming: &IncomingMessage, 
         && is_text
         && incoming.sender_device != 0
     {
-        write_messages(network, account, &incoming.sender, incoming.server, vec![NewMessage::text(message_id(), reply)])?;
+        write_messages(
+            network,
+            account,
+            &incoming.sender,
+            incoming.server,
+            vec![NewMessage::text(message_id(), reply)],
+        )?;
     }
     Ok(())
 }
@@ -196,5 +211,8 @@ fn parse(padded: &[u8]) -> Result<Message, PhoneError> {
 /// The text of a message, or of the one a companion reports having sent.
 fn text_of(message: &Message) -> Option<String> {
     let message = message.device_sent_message.as_option().and_then(|sent| sent.message.as_option()).unwrap_or(message);
-    message.conversation.clone().or_else(|| message.extended_text_message.as_option().and_then(|extended| extended.text.clone()))
+    message
+        .conversation
+        .clone()
+        .or_else(|| message.extended_text_message.as_option().and_then(|extended| extended.text.clone()))
 }

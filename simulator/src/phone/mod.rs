@@ -18,8 +18,8 @@ use std::sync::Arc;
 use serde::Serialize;
 use wacore_binary::Server;
 use wacore_libsignal::protocol::{
-    CiphertextMessage, CurveError, PreKeyBundle, PreKeySignalMessage, ProtocolAddress, SignalMessage, SignalProtocolError, message_decrypt,
-    message_encrypt, process_prekey_bundle, UsePQRatchet,
+    CiphertextMessage, CurveError, PreKeyBundle, PreKeySignalMessage, ProtocolAddress, SignalMessage,
+    SignalProtocolError, UsePQRatchet, message_decrypt, message_encrypt, process_prekey_bundle,
 };
 use waproto::whatsapp::Message;
 
@@ -28,7 +28,7 @@ use app_state::AppStateKey;
 use signal_store::{Identities, PreKeys, Sessions, now};
 
 pub(crate) use app_state::{AppStateCollection, answer_app_state, share_app_state_key};
-pub(crate) use inbox::{IncomingMessage, IncomingReceipt, InboxItem, SealedText, mark_read, process_inbox};
+pub(crate) use inbox::{InboxItem, IncomingMessage, IncomingReceipt, SealedText, mark_read, process_inbox};
 pub(crate) use signal_store::PrimaryKeys;
 pub(crate) use writing::{NewMessage, write_messages};
 
@@ -171,9 +171,18 @@ impl Handset {
     ) -> Result<Option<SealedText>, PhoneError> {
         let mut identities = Identities { keys, known: &mut self.identities };
         if !self.sessions.contains(address) {
-            let Some(bundle) = bundle()? else { return Ok(None) };
+            let Some(bundle) = bundle()? else {
+                return Ok(None);
+            };
             let mut rng = rand::rng();
-            now(process_prekey_bundle(address, &mut self.sessions, &mut identities, &bundle, &mut rng, UsePQRatchet::No))??;
+            now(process_prekey_bundle(
+                address,
+                &mut self.sessions,
+                &mut identities,
+                &bundle,
+                &mut rng,
+                UsePQRatchet::No,
+            ))??;
         }
         let sealed = now(message_encrypt(plaintext, address, &mut self.sessions, &mut identities))??;
         let kind = match &sealed {
@@ -184,7 +193,12 @@ impl Handset {
     }
 
     /// Decrypts what one device sent and spends the one-time key it used.
-    fn open(&mut self, keys: &PrimaryKeys, address: &ProtocolAddress, sealed: &SealedText) -> Result<Vec<u8>, PhoneError> {
+    fn open(
+        &mut self,
+        keys: &PrimaryKeys,
+        address: &ProtocolAddress,
+        sealed: &SealedText,
+    ) -> Result<Vec<u8>, PhoneError> {
         let opened = decrypt(&mut self.sessions, &mut self.identities, keys, address, sealed)?;
         if let Some(id) = opened.consumed_prekey_id {
             keys.spend(id.into());
@@ -213,7 +227,16 @@ fn decrypt(
     let mut pre_keys = PreKeys(keys);
     let signed = PreKeys(keys);
     let mut rng = rand::rng();
-    Ok(now(message_decrypt(&message, address, sessions, &mut identities, &mut pre_keys, &signed, &mut rng, UsePQRatchet::No))??)
+    Ok(now(message_decrypt(
+        &message,
+        address,
+        sessions,
+        &mut identities,
+        &mut pre_keys,
+        &signed,
+        &mut rng,
+        UsePQRatchet::No,
+    ))??)
 }
 
 /// How a device is called in a phone's Signal store: by alias, because libraries log addresses.

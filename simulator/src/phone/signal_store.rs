@@ -10,9 +10,9 @@ use async_trait::async_trait;
 use futures_util::FutureExt as _;
 use wacore_binary::Node;
 use wacore_libsignal::protocol::{
-    CurveError, Direction, GenericSignedPreKey as _, IdentityChange, IdentityKey, IdentityKeyPair, IdentityKeyStore, KeyPair, PreKeyBundle, PreKeyId,
-    PreKeyRecord, PreKeyStore, ProtocolAddress, SessionRecord, SessionStore, SignalProtocolError, SignedPreKeyId, SignedPreKeyRecord,
-    SignedPreKeyStore, Timestamp,
+    CurveError, Direction, GenericSignedPreKey as _, IdentityChange, IdentityKey, IdentityKeyPair, IdentityKeyStore,
+    KeyPair, PreKeyBundle, PreKeyId, PreKeyRecord, PreKeyStore, ProtocolAddress, SessionRecord, SessionStore,
+    SignalProtocolError, SignedPreKeyId, SignedPreKeyRecord, SignedPreKeyStore, Timestamp,
 };
 
 use super::PhoneError;
@@ -49,7 +49,13 @@ impl PrimaryKeys {
         let signed = KeyPair::generate(&mut rng);
         let signature = identity.private_key().calculate_signature(&signed.public_key.serialize(), &mut rng)?;
         let registration_id = rand::random::<u32>() % 0x3fff + 1;
-        Ok(Self { identity, registration_id, signed, signature, one_time: Mutex::new(OneTimeKeys { next: 1, handed_out: HashMap::new() }) })
+        Ok(Self {
+            identity,
+            registration_id,
+            signed,
+            signature,
+            one_time: Mutex::new(OneTimeKeys { next: 1, handed_out: HashMap::new() }),
+        })
     }
 
     /// XEdDSA with the account's identity key.
@@ -158,7 +164,12 @@ impl IdentityKeyStore for Identities<'_> {
         Ok(IdentityChange::from_changed(before.is_some_and(|before| before != *identity)))
     }
 
-    async fn is_trusted_identity(&self, address: &ProtocolAddress, identity: &IdentityKey, _direction: Direction) -> Result<bool> {
+    async fn is_trusted_identity(
+        &self,
+        address: &ProtocolAddress,
+        identity: &IdentityKey,
+        _direction: Direction,
+    ) -> Result<bool> {
         Ok(self.known.get(address.as_str()).is_none_or(|known| known == identity))
     }
 
@@ -173,7 +184,11 @@ pub(super) struct PreKeys<'a>(pub(super) &'a PrimaryKeys);
 #[async_trait]
 impl PreKeyStore for PreKeys<'_> {
     async fn get_pre_key(&self, id: PreKeyId) -> Result<PreKeyRecord> {
-        lock(&self.0.one_time).handed_out.get(&id.into()).map(|key| PreKeyRecord::new(id, key)).ok_or(SignalProtocolError::InvalidPreKeyId)
+        lock(&self.0.one_time)
+            .handed_out
+            .get(&id.into())
+            .map(|key| PreKeyRecord::new(id, key))
+            .ok_or(SignalProtocolError::InvalidPreKeyId)
     }
 
     async fn save_pre_key(&mut self, id: PreKeyId, record: &PreKeyRecord) -> Result<()> {

@@ -35,7 +35,13 @@ impl NewMessage {
 }
 
 /// Writes messages to a chat, in order. Returns when all are in the mailboxes of all devices.
-pub(crate) fn write_messages(network: &Network, author: &Arc<Account>, to: &Arc<Account>, server: Server, messages: Vec<NewMessage>) -> Result<(), PhoneError> {
+pub(crate) fn write_messages(
+    network: &Network,
+    author: &Arc<Account>,
+    to: &Arc<Account>,
+    server: Server,
+    messages: Vec<NewMessage>,
+) -> Result<(), PhoneError> {
     let mut handset = author.handset();
     let own_chat = Arc::ptr_eq(author, to);
     let mut targets: Vec<(&Arc<Account>, u16)> = Vec::new();
@@ -46,29 +52,72 @@ pub(crate) fn write_messages(network: &Network, author: &Arc<Account>, to: &Arc<
     targets.extend(author.state().companions.keys().map(|device| (author, *device)));
     for new in messages {
         for (target, device) in &targets {
-            write_part(network, &mut handset, &Part { author, to, server, id: &new.id, message: &new.message, target, device: *device, peer: false })?;
+            write_part(
+                network,
+                &mut handset,
+                &Part { author, to, server, id: &new.id, message: &new.message, target, device: *device, peer: false },
+            )?;
         }
         handset.remember_sent(
             new.id,
-            SentMessage { to: Arc::clone(to), server, message: new.message, peer: false, retries: std::collections::HashMap::new() },
+            SentMessage {
+                to: Arc::clone(to),
+                server,
+                message: new.message,
+                peer: false,
+                retries: std::collections::HashMap::new(),
+            },
         );
     }
     Ok(())
 }
 
 /// Writes a protocol message to one of the phone's own companions.
-pub(super) fn write_peer_message(network: &Network, author: &Arc<Account>, device: u16, id: String, message: Message) -> Result<(), PhoneError> {
+pub(super) fn write_peer_message(
+    network: &Network,
+    author: &Arc<Account>,
+    device: u16,
+    id: String,
+    message: Message,
+) -> Result<(), PhoneError> {
     let mut handset = author.handset();
-    write_part(network, &mut handset, &Part { author, to: author, server: Server::Pn, id: &id, message: &message, target: author, device, peer: true })?;
-    let sent = SentMessage { to: Arc::clone(author), server: Server::Pn, message, peer: true, retries: std::collections::HashMap::new() };
+    write_part(
+        network,
+        &mut handset,
+        &Part {
+            author,
+            to: author,
+            server: Server::Pn,
+            id: &id,
+            message: &message,
+            target: author,
+            device,
+            peer: true,
+        },
+    )?;
+    let sent = SentMessage {
+        to: Arc::clone(author),
+        server: Server::Pn,
+        message,
+        peer: true,
+        retries: std::collections::HashMap::new(),
+    };
     handset.remember_sent(id, sent);
     Ok(())
 }
 
 /// Encrypts a message anew, in a new session, for the device that could not open it.
-pub(super) fn write_again(network: &Network, author: &Arc<Account>, id: &str, target: &Arc<Account>, device: u16) -> Result<(), PhoneError> {
+pub(super) fn write_again(
+    network: &Network,
+    author: &Arc<Account>,
+    id: &str,
+    target: &Arc<Account>,
+    device: u16,
+) -> Result<(), PhoneError> {
     let mut handset = author.handset();
-    let Some(sent) = handset.sent.get_mut(id) else { return Ok(()) };
+    let Some(sent) = handset.sent.get_mut(id) else {
+        return Ok(());
+    };
     let retries = sent.retries.entry((target.alias.clone(), device)).or_default();
     *retries += 1;
     if *retries > MAX_RETRIES {

@@ -68,7 +68,14 @@ impl Mailbox {
     }
 
     /// Appends a stanza.
-    pub(crate) fn push(&mut self, class: Class, id: String, sender: String, stanza: Node, accepted: Option<Arc<AcceptedMessage>>) {
+    pub(crate) fn push(
+        &mut self,
+        class: Class,
+        id: String,
+        sender: String,
+        stanza: Node,
+        accepted: Option<Arc<AcceptedMessage>>,
+    ) {
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.entries.push_back(Entry { sequence, class, id, sender, stanza, attempts: 0, accepted });
@@ -90,7 +97,9 @@ impl Mailbox {
 
     /// Whether anything before `end` is at or behind the cursor.
     pub(crate) fn has_undelivered(&self, cursor: u64, end: u64) -> bool {
-        self.entries.get(self.entries.partition_point(|entry| entry.sequence < cursor)).is_some_and(|entry| entry.sequence < end)
+        self.entries
+            .get(self.entries.partition_point(|entry| entry.sequence < cursor))
+            .is_some_and(|entry| entry.sequence < end)
     }
 
     /// Up to `limit` stanzas from `cursor` on and before `end`, and the cursor behind them. With `offline`, each carries the mark.
@@ -119,7 +128,10 @@ impl Mailbox {
     /// Removes the first delivered entry that the acknowledgement names. Says whether there was one, and what it carried.
     pub(crate) fn release(&mut self, named: &Release<'_>) -> Option<Option<Arc<AcceptedMessage>>> {
         let position = self.entries.iter().position(|entry| {
-            entry.attempts > 0 && entry.class == named.class && entry.id == named.id && named.sender.is_none_or(|sender| sender == entry.sender)
+            entry.attempts > 0
+                && entry.class == named.class
+                && entry.id == named.id
+                && named.sender.is_none_or(|sender| sender == entry.sender)
         })?;
         self.entries.remove(position).map(|entry| entry.accepted)
     }

@@ -13,7 +13,7 @@ use super::Class;
 use crate::accepted::{AcceptedEntry, AcceptedMessage, AcceptedPart};
 use crate::directory::Account;
 use crate::network::Network;
-use crate::phone::{IncomingMessage, InboxItem, SealedText};
+use crate::phone::{InboxItem, IncomingMessage, SealedText};
 use crate::wire::{EndReason, children, required};
 
 /// The most devices one message may address.
@@ -52,6 +52,12 @@ pub(crate) struct Delivery<'a> {
     pub(crate) accepted: Option<Arc<AcceptedMessage>>,
 }
 
+/// The addressed devices, and the hash of those that should have been addressed if they differ.
+struct Parts {
+    parts: Vec<Part>,
+    phash: Option<String>,
+}
+
 struct Part {
     target: Arc<Account>,
     device: u16,
@@ -60,19 +66,24 @@ struct Part {
 }
 
 /// Takes a message from a companion. `Err` means the stanza is malformed and the connection must end.
-pub(crate) fn accept_message(network: &Network, sender: &Arc<Account>, sender_device: u16, stanza: &NodeRef<'_>) -> Result<MessageAnswer, EndReason> {
+pub(crate) fn accept_message(
+    network: &Network,
+    sender: &Arc<Account>,
+    sender_device: u16,
+    stanza: &NodeRef<'_>,
+) -> Result<MessageAnswer, EndReason> {
     let id = required(stanza, "id")?;
     let stanza_type = required(stanza, "type")?;
     let to = stanza.get_attr("to").and_then(|to| to.to_jid()).ok_or(EndReason::MalformedStanza("to"))?;
-    let refuse = |error: &str| Ok(MessageAnswer { ack: ack(&id, &to, Some(error)), accepted: None });
+    let refuse = |error: &str| Ok(MessageAnswer { ack: ack(&id, &to, [("error", error)]), accepted: None });
     if !matches!(to.server, Server::Pn | Server::Lid) {
         return refuse("501");
     }
     let parts = read_parts(network, sender, sender_device, &to, stanza)?;
-    let Some(parts) = parts else {
+    let Some(Parts { parts, phash }) = parts else {
         return refuse("404");
     };
-    if parts.iter().any(|part| is_full(part)) {
+    if parts.iter().any(is_full) {
         return refuse("503");
     }
 
@@ -92,7 +103,8 @@ pub(crate) fn accept_message(network: &Network, sender: &Arc<Account>, sender_de
 
     let device_identity = stanza.get_optional_child("device-identity").and_then(|node| node.content_bytes());
     let edit = stanza.get_attr("edit").map(|edit| edit.as_str());
-    let extra: Vec<Node> = children(stanza).iter().filter(|child| FORWARDED.contains(&&*child.tag)).map(NodeRef::to_owned).collect();
+    let extra: Vec<Node> =
+        children(stanza).iter().filter(|child| FORWARDED.contains(&&*child.tag)).map(NodeRef::to_owned).collect();
     for part in parts {
         let own = Arc::ptr_eq(&part.target, sender) && category.is_none();
         deliver(
@@ -115,40 +127,71 @@ pub(crate) fn accept_message(network: &Network, sender: &Arc<Account>, sender_de
             },
         );
     }
-    Ok(MessageAnswer { ack: ack(&id, &to, None), accepted: Some(accepted) })
+    Ok(MessageAnswer { ack: ack(&id, &to, phash.as_deref().map(|phash| ("phash", phash))), accepted: Some(accepted) })
 }
 
-/// Reads the addressed devices. `Ok(None)`: the chat doesn't exist. Devices that are gone are left out, as on the real
-/// network, which tells the sender by `phash` that its device list is stale.
-fn read_parts(network: &Network, sender: &Arc<Account>, sender_device: u16, to: &Jid, stanza: &NodeRef<'_>) -> Result<Option<Vec<Part>>, EndReason> {
+/// Reads the addressed devices. `Ok(None)`: the chat doesn't exist. Devices that are gone are left out.
+fn read_parts(
+    network: &Network,
+    sender: &Arc<Account>,
+    sender_device: u16,
+    to: &Jid,
+    stanza: &NodeRef<'_>,
+) -> Result<Option<Parts>, EndReason> {
     let Some(chat) = network.resolve(to) else {
         return Ok(None);
     };
-    let mut named: Vec<(Jid, Vec<Node>)> = Vec::new();
-    if let Some(participants) = stanza.get_optional_child("participants") {
-        if children(participants).len() > MAX_PARTS {
-            return Err(EndReason::MalformedStanza("participants"));
-        }
-        for participant in children(participants) {
-            let jid = participant.get_attr("jid").and_then(|jid| jid.to_jid()).ok_or(EndReason::MalformedStanza("participants"))?;
-            named.push((jid, sealed_nodes(participant)?));
-        }
-    } else {
-        named.push((to.clone(), sealed_nodes(stanza)?));
+    let Some(participants) = stanza.get_optional_child("participants") else {
+        let part = Part { target: chat, device: to.device, server: to.server, sealed: sealed_nodes(stanza)? };
+        return Ok(Some(Parts { parts: vec![part], phash: None }));
+    };
+    if children(participants).len() > MAX_PARTS {
+        return Err(EndReason::MalformedStanza("participants"));
     }
-    let mut parts = Vec::with_capacity(named.len());
-    for (jid, sealed) in named {
+    let mut parts = Vec::with_capacity(children(participants).len());
+    for participant in children(participants) {
+        let jid = participant
+            .get_attr("jid")
+            .and_then(|jid| jid.to_jid())
+            .ok_or(EndReason::MalformedStanza("participants"))?;
         let target = network.resolve(&jid).ok_or(EndReason::MalformedStanza("participants"))?;
         let of_this_chat = Arc::ptr_eq(&target, &chat) || Arc::ptr_eq(&target, sender);
         let itself = Arc::ptr_eq(&target, sender) && jid.device == sender_device;
         if !of_this_chat || itself {
             return Err(EndReason::MalformedStanza("participants"));
         }
-        if jid.device == 0 || target.state().companions.contains_key(&jid.device) {
-            parts.push(Part { target, device: jid.device, server: jid.server, sealed });
-        }
+        parts.push(Part { target, device: jid.device, server: jid.server, sealed: sealed_nodes(participant)? });
     }
-    Ok(Some(parts))
+    let phash = stale_list_hash(&parts, &chat, sender, sender_device, to.server);
+    parts.retain(|part| part.device == 0 || part.target.state().companions.contains_key(&part.device));
+    Ok(Some(Parts { parts, phash }))
+}
+
+/// The hash over the devices that exist, if the sender addressed others: it then fetches the device lists again.
+fn stale_list_hash(
+    parts: &[Part],
+    chat: &Arc<Account>,
+    sender: &Arc<Account>,
+    sender_device: u16,
+    server: Server,
+) -> Option<String> {
+    let mut expected: Vec<Jid> = Vec::new();
+    let mut complete = true;
+    let own_chat = Arc::ptr_eq(chat, sender);
+    for account in [chat, sender].into_iter().take(if own_chat { 1 } else { 2 }) {
+        let named = || parts.iter().filter(|part| Arc::ptr_eq(&part.target, account));
+        let server = named().next().map_or(server, |part| part.server);
+        let mut devices: Vec<u16> = account.state().companions.keys().copied().collect();
+        devices.push(0);
+        devices.retain(|device| !(Arc::ptr_eq(account, sender) && *device == sender_device));
+        complete &=
+            named().count() == devices.len() && devices.iter().all(|device| named().any(|part| part.device == *device));
+        expected.extend(devices.into_iter().map(|device| account.jid(server, device)));
+    }
+    if complete {
+        return None;
+    }
+    wacore::messages::MessageUtils::participant_list_hash(&expected).ok()
 }
 
 fn sealed_nodes(node: &NodeRef<'_>) -> Result<Vec<Node>, EndReason> {
@@ -184,16 +227,14 @@ fn is_full(part: &Part) -> bool {
     part.target.state().companions.get(&part.device).is_some_and(|companion| companion.mailbox.is_full())
 }
 
-fn ack(id: &str, to: &Jid, error: Option<&str>) -> Node {
-    let ack = NodeBuilder::new("ack")
+fn ack<'a>(id: &str, to: &Jid, extra: impl IntoIterator<Item = (&'static str, &'a str)>) -> Node {
+    NodeBuilder::new("ack")
         .attr("class", "message")
         .attr("id", id)
         .attr("from", to)
-        .attr("t", crate::unix_seconds().to_string());
-    match error {
-        Some(error) => ack.attr("error", error).build(),
-        None => ack.build(),
-    }
+        .attr("t", crate::unix_seconds().to_string())
+        .attrs(extra)
+        .build()
 }
 
 /// Puts one device's part where the device finds it.
@@ -204,7 +245,12 @@ pub(crate) fn deliver(network: &Network, delivery: Delivery<'_>) {
             sender_device: delivery.sender_device,
             server: delivery.server,
             id: delivery.id.to_owned(),
-            sealed: delivery.sealed.iter().map(sealed_content).map(|(kind, ciphertext)| SealedText { kind, ciphertext }).collect(),
+            sealed: delivery
+                .sealed
+                .iter()
+                .map(sealed_content)
+                .map(|(kind, ciphertext)| SealedText { kind, ciphertext })
+                .collect(),
             recipient: delivery.recipient,
             peer: delivery.category.is_some(),
             accepted: delivery.accepted,
@@ -215,7 +261,13 @@ pub(crate) fn deliver(network: &Network, delivery: Delivery<'_>) {
     let stanza = received_form(&delivery);
     let mut state = delivery.target.state();
     if let Some(companion) = state.companions.get_mut(&delivery.target_device) {
-        companion.mailbox.push(Class::Message, delivery.id.to_owned(), delivery.sender.alias.clone(), stanza, delivery.accepted);
+        companion.mailbox.push(
+            Class::Message,
+            delivery.id.to_owned(),
+            delivery.sender.alias.clone(),
+            stanza,
+            delivery.accepted,
+        );
         companion.wake();
     }
 }

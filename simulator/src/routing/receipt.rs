@@ -32,7 +32,12 @@ pub(crate) struct PhoneReceipt<'a> {
 }
 
 /// Takes a receipt from a companion and returns its ack.
-pub(crate) fn accept_receipt(network: &Network, reader: &Arc<Account>, device: u16, stanza: &NodeRef<'_>) -> Result<Node, EndReason> {
+pub(crate) fn accept_receipt(
+    network: &Network,
+    reader: &Arc<Account>,
+    device: u16,
+    stanza: &NodeRef<'_>,
+) -> Result<Node, EndReason> {
     let id = required(stanza, "id")?;
     let to = stanza.get_attr("to").and_then(|to| to.to_jid()).ok_or(EndReason::MalformedStanza("to"))?;
     let kind = stanza.get_attr("type").map(|kind| kind.as_str());
@@ -60,7 +65,12 @@ pub(crate) fn accept_receipt(network: &Network, reader: &Arc<Account>, device: u
 }
 
 /// Releases what an `<ack>` from a companion names.
-pub(crate) fn release_acknowledged(network: &Network, account: &Account, device: u16, stanza: &NodeRef<'_>) -> Result<(), EndReason> {
+pub(crate) fn release_acknowledged(
+    network: &Network,
+    account: &Account,
+    device: u16,
+    stanza: &NodeRef<'_>,
+) -> Result<(), EndReason> {
     let id = required(stanza, "id")?;
     let class = Class::parse(&required(stanza, "class")?).ok_or(EndReason::MalformedStanza("class"))?;
     let sender = stanza.get_attr("to").and_then(|to| to.to_jid()).and_then(|to| network.resolve(&to));
@@ -76,7 +86,14 @@ pub(crate) fn release_acknowledged(network: &Network, account: &Account, device:
 
 /// Sends a phone's receipt to every device of the account that sent the messages.
 pub(crate) fn send_phone_receipt(network: &Network, receipt: &PhoneReceipt<'_>) {
-    let forward = Forward { reader: receipt.reader, device: 0, sender: receipt.sender, server: receipt.server, kind: receipt.kind, ids: receipt.ids };
+    let forward = Forward {
+        reader: receipt.reader,
+        device: 0,
+        sender: receipt.sender,
+        server: receipt.server,
+        kind: receipt.kind,
+        ids: receipt.ids,
+    };
     forward_to_account(network, &forward);
 }
 
@@ -96,7 +113,9 @@ fn receipt_ids(first: &str, stanza: &NodeRef<'_>) -> Result<Vec<String>, EndReas
 fn release(reader: &Account, device: u16, sender: Option<&Arc<Account>>, ids: &[String], retry: bool) {
     let name = reader.jid(Server::Pn, device).to_string();
     let mut state = reader.state();
-    let Some(companion) = state.companions.get_mut(&device) else { return };
+    let Some(companion) = state.companions.get_mut(&device) else {
+        return;
+    };
     for id in ids {
         let named = Release { class: Class::Message, id, sender: sender.map(|sender| sender.alias.as_str()) };
         if let Some(Some(accepted)) = companion.mailbox.release(&named)

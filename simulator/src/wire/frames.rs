@@ -82,12 +82,16 @@ impl FrameReader {
         head.extend_from_slice(bytes);
         let mut rest = head.as_slice();
         if rest.starts_with(b"ED") {
-            let Some((fixed, after)) = rest.split_at_checked(7) else { return Ok(()) };
+            let Some((fixed, after)) = rest.split_at_checked(7) else {
+                return Ok(());
+            };
             let length = usize::from(fixed[4]) << 16 | usize::from(fixed[5]) << 8 | usize::from(fixed[6]);
             if fixed[2..4] != [0, 1] || length > MAX_ROUTING_BLOB {
                 return Err(EndReason::BadPrologue);
             }
-            let Some((_, after)) = after.split_at_checked(length) else { return Ok(()) };
+            let Some((_, after)) = after.split_at_checked(length) else {
+                return Ok(());
+            };
             rest = after;
         }
         let Some((header, frames)) = rest.split_at_checked(WA_CONN_HEADER.len()) else {
@@ -144,7 +148,11 @@ impl FrameWriter {
     pub(crate) async fn close(&mut self, reason: EndReason) {
         let code = match reason {
             EndReason::Shutdown => CloseCode::Away,
-            EndReason::ClientClosed | EndReason::Paired | EndReason::Replaced | EndReason::DeviceRemoved | EndReason::Fault(_) => CloseCode::Normal,
+            EndReason::ClientClosed
+            | EndReason::Paired
+            | EndReason::Replaced
+            | EndReason::DeviceRemoved
+            | EndReason::Fault(_) => CloseCode::Normal,
             _ => CloseCode::Protocol,
         };
         let frame = Message::Close(Some(CloseFrame { code, reason: "".into() }));

@@ -21,7 +21,11 @@ pub(crate) fn required<'a>(node: &'a NodeRef<'_>, name: &'static str) -> Result<
 }
 
 /// The bytes inside a child, exactly `length` of them.
-pub(crate) fn child_bytes<'a>(node: &'a NodeRef<'_>, child: &'static str, length: usize) -> Result<&'a [u8], EndReason> {
+pub(crate) fn child_bytes<'a>(
+    node: &'a NodeRef<'_>,
+    child: &'static str,
+    length: usize,
+) -> Result<&'a [u8], EndReason> {
     node.get_optional_child(child)
         .and_then(|found| found.content_bytes())
         .filter(|bytes| bytes.len() == length)
