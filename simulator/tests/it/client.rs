@@ -130,6 +130,12 @@ impl Device {
         Self { url, store: Arc::new(InMemoryBackend::new()), tap: Tap::new() }
     }
 
+    /// The Noise keys the device was paired with.
+    pub async fn noise_keys(&self) -> whatsapp_rust::wacore::libsignal::protocol::KeyPair {
+        use whatsapp_rust::wacore::store::traits::DeviceStore as _;
+        self.store.load().await.expect("load").expect("a device").noise_key
+    }
+
     /// Deletes the Signal sessions with the phones of these users, as a store that was set back would have.
     pub async fn forget_sessions_with(&self, users: &[&str]) {
         use whatsapp_rust::wacore::store::traits::SignalStore as _;
