@@ -100,7 +100,8 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
 /// A value as JSON in a column of text, which both engines store and read alike. For
 /// `#[sea_orm(value_type = "String", from_str = "crate::db::from_json", to_str = "crate::db::to_json")]`.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| unreachable!("column types have string keys and no refusing fields"))
+    serde_json::to_string(value)
+        .unwrap_or_else(|_| unreachable!("column types have string keys and no refusing fields"))
 }
 
 /// See [`to_json`].
