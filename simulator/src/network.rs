@@ -16,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use wacore_binary::Jid;
 use wacore_libsignal::protocol::CurveError;
 
-use crate::connection::{Command, ConnectionRecord, stream_error_removed};
+use crate::connection::{Command, ConnectionRecord, Goodbye, stream_error_removed};
 use crate::directory::{Account, Link};
 use crate::pairing::OpenReference;
 use crate::phone::{InboxItem, process_inbox};
@@ -193,7 +193,7 @@ impl Network {
             Command::End {
                 stanza: Some(Box::new(stream_error_removed())),
                 reason: EndReason::DeviceRemoved,
-                close: true,
+                goodbye: Goodbye::AfterClient,
             },
         );
     }
