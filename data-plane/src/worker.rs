@@ -128,8 +128,7 @@ impl Worker {
             term: RwLock::new(None),
         });
         let supervisor = Supervisor::new(Arc::clone(&node));
-        let worker =
-            Self { node, supervisor, addr, intake: CancellationToken::new(), stop: CancellationToken::new() };
+        let worker = Self { node, supervisor, addr, intake: CancellationToken::new(), stop: CancellationToken::new() };
         worker.serve(listener, config.metrics);
         worker.begin();
         tracing::info!(worker = %worker.node.worker_id, %addr, network = worker.node.network.as_str(), "started");
@@ -149,11 +148,8 @@ impl Worker {
     }
 
     fn serve(&self, listener: TcpListener, metrics: Option<metrics_exporter_prometheus::PrometheusHandle>) {
-        let router = api::router(Api {
-            node: Arc::clone(&self.node),
-            supervisor: Arc::clone(&self.supervisor),
-            metrics,
-        });
+        let router =
+            api::router(Api { node: Arc::clone(&self.node), supervisor: Arc::clone(&self.supervisor), metrics });
         let listener = listener.tap_io(|socket| {
             if let Err(error) = socket.set_nodelay(true) {
                 tracing::debug!(%error, "a connection keeps Nagle's algorithm");

@@ -65,8 +65,7 @@ impl Acks {
         if let Some(entry) = table.entries.get(wa_id) {
             return Begun::Theirs(entry.outcome.subscribe());
         }
-        let blocked =
-            table.entries.iter().any(|(id, entry)| entry.chat == chat && !siblings.contains(&id.as_str()));
+        let blocked = table.entries.iter().any(|(id, entry)| entry.chat == chat && !siblings.contains(&id.as_str()));
         if blocked {
             return Begun::Blocked;
         }

@@ -112,10 +112,7 @@ impl Running {
         });
         let (signals, from_events) = mpsc::channel(events::CAPACITY);
         let (writes, to_write) = mpsc::channel(writer::CAPACITY);
-        let factory = SessionDialer {
-            dialer: Arc::clone(&node.dialer),
-            gate: Gate::new(Arc::clone(&backend), lease),
-        };
+        let factory = SessionDialer { dialer: Arc::clone(&node.dialer), gate: Gate::new(Arc::clone(&backend), lease) };
         let hook = Inbound { backend: Arc::clone(&backend), shipper: Arc::clone(&node.shipper) };
         let events = Events { link: Arc::clone(&link), signals, writes: writes.clone() };
         let mut builder = Bot::builder()

@@ -49,11 +49,7 @@ impl InboundDurabilityHook for Inbound {
 }
 
 impl Inbound {
-    async fn commit(
-        &self,
-        client: &Client,
-        batch: &[wacore::types::events::InboundMessage],
-    ) -> anyhow::Result<()> {
+    async fn commit(&self, client: &Client, batch: &[wacore::types::events::InboundMessage]) -> anyhow::Result<()> {
         let mut events = Vec::with_capacity(batch.len());
         for item in batch {
             if let Some(body) = body(&item.message, &item.info) {

@@ -86,12 +86,7 @@ fn invalid(reason: &str) -> SendOutcome {
     SendOutcome::Invalid { reason: reason.into() }
 }
 
-async fn send_all(
-    link: &Arc<Link>,
-    client: &Arc<Client>,
-    items: Vec<SendItem>,
-    deadline: Instant,
-) -> Vec<SendOutcome> {
+async fn send_all(link: &Arc<Link>, client: &Arc<Client>, items: Vec<SendItem>, deadline: Instant) -> Vec<SendOutcome> {
     let mut outcomes: Vec<Option<SendOutcome>> = vec![None; items.len()];
     let mut theirs = Vec::new();
     let mut ours = Vec::new();

@@ -313,7 +313,11 @@ mod tests {
             .collect();
         assert_eq!(pauses, [1, 2, 4, 8, 16, 32, 60, 60]);
         machine.on(Signal::Connected);
-        assert_eq!(machine.on(Signal::Broken), Effect::Rebuild(Duration::from_secs(60)), "connecting alone heals nothing");
+        assert_eq!(
+            machine.on(Signal::Broken),
+            Effect::Rebuild(Duration::from_secs(60)),
+            "connecting alone heals nothing"
+        );
         machine.on(Signal::Settled);
         assert_eq!(machine.on(Signal::Broken), Effect::Rebuild(FIRST));
     }

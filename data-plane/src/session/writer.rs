@@ -82,10 +82,13 @@ async fn store(link: &Link, client: &Client, writes: impl Iterator<Item = Write>
                         .increment(1);
                     link.shipper.ring(link.backend.session_id());
                 }
-                link.acks.finish(&wa_id, match error {
-                    None => SendOutcome::Acked { at },
-                    Some(code) => SendOutcome::Nacked { code },
-                });
+                link.acks.finish(
+                    &wa_id,
+                    match error {
+                        None => SendOutcome::Acked { at },
+                        Some(code) => SendOutcome::Nacked { code },
+                    },
+                );
             }
             Write::Flush(done) => {
                 commit(link, &mut hints).await?;

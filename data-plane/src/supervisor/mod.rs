@@ -131,8 +131,7 @@ impl Supervisor {
         }
         let id = order.session_id.clone();
         let number = self.next_actor.fetch_add(1, Ordering::Relaxed);
-        let (actor, handle) =
-            Actor::new(Arc::clone(&self.node), order, key, number, self.shutdown.child_token());
+        let (actor, handle) = Actor::new(Arc::clone(&self.node), order, key, number, self.shutdown.child_token());
         let shown = view(&handle);
         actors.insert(id.clone(), handle);
         drop(actors);

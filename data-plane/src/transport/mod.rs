@@ -96,16 +96,12 @@ impl Dialer {
     ///
     /// # Errors
     /// [`TransportError`] if it isn't this session's turn soon, or the dial fails.
-    pub async fn dial(
-        &self,
-    ) -> Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>), TransportError> {
+    pub async fn dial(&self) -> Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>), TransportError> {
         self.pace.turn_within(TURN_DEADLINE).await.map_err(|_| TransportError::Paced)?;
         timeout(DIAL_DEADLINE, self.connect()).await.map_err(|_| TransportError::Timeout)?
     }
 
-    async fn connect(
-        &self,
-    ) -> Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>), TransportError> {
+    async fn connect(&self) -> Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>), TransportError> {
         let host = self.url.host_str().ok_or(TransportError::Address)?;
         let port = self.url.port_or_known_default().ok_or(TransportError::Address)?;
         // `Url` writes IPv6 hosts in brackets, which a resolver doesn't take.
@@ -137,9 +133,7 @@ pub struct SessionDialer {
 
 #[async_trait]
 impl TransportFactory for SessionDialer {
-    async fn create_transport(
-        &self,
-    ) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
+    async fn create_transport(&self) -> anyhow::Result<(Arc<dyn Transport>, async_channel::Receiver<TransportEvent>)> {
         if !self.gate.is_open() {
             return Err(TransportError::Closed.into());
         }

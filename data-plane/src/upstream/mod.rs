@@ -93,15 +93,7 @@ impl Upstream {
         incarnation: Incarnation,
         key: SigningKey,
     ) -> Self {
-        Self {
-            http,
-            base,
-            worker_id,
-            incarnation,
-            key,
-            keys: RwLock::default(),
-            keys_asked: Mutex::default(),
-        }
+        Self { http, base, worker_id, incarnation, key, keys: RwLock::default(), keys_asked: Mutex::default() }
     }
 
     /// This run of the worker.

@@ -16,10 +16,8 @@ async fn only_the_control_plane_is_obeyed() {
     let http = reqwest::Client::new();
     let url = format!("http://{}/v1/sessions", worker.addr());
     let other = world.plane.token(&"another-worker".parse().unwrap());
-    let stranger = shared::identity::SigningKey::generate()
-        .unwrap()
-        .token_for_worker(worker.id(), chrono::Utc::now())
-        .unwrap();
+    let stranger =
+        shared::identity::SigningKey::generate().unwrap().token_for_worker(worker.id(), chrono::Utc::now()).unwrap();
     for request in [
         http.get(&url),
         http.get(&url).bearer_auth("nonsense"),
@@ -64,8 +62,7 @@ async fn a_bad_order_is_refused_with_a_problem_and_changes_nothing() {
         let refused = world.plane.ask::<serde_json::Value>(worker.id(), method, path, Some(body)).await.unwrap_err();
         assert_eq!(problem(refused), (expected.0, expected.1.to_owned()), "{path}");
     }
-    let sessions: serde_json::Value =
-        world.plane.ask(worker.id(), Method::GET, "/v1/sessions", None).await.unwrap();
+    let sessions: serde_json::Value = world.plane.ask(worker.id(), Method::GET, "/v1/sessions", None).await.unwrap();
     assert_eq!(sessions["sessions"], serde_json::json!([]));
     worker.shutdown().await;
 }

@@ -25,9 +25,7 @@ use shared::{
     wire::{
         outbox::{OutboxAccepted, OutboxBatch, OutboxEvent, row_name, row_place},
         session::{PutSession, Report, Reports, ReportsAccepted},
-        worker::{
-            Heartbeat, HeartbeatReply, Join, Joined, ReAttach, ReAttached, Validate, Validated, WorkerIdentity,
-        },
+        worker::{Heartbeat, HeartbeatReply, Join, Joined, ReAttach, ReAttached, Validate, Validated, WorkerIdentity},
     },
 };
 use tokio::net::TcpListener;
@@ -145,8 +143,7 @@ impl ControlPlane {
         body: Option<serde_json::Value>,
     ) -> Result<T, (u16, serde_json::Value)> {
         let endpoint = self.state.told().workers[worker].1.clone();
-        let mut request =
-            self.http.request(method, format!("{endpoint}{path}")).bearer_auth(self.token(worker));
+        let mut request = self.http.request(method, format!("{endpoint}{path}")).bearer_auth(self.token(worker));
         if let Some(body) = body {
             request = request.json(&body);
         }
@@ -223,8 +220,7 @@ async fn validate(State(peer): State<Arc<Peer>>, Json(ask): Json<Validate>) -> J
     let mut told = peer.told();
     told.validations += 1;
     let current = |session: &SessionId| told.placed.get(session).map(|(_, order)| order.generation);
-    let current =
-        ask.sessions.iter().filter(|one| current(&one.session_id) == Some(one.generation)).cloned().collect();
+    let current = ask.sessions.iter().filter(|one| current(&one.session_id) == Some(one.generation)).cloned().collect();
     Json(Validated { current })
 }
 
@@ -242,7 +238,11 @@ async fn reports(State(peer): State<Arc<Peer>>, Json(reports): Json<Reports>) ->
     Json(ReportsAccepted { stale })
 }
 
-async fn events(State(peer): State<Arc<Peer>>, headers: HeaderMap, Json(batch): Json<OutboxBatch>) -> Json<OutboxAccepted> {
+async fn events(
+    State(peer): State<Arc<Peer>>,
+    headers: HeaderMap,
+    Json(batch): Json<OutboxBatch>,
+) -> Json<OutboxAccepted> {
     signer(&peer, &headers);
     let mut told = peer.told();
     let key = told.keys[&batch.session_id].clone();

@@ -15,10 +15,8 @@ async fn a_stopped_session_lets_go_and_comes_back_without_a_code() {
     let stopped =
         world.observed(linked.id(), "it has stopped", |observed| matches!(observed, Observed::Stopped { .. })).await;
     assert_eq!(stopped, Observed::Stopped { reason: None });
-    until("the worker has let go", async || {
-        world.view(linked.worker.id(), linked.id()).await.is_none().then_some(())
-    })
-    .await;
+    until("the worker has let go", async || world.view(linked.worker.id(), linked.id()).await.is_none().then_some(()))
+        .await;
 
     let friend = world.phone().await;
     let ids = world.text(&friend, &linked.phone, "while stopped", 20).await;
@@ -48,10 +46,8 @@ async fn logging_out_removes_the_device_and_erases_the_state() {
 
     order.desired = Desired::Running;
     order.generation = world.plane.next_generation();
-    until("the worker has let go", async || {
-        world.view(linked.worker.id(), linked.id()).await.is_none().then_some(())
-    })
-    .await;
+    until("the worker has let go", async || world.view(linked.worker.id(), linked.id()).await.is_none().then_some(()))
+        .await;
     world.put(linked.worker.id(), &order).await;
     world.scan(linked.worker.id(), linked.id(), &linked.phone).await;
     world.connected(linked.id()).await;
@@ -65,9 +61,8 @@ async fn a_session_that_was_never_linked_is_deleted_without_asking_whatsapp() {
     let mut order = world.order();
     order.desired = Desired::Deleted;
     world.put(worker.id(), &order).await;
-    let erased = world
-        .observed(&order.session_id, "it is erased", |observed| matches!(observed, Observed::Erased { .. }))
-        .await;
+    let erased =
+        world.observed(&order.session_id, "it is erased", |observed| matches!(observed, Observed::Erased { .. })).await;
     assert_eq!(erased, Observed::Erased { unlink_confirmed: true });
     worker.shutdown().await;
 }
@@ -99,9 +94,7 @@ async fn a_replaced_session_asks_first_and_comes_back_only_if_it_is_ours() {
     let world = World::new().await;
     let linked = world.linked().await;
     world.sim.network().fault(&linked.device, Fault::Conflict).await.unwrap();
-    world
-        .observed(linked.id(), "it isn't connected", |observed| *observed == Observed::Reconnecting)
-        .await;
+    world.observed(linked.id(), "it isn't connected", |observed| *observed == Observed::Reconnecting).await;
     world.connected(linked.id()).await;
     assert_eq!(world.plane.validations(), 1);
 
@@ -110,10 +103,8 @@ async fn a_replaced_session_asks_first_and_comes_back_only_if_it_is_ours() {
     moved.generation = world.plane.next_generation();
     world.plane.place(&"w2".parse().unwrap(), &moved);
     world.sim.network().fault(&linked.device, Fault::Conflict).await.unwrap();
-    until("the worker has let go", async || {
-        world.view(linked.worker.id(), linked.id()).await.is_none().then_some(())
-    })
-    .await;
+    until("the worker has let go", async || world.view(linked.worker.id(), linked.id()).await.is_none().then_some(()))
+        .await;
     linked.worker.shutdown().await;
 }
 

@@ -48,13 +48,8 @@ async fn a_message_under_either_name_of_its_sender_has_one_identity() {
     let linked = world.linked().await;
     let friend = world.phone().await;
     let mut ids = world.text(&friend, &linked.phone, "by number", 1).await;
-    let order = simulator::TextOrder {
-        to: linked.phone.clone(),
-        text: "by lid".into(),
-        id: None,
-        count: None,
-        by_lid: true,
-    };
+    let order =
+        simulator::TextOrder { to: linked.phone.clone(), text: "by lid".into(), id: None, count: None, by_lid: true };
     ids.extend(world.sim.network().write(&friend, order).await.unwrap());
     world.has_all(linked.id(), &ids).await;
     let identities: HashSet<_> =

@@ -5,10 +5,7 @@ use std::{
     time::Duration,
 };
 
-use shared::{
-    ids::WorkerId,
-    wire::session::Observed,
-};
+use shared::{ids::WorkerId, wire::session::Observed};
 
 use crate::world::{World, item, until};
 
@@ -65,8 +62,10 @@ async fn a_killed_worker_comes_back_without_a_code_and_nothing_is_lost() {
         program.kill();
     };
     let (ids, ()) = tokio::join!(writing, killing);
-    assert!(world.sim.network().unacknowledged(&device).await.unwrap() > 0 || world.messages(&order.session_id).len() < 200,
-        "the kill came after everything was done, so this run proves nothing");
+    assert!(
+        world.sim.network().unacknowledged(&device).await.unwrap() > 0 || world.messages(&order.session_id).len() < 200,
+        "the kill came after everything was done, so this run proves nothing"
+    );
 
     world.plane.forget(&id);
     let program = Program::start(&world, id.as_str());
@@ -93,11 +92,13 @@ async fn a_control_plane_that_is_away_disconnects_nobody_and_loses_nothing() {
     .await;
     assert_eq!(world.messages(linked.id()).len(), 0);
     assert_eq!(world.view(linked.worker.id(), linked.id()).await.unwrap().report.observed, Observed::Connected);
-    let ended = world.sim.network().ended(None).await.iter().filter(|end| end.jid.as_ref() == Some(&linked.device)).count();
+    let ended =
+        world.sim.network().ended(None).await.iter().filter(|end| end.jid.as_ref() == Some(&linked.device)).count();
     world.plane.set_down(false);
     world.has_all(linked.id(), &ids).await;
     assert_eq!(world.messages(linked.id()).len(), 50);
-    let after = world.sim.network().ended(None).await.iter().filter(|end| end.jid.as_ref() == Some(&linked.device)).count();
+    let after =
+        world.sim.network().ended(None).await.iter().filter(|end| end.jid.as_ref() == Some(&linked.device)).count();
     assert_eq!(ended, after, "no connection ended");
     linked.worker.shutdown().await;
 }

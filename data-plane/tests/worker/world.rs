@@ -180,8 +180,7 @@ impl World {
     }
 
     pub async fn text(&self, from: &str, to: &str, text: &str, count: usize) -> Vec<String> {
-        let order =
-            TextOrder { to: to.into(), text: text.into(), id: None, count: Some(count), by_lid: false };
+        let order = TextOrder { to: to.into(), text: text.into(), id: None, count: Some(count), by_lid: false };
         self.sim.network().write(from, order).await.unwrap()
     }
 
