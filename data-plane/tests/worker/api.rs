@@ -53,7 +53,7 @@ async fn a_bad_order_is_refused_with_a_problem_and_changes_nothing() {
     let path = format!("/v1/sessions/{}", order.session_id);
     for (method, path, body, expected) in [
         (Method::PUT, path.as_str(), serde_json::json!({}), (422, "/problems/malformed")),
-        (Method::PUT, "/v1/sessions/nonsense", serde_json::json!({}), (400, "/problems/malformed")),
+        (Method::PUT, "/v1/sessions/nonsense", serde_json::json!({}), (404, "/problems/not-found")),
         (Method::GET, path.as_str(), serde_json::json!({}), (404, "/problems/not-found")),
         (Method::DELETE, path.as_str(), serde_json::json!({}), (405, "/problems/method-not-allowed")),
         (Method::GET, "/v2", serde_json::json!({}), (404, "/problems/not-found")),
