@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use migration::control_plane::Migrator;
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 
@@ -41,7 +41,24 @@ impl Db {
     /// # Errors
     /// As the driver.
     pub async fn migrate(&self) -> Result<(), DbErr> {
-        Migrator::up(&self.write, None).await
+        if self.engine() != DbBackend::Postgres {
+            return Migrator::up(&self.write, None).await;
+        }
+        // Replicas that start at once: one migrates, the others wait for it and then find nothing to do.
+        let lock = self.write.begin().await?;
+        lock.execute_unprepared("SELECT pg_advisory_xact_lock(7208146351)").await?;
+        Migrator::up(&self.write, None).await?;
+        lock.commit().await
+    }
+
+    /// Ends all connections, once nothing uses them any more.
+    pub async fn close(self) {
+        // On PostgreSQL both are one pool, and closing it again does nothing.
+        for pool in [self.write, self.read] {
+            if let Err(error) = pool.close().await {
+                tracing::warn!(kind = crate::error::database_error_kind(&error), "a connection pool was not closed");
+            }
+        }
     }
 
     /// Which engine it is.
