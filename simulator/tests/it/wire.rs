@@ -53,6 +53,27 @@ impl Raw {
         self.say(&whatsapp_rust::wacore_binary::marshal(stanza).expect("marshal")).await;
     }
 
+    async fn ask(&mut self, namespace: &str, kind: &str, content: impl IntoIterator<Item = Node>) -> Node {
+        let id = format!("raw-{}", self.sent);
+        let query = NodeBuilder::new("iq").attr("id", id.as_str()).attr("type", kind).attr("xmlns", namespace);
+        self.say_stanza(&query.children(content).build()).await;
+        let answer = self.hear().await;
+        assert_eq!(answer.attrs.get("id").map(ToString::to_string), Some(id));
+        answer
+    }
+
+    async fn count(&mut self) -> usize {
+        let answer = self.ask("encrypt", "get", [NodeBuilder::new("count").build()]).await;
+        let count = answer.get_optional_child("count").expect("count");
+        count.attrs.get("value").expect("value").to_string().parse().expect("a number")
+    }
+
+    async fn bundle(&mut self, jid: &str) -> Node {
+        let user = NodeBuilder::new("user").attr("jid", jid).build();
+        let answer = self.ask("encrypt", "get", [NodeBuilder::new("key").children([user]).build()]).await;
+        answer.get_optional_child_by_tag(&["list", "user"]).expect("user").clone()
+    }
+
     async fn hear(&mut self) -> Node {
         let message = self.socket.next().await.expect("a message").expect("read").into_data();
         let mut frame = message[3..].to_vec();
@@ -261,4 +282,59 @@ async fn a_silent_client_is_cut_off() {
     .await;
     running.stop().await;
     simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pre_keys_are_counted_handed_out_once_and_digested() {
+    let world = World::new().await;
+    let phone = world.phone().await;
+    let (device, running, jid) = world.pair(&phone).await;
+    running.stop().await;
+    let mut raw = Raw::log_in(&world.simulator.ws_url(), device.noise_keys().await, &phone, 1).await;
+    assert_eq!(raw.hear().await.tag, "success");
+
+    let uploaded = raw.count().await;
+    assert!(uploaded > 0, "the client has uploaded its keys");
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..3 {
+        let bundle = raw.bundle(&jid).await;
+        let key = bundle.get_optional_child("key").expect("a one-time key");
+        assert!(seen.insert(bytes(key.get_optional_child("value").expect("value"))), "a key went out twice");
+        assert!(bundle.get_optional_child("device-identity").is_some());
+    }
+    assert_eq!(raw.count().await, uploaded - 3);
+    let gone = raw.bundle(&format!("{phone}:9@s.whatsapp.net")).await;
+    let code = gone.get_optional_child("error").and_then(|error| error.attrs.get("code")).map(ToString::to_string);
+    assert_eq!(code.as_deref(), Some("406"));
+
+    let answer = raw.ask("encrypt", "get", [NodeBuilder::new("digest").build()]).await;
+    let digest = answer.get_optional_child("digest").expect("digest");
+    let listed = digest.get_optional_child("list").and_then(|list| list.children().map(<[Node]>::len));
+    assert_eq!(listed, Some(uploaded - 3));
+    assert_eq!(bytes(digest.get_optional_child("hash").expect("hash")).len(), 20);
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keep_alive_is_answered_and_the_unknown_refused_and_counted() {
+    let world = World::new().await;
+    let phone = world.phone().await;
+    let (device, running, _) = world.pair(&phone).await;
+    running.stop().await;
+    let mut raw = Raw::log_in(&world.simulator.ws_url(), device.noise_keys().await, &phone, 1).await;
+    assert_eq!(raw.hear().await.tag, "success");
+    let pong = raw.ask("w:p", "get", []).await;
+    assert_eq!(pong.attrs.get("type").map(ToString::to_string).as_deref(), Some("result"));
+    let refusal = raw.ask("w:g2", "get", []).await;
+    let code = refusal.get_optional_child("error").and_then(|error| error.attrs.get("code")).map(ToString::to_string);
+    assert_eq!(code.as_deref(), Some("501"));
+    assert_eq!(world.network.health().await.unimplemented.get("w:g2"), Some(&1));
+    world.simulator.shutdown().await;
+}
+
+fn bytes(node: &Node) -> Vec<u8> {
+    match &node.content {
+        Some(whatsapp_rust::wacore_binary::NodeContent::Bytes(bytes)) => bytes.clone(),
+        _ => Vec::new(),
+    }
 }
