@@ -187,6 +187,11 @@ impl Running {
         self.events.lock().expect("events").iter().any(|event| select(event))
     }
 
+    /// How many such events have come so far.
+    pub fn count(&self, mut select: impl FnMut(&Event) -> bool) -> usize {
+        self.events.lock().expect("events").iter().filter(|event| select(event)).count()
+    }
+
     pub async fn connected(&self) {
         self.event("Connected", |event| matches!(event, Event::Connected(_)).then_some(())).await;
     }
