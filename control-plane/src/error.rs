@@ -58,6 +58,9 @@ kinds! {
     Unauthenticated = "unauthenticated", 401, "Valid credentials are needed";
     /// E-mail address and password don't belong together. The answer is the same for an address that isn't known.
     InvalidCredentials = "invalid-credentials", 401, "E-mail address or password is wrong";
+    /// A worker that may not join: its request isn't signed with the key that it brings, or its name isn't known yet and
+    /// the join token is missing or wrong.
+    JoinRefused = "join-refused", 401, "The worker may not join";
     /// The plan's limit is reached. `detail` names the meter, the limit and when it resets.
     QuotaExceeded = "quota-exceeded", 402, "The plan's limit is reached";
     /// The key or the role may not do this. `detail` names the scope that is missing.
@@ -254,11 +257,12 @@ impl IntoResponse for Refusal {
             title: self.kind.title().into(),
             status: self.kind.status(),
             detail: self.detail,
-            // Put in by the layer that knows it.
+            // Put in by the layer that knows it, which finds the problem in the extensions.
             request_id: None,
             errors: self.errors,
         };
-        let mut response = (status, Json(problem)).into_response();
+        let mut response = (status, Json(&problem)).into_response();
+        response.extensions_mut().insert(problem);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
         response.headers_mut().extend(self.headers);
         response

@@ -3,9 +3,32 @@
 //! Each folder is a word of the domain and holds all that the word needs: routes, rules, tables, background work.
 //! What cuts across stands here at the top, small.
 
+pub mod app;
 pub mod auth;
+pub mod cli;
 pub mod config;
+pub mod crash;
 pub mod db;
 pub mod error;
+pub mod events;
+pub mod extract;
+pub mod health;
+pub mod idempotency;
+pub mod internal;
+pub mod jobs;
+pub mod keys;
 pub mod master_key;
+pub mod messages;
+pub mod openapi;
+pub mod outbound;
+pub mod placement;
+pub mod request_context;
+pub mod server;
+pub mod sessions;
 pub mod state;
+pub mod tenants;
+pub mod usage;
+pub mod webhooks;
+pub mod workers;
+
+pub use server::ControlPlane;

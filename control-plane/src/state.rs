@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{config::Config, db::Db, master_key::MasterKey};
+use crate::{auth::Keyring, config::Config, db::Db, jobs::Bell, master_key::MasterKey, outbound, workers::Fleet};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -18,6 +18,14 @@ pub struct Shared {
     pub db: Db,
     /// Wraps data keys.
     pub master_key: MasterKey,
+    /// What authentication needs at hand.
+    pub keyring: Keyring,
+    /// Wakes the runner of jobs.
+    pub bell: Bell,
+    /// Calls tenants' URLs, guarded.
+    pub outbound: outbound::Client,
+    /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.
+    pub fleet: Fleet,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
 }

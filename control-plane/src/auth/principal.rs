@@ -83,6 +83,22 @@ pub enum Role {
     Owner,
 }
 
+impl Role {
+    /// The name in JSON and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+        }
+    }
+
+    /// The role of that name.
+    #[must_use]
+    pub fn from_stored(text: &str) -> Option<Self> {
+        [Self::Owner].into_iter().find(|role| role.as_str() == text)
+    }
+}
+
 /// Who acts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {

@@ -1,0 +1,48 @@
+//! The public listener's router: every domain's routes, gathered into one router and one OpenAPI document.
+
+use axum::{Router, response::IntoResponse};
+use utoipa::openapi::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_swagger_ui::SwaggerUi;
+
+use crate::{
+    auth,
+    error::{Kind, Refusal},
+    events, health, keys, messages, openapi, request_context, sessions,
+    state::App,
+    tenants, usage, webhooks,
+};
+
+/// Every documented route.
+fn documented() -> OpenApiRouter<App> {
+    OpenApiRouter::with_openapi(openapi::base())
+        .merge(auth::router())
+        .merge(tenants::router())
+        .merge(keys::router())
+        .merge(sessions::router())
+        .merge(messages::router())
+        .merge(webhooks::router())
+        .merge(events::router())
+        .merge(usage::router())
+        .merge(health::router())
+}
+
+/// The OpenAPI document, as the routes themselves make it.
+#[must_use]
+pub fn document() -> OpenApi {
+    let mut document = documented().into_openapi();
+    openapi::finish(&mut document);
+    document
+}
+
+/// The router of the public listener. Swagger UI at `/docs`, its document at `/openapi.json`.
+pub fn router(app: App) -> Router {
+    let (routes, mut document) = documented().split_for_parts();
+    openapi::finish(&mut document);
+    let router = routes
+        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .fallback(|| async { Refusal::from(Kind::NotFound).into_response() })
+        .method_not_allowed_fallback(|| async { Refusal::from(Kind::MethodNotAllowed).into_response() })
+        .with_state(app);
+    request_context::around(router)
+}

@@ -1,0 +1,100 @@
+//! From a request to a [`Principal`].
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
+};
+use sea_orm::{FromQueryResult, Statement};
+use shared::{ids::TenantId, time::Timestamp};
+
+use super::{Actor, Auth, Principal, Role, ScopeMarker, TenantScope, tokens};
+use crate::{
+    error::{ApiError, ApiResult, Kind, Refusal},
+    keys,
+    state::App,
+    tenants::TenantStatus,
+};
+
+impl<S: ScopeMarker> FromRequestParts<App> for Auth<S> {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        Ok(Self::check(authenticate(parts, app).await?)?)
+    }
+}
+
+/// Who sent this request. Asked once for each request, however many extractors want to know.
+///
+/// # Errors
+/// 401 without credentials that hold now; 403 `tenant-suspended` for a write of a suspended tenant.
+pub(crate) async fn authenticate(parts: &mut Parts, app: &App) -> ApiResult<Principal> {
+    if let Some(principal) = parts.extensions.get::<Principal>() {
+        return Ok(principal.clone());
+    }
+    let token = credential(&parts.headers)?;
+    let found =
+        if keys::token::is_one(token) { by_key(app, token).await? } else { by_access_token(app, token).await? };
+    let (principal, status) = found.ok_or_else(unauthenticated)?;
+    if status == TenantStatus::Suspended && !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Err(Kind::TenantSuspended.into());
+    }
+    parts.extensions.insert(principal.clone());
+    Ok(principal)
+}
+
+fn unauthenticated() -> Refusal {
+    Refusal::from(Kind::Unauthenticated).with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+}
+
+/// The one credential of the request. Two are refused: it would be a guess which of them was meant.
+fn credential(headers: &HeaderMap) -> Result<&str, Refusal> {
+    let count = headers.get_all(header::AUTHORIZATION).iter().count() + headers.get_all("x-api-key").iter().count();
+    if count > 1 {
+        return Err(Kind::BadRequest.because("send one credential: either Authorization or X-Api-Key, once"));
+    }
+    if let Some(value) = headers.get(header::AUTHORIZATION) {
+        let (scheme, token) = value.to_str().ok().and_then(|text| text.split_once(' ')).ok_or_else(unauthenticated)?;
+        return if scheme.eq_ignore_ascii_case("bearer") { Ok(token.trim()) } else { Err(unauthenticated()) };
+    }
+    headers
+        .get("x-api-key")
+        .and_then(|value| value.to_str().ok())
+        .filter(|token| keys::token::is_one(token))
+        .ok_or_else(unauthenticated)
+}
+
+#[derive(FromQueryResult)]
+struct LoginRow {
+    tenant_status: String,
+    role: String,
+}
+
+async fn by_access_token(app: &App, token: &str) -> ApiResult<Option<(Principal, TenantStatus)>> {
+    let Some(claims) = tokens::verify(app.keyring.key_set(), token) else { return Ok(None) };
+    let row = LoginRow::find_by_statement(Statement::from_sql_and_values(
+        app.db.engine(),
+        "SELECT tenants.status AS tenant_status, members.role AS role FROM logins \
+         JOIN tenants ON tenants.id = logins.tenant_id \
+         JOIN members ON members.tenant_id = logins.tenant_id AND members.user_id = logins.user_id \
+         WHERE logins.id = $1 AND logins.user_id = $2 AND logins.tenant_id = $3 \
+         AND logins.revoked_at IS NULL AND logins.expires_at > $4",
+        [claims.login.clone().into(), claims.sub.clone().into(), claims.tenant.clone().into(), Timestamp::now().into()],
+    ))
+    .one(app.db.read())
+    .await?;
+    let Some(row) = row else { return Ok(None) };
+    let role = Role::from_stored(&row.role).ok_or(ApiError::Defect("a stored role is not known"))?;
+    let actor = Actor::User { user_id: claims.sub, role, login_id: claims.login };
+    principal(claims.tenant, actor, &row.tenant_status).map(Some)
+}
+
+async fn by_key(app: &App, token: &str) -> ApiResult<Option<(Principal, TenantStatus)>> {
+    let Some(key) = keys::service::find_by_token(app, token).await? else { return Ok(None) };
+    let actor = Actor::Key { key_id: key.id, scopes: key.scopes, network: key.network };
+    principal(key.tenant_id, actor, &key.tenant_status).map(Some)
+}
+
+fn principal(tenant: TenantId, actor: Actor, status: &str) -> ApiResult<(Principal, TenantStatus)> {
+    let status = TenantStatus::from_stored(status).ok_or(ApiError::Defect("a stored tenant status is not known"))?;
+    Ok((Principal { tenant: TenantScope::of_row(tenant), actor }, status))
+}

@@ -1,0 +1,143 @@
+//! The commands of the binary `control-plane`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+use crate::{
+    app,
+    config::{Config, Environment, LogConfig},
+    error::{Kind, database_error_kind},
+    server::{self, ControlPlane},
+};
+
+/// How long a health check may take.
+const HEALTHCHECK_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Switchboard's control plane.
+#[derive(Debug, Parser)]
+#[command(name = "control-plane", version)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+enum Command {
+    /// Serve the API (the default). Settings come from the environment.
+    Serve,
+    /// Apply the migrations that are missing, and stop.
+    Migrate,
+    /// Print the OpenAPI document.
+    Openapi,
+    /// Print docs/errors.md.
+    ErrorsDoc,
+    /// Ask the process that serves on LISTEN or PORT whether it is ready; ends with 0 if so.
+    Healthcheck,
+}
+
+impl Cli {
+    /// Does what the command line says.
+    ///
+    /// # Errors
+    /// With a sentence for the operator, which holds no secret.
+    pub async fn run(self) -> anyhow::Result<()> {
+        let env = Environment::of_process();
+        match self.command.unwrap_or(Command::Serve) {
+            Command::Serve => serve(&env).await,
+            Command::Migrate => migrate(&env).await,
+            Command::Openapi => {
+                print!("{}", openapi_document()?);
+                Ok(())
+            }
+            Command::ErrorsDoc => {
+                print!("{}", errors_document());
+                Ok(())
+            }
+            Command::Healthcheck => healthcheck(&env).await,
+        }
+    }
+}
+
+async fn serve(env: &Environment) -> anyhow::Result<()> {
+    let log = LogConfig::from_env(env)?;
+    shared::telemetry::init(&log.level, log.format)?;
+    #[cfg(feature = "failpoints")]
+    let _armed = crate::crash::arm();
+    let control_plane = ControlPlane::start(Config::from_env(env)?).await?;
+    asked_to_stop().await?;
+    tracing::info!("stopping");
+    control_plane.shutdown().await;
+    Ok(())
+}
+
+/// Completes at SIGTERM or SIGINT.
+async fn asked_to_stop() -> anyhow::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        interrupted = tokio::signal::ctrl_c() => interrupted.context("signals can't be listened to"),
+    }
+}
+
+async fn migrate(env: &Environment) -> anyhow::Result<()> {
+    let db = server::connect(&Config::from_env(env)?).await?;
+    db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))
+}
+
+async fn healthcheck(env: &Environment) -> anyhow::Result<()> {
+    let mut address: SocketAddr = Config::from_env(env)?.http.listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    let client = reqwest::Client::builder().timeout(HEALTHCHECK_DEADLINE).no_proxy().build()?;
+    let answer = client.get(format!("http://{address}/readyz")).send().await.context("nobody answers on LISTEN")?;
+    anyhow::ensure!(answer.status().is_success(), "not ready: {}", answer.status());
+    Ok(())
+}
+
+/// The OpenAPI document as it is checked in.
+///
+/// # Errors
+/// If it has no JSON form, which is a defect.
+pub fn openapi_document() -> anyhow::Result<String> {
+    Ok(app::document().to_pretty_json()? + "\n")
+}
+
+/// `docs/errors.md`, from the registry of problem types.
+#[must_use]
+pub fn errors_document() -> String {
+    let mut text = String::from(
+        "<!-- Made by `control-plane errors-doc` from the registry in control-plane/src/error.rs. Don't edit. -->\n\n\
+         # Errors\n\n\
+         Every answer that isn't a success is an [RFC 9457](https://www.rfc-editor.org/rfc/rfc9457) problem document, \
+         `application/problem+json`:\n\n\
+         ```json\n{\n  \"type\": \"/problems/validation\",\n  \"title\": \"One or more fields are not valid\",\n  \
+         \"status\": 422,\n  \"request_id\": \"0198c1a2-7a51-7c3e-9d7e-5d3f1f0a4b11\",\n  \"errors\": [\n    \
+         {\"pointer\": \"/name\", \"code\": \"length\", \"detail\": \"its length must be from 1 to 100\"}\n  ]\n}\n```\n\n\
+         `type` is stable: programs tell errors apart by it. `title` is the same for every occurrence, `detail` says what \
+         happened this time. `errors` lists every field that was refused, by JSON pointer into the body, or by the \
+         parameter's name. `request_id` is also the answer's `X-Request-Id`: tell it to whoever operates the \
+         installation.\n\n\
+         Another tenant's thing is answered exactly as one that doesn't exist.\n",
+    );
+    let mut status = 0;
+    for kind in Kind::ALL {
+        if kind.status() != status {
+            status = kind.status();
+            text.push_str(&format!("\n## {status}\n"));
+        }
+        text.push_str(&format!(
+            "\n### `{}`\n\n*{}.*{}\n",
+            kind.uri(),
+            kind.title(),
+            kind.explanation().replace('\n', " ")
+        ));
+    }
+    text
+}

@@ -1,0 +1,335 @@
+//! JSON bodies.
+
+use std::sync::{Arc, OnceLock};
+
+use axum::{
+    body::{Body, Bytes},
+    extract::{FromRequest, Request},
+    http::{HeaderMap, header},
+};
+use futures_util::StreamExt;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use serde_path_to_error::{Path, Segment};
+use sha2::{Digest, Sha256};
+use shared::problem::FieldError;
+use validator::{Validate, ValidationErrors, ValidationErrorsKind};
+
+use crate::{
+    error::{ApiError, Kind, Refusal},
+    state::App,
+};
+
+/// How much of a body that is too large is read and thrown away, in bytes, so that a caller who writes first and reads
+/// afterwards sees the 413 and not a broken connection.
+const DRAIN_LIMIT: usize = 32 << 20;
+
+/// A JSON body that was read and validated.
+#[derive(Debug, Clone)]
+pub struct ValidJson<T>(pub T);
+
+/// The digest of a request's canonical body, filled in when the body is read; what an idempotency key is compared by.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct BodyDigest(Arc<OnceLock<[u8; 32]>>);
+
+impl BodyDigest {
+    /// The digest, or nothing if no body was read.
+    pub(crate) fn get(&self) -> Option<&[u8; 32]> {
+        self.0.get()
+    }
+}
+
+impl<T> FromRequest<App> for ValidJson<T>
+where
+    T: DeserializeOwned + Validate,
+{
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
+        let (parts, body) = request.into_parts();
+        let limit = app.config.http.body_limit;
+        let bytes = read(&parts.headers, body, limit).await?;
+        if !is_json(&parts.headers) {
+            return Err(Kind::UnsupportedMediaType.into());
+        }
+        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
+            Kind::MalformedJson.because(format!("line {}, column {}", error.line(), error.column()))
+        })?;
+        drop(bytes);
+        refuse_nul(&value)?;
+        if let Some(digest) = parts.extensions.get::<BodyDigest>() {
+            let _first = digest.0.get_or_init(|| digest_of(&value));
+        }
+        let read: T = serde_path_to_error::deserialize(value).map_err(|error| {
+            let Refused { pointer, code, detail } = describe(error.path(), &error.inner().to_string());
+            Refusal::field(&pointer, code, &detail)
+        })?;
+        read.validate().map_err(|errors| Refusal::from(Kind::Validation).with_errors(field_errors(&errors)))?;
+        Ok(Self(read))
+    }
+}
+
+async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Refusal> {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse::<usize>().ok());
+    let mut too_large = announced.is_some_and(|length| length > limit);
+    let mut chunks = body.into_data_stream();
+    let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(limit));
+    let mut seen = 0_usize;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Kind::BadRequest.because("the request body ended early"))?;
+        seen = seen.saturating_add(chunk.len());
+        too_large |= seen > limit;
+        if too_large {
+            bytes = Vec::new();
+            if seen > DRAIN_LIMIT {
+                break;
+            }
+        } else {
+            bytes.extend_from_slice(&chunk);
+        }
+    }
+    if too_large {
+        return Err(Kind::BodyTooLarge.because(format!("the limit is {limit} bytes")));
+    }
+    Ok(bytes.into())
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(media_type) = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// No column can hold the character, and PostgreSQL refuses it as a parameter.
+fn refuse_nul(value: &Value) -> Result<(), Refusal> {
+    fn find(value: &Value, pointer: &str) -> Option<String> {
+        match value {
+            Value::String(text) => text.contains('\0').then(|| pointer.to_owned()),
+            Value::Array(items) => {
+                items.iter().enumerate().find_map(|(index, item)| find(item, &format!("{pointer}/{index}")))
+            }
+            Value::Object(map) => map.iter().find_map(|(key, item)| {
+                if key.contains('\0') {
+                    return Some(pointer.to_owned());
+                }
+                find(item, &format!("{pointer}/{}", escaped(key)))
+            }),
+            Value::Null | Value::Bool(_) | Value::Number(_) => None,
+        }
+    }
+    find(value, "").map_or(Ok(()), |pointer| {
+        Err(Refusal::field(&pointer, "nul-character", "must not contain the character U+0000"))
+    })
+}
+
+/// The same for two bodies that say the same, however they are spaced and ordered.
+fn digest_of(value: &Value) -> [u8; 32] {
+    fn feed(value: &Value, hash: &mut Sha256) {
+        match value {
+            Value::Object(map) => {
+                let mut entries: Vec<_> = map.iter().collect();
+                entries.sort_unstable_by_key(|(key, _)| *key);
+                hash.update(b"{");
+                hash.update((entries.len() as u64).to_be_bytes());
+                for (key, item) in entries {
+                    hash.update((key.len() as u64).to_be_bytes());
+                    hash.update(key);
+                    feed(item, hash);
+                }
+            }
+            Value::Array(items) => {
+                hash.update(b"[");
+                hash.update((items.len() as u64).to_be_bytes());
+                for item in items {
+                    feed(item, hash);
+                }
+            }
+            Value::String(text) => {
+                hash.update(b"\"");
+                hash.update((text.len() as u64).to_be_bytes());
+                hash.update(text);
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {
+                let text = value.to_string();
+                hash.update(b"=");
+                hash.update((text.len() as u64).to_be_bytes());
+                hash.update(text);
+            }
+        }
+    }
+    let mut hash = Sha256::new();
+    feed(value, &mut hash);
+    hash.finalize().into()
+}
+
+/// One field that didn't deserialize.
+pub(super) struct Refused {
+    /// A JSON pointer.
+    pub(super) pointer: String,
+    /// A stable word.
+    pub(super) code: &'static str,
+    /// What is expected.
+    pub(super) detail: String,
+}
+
+/// Tells what serde expected without what it found: that is the caller's own value, and answers get logged.
+pub(super) fn describe(path: &Path, message: &str) -> Refused {
+    let mut pointer = String::new();
+    for segment in path {
+        match segment {
+            Segment::Seq { index } => pointer.push_str(&format!("/{index}")),
+            Segment::Map { key } | Segment::Enum { variant: key } => pointer.push_str(&format!("/{}", escaped(key))),
+            Segment::Unknown => {}
+        }
+    }
+    let quoted = || message.split('`').nth(1).unwrap_or_default();
+    let expected = || message.rsplit_once(", expected ").map(|(_, expected)| expected);
+    if message.starts_with("missing field") {
+        let field = quoted();
+        if !pointer.ends_with(&format!("/{field}")) {
+            pointer.push_str(&format!("/{field}"));
+        }
+        return Refused { pointer, code: "missing", detail: "is required".into() };
+    }
+    if message.starts_with("unknown field") {
+        return Refused {
+            pointer,
+            code: "unknown-field",
+            detail: expected().map_or_else(|| "is not known here".into(), |known| format!("known here: {known}")),
+        };
+    }
+    if message.starts_with("unknown variant") {
+        return Refused {
+            pointer,
+            code: "choice",
+            detail: expected().map_or_else(|| "is not one of the choices".into(), |known| format!("must be {known}")),
+        };
+    }
+    if message.starts_with("invalid type") || message.starts_with("invalid value") {
+        return Refused {
+            pointer,
+            code: "type",
+            detail: expected().map_or_else(|| "is of another type".into(), |known| format!("must be {known}")),
+        };
+    }
+    if message.starts_with("invalid length") {
+        return Refused { pointer, code: "length", detail: "has the wrong number of items".into() };
+    }
+    // The sentences of our own types ("not a valid ses id"), and those of the standard library's numbers.
+    Refused { pointer, code: "format", detail: message.split('`').next().unwrap_or_default().trim().to_owned() }
+}
+
+/// The validator's findings, in the order of their pointers.
+pub(super) fn field_errors(errors: &ValidationErrors) -> Vec<FieldError> {
+    fn walk(errors: &ValidationErrors, prefix: &str, out: &mut Vec<FieldError>) {
+        for (field, kind) in errors.errors() {
+            let pointer = if field == "__all__" {
+                prefix.to_owned()
+            } else {
+                format!("{prefix}/{}", escaped(&field.replace("r#", "")))
+            };
+            match kind {
+                ValidationErrorsKind::Field(found) => out.extend(found.iter().map(|error| FieldError {
+                    pointer: pointer.clone(),
+                    code: error.code.replace('_', "-"),
+                    detail: error.message.as_ref().map_or_else(|| bounds(error), ToString::to_string),
+                })),
+                ValidationErrorsKind::Struct(inner) => walk(inner, &pointer, out),
+                ValidationErrorsKind::List(items) => {
+                    for (index, inner) in items {
+                        walk(inner, &format!("{pointer}/{index}"), out);
+                    }
+                }
+            }
+        }
+    }
+    let mut out = Vec::new();
+    walk(errors, "", &mut out);
+    out.sort_by(|a, b| (&a.pointer, &a.code).cmp(&(&b.pointer, &b.code)));
+    out
+}
+
+/// A sentence from the validator's own parameters, of which `value` is the caller's.
+fn bounds(error: &validator::ValidationError) -> String {
+    let name = match error.code.as_ref() {
+        "length" => "its length",
+        "range" => "it",
+        "email" => return "must be an e-mail address".into(),
+        "url" => return "must be a URL".into(),
+        _ => return "is not valid".into(),
+    };
+    match (error.params.get("min"), error.params.get("max"), error.params.get("equal")) {
+        (_, _, Some(equal)) => format!("{name} must be {equal}"),
+        (Some(min), Some(max), None) => format!("{name} must be from {min} to {max}"),
+        (Some(min), None, None) => format!("{name} must be at least {min}"),
+        (None, Some(max), None) => format!("{name} must be at most {max}"),
+        (None, None, None) => "is not valid".into(),
+    }
+}
+
+/// A key as a reference token of a JSON pointer (RFC 6901 §3).
+fn escaped(key: &str) -> String {
+    key.replace('~', "~0").replace('/', "~1")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+    use serde_json::json;
+
+    use super::*;
+
+    #[derive(Debug, Deserialize, Validate)]
+    struct Inner {
+        #[validate(length(min = 1, max = 3))]
+        name: String,
+    }
+
+    #[derive(Debug, Deserialize, Validate)]
+    #[serde(deny_unknown_fields)]
+    struct Outer {
+        #[validate(nested)]
+        items: Vec<Inner>,
+        #[validate(range(min = 1, max = 9))]
+        count: u8,
+    }
+
+    fn refused(value: Value) -> Refused {
+        let error = serde_path_to_error::deserialize::<_, Outer>(value).unwrap_err();
+        describe(error.path(), &error.inner().to_string())
+    }
+
+    #[test]
+    fn a_wrong_type_is_told_by_its_pointer_and_without_its_value() {
+        let found = refused(json!({"items": [{"name": "a"}, {"name": 424_242}], "count": 1}));
+        assert_eq!((found.pointer.as_str(), found.code), ("/items/1/name", "type"));
+        assert!(!found.detail.contains("424242"), "{}", found.detail);
+        let found = refused(json!({"items": []}));
+        assert_eq!((found.pointer.as_str(), found.code), ("/count", "missing"));
+        let found = refused(json!({"items": [], "count": 1, "more": 1}));
+        assert_eq!((found.pointer.as_str(), found.code), ("/more", "unknown-field"));
+    }
+
+    #[test]
+    fn every_field_out_of_range_is_listed() {
+        let value: Outer =
+            serde_json::from_value(json!({"items": [{"name": "long"}, {"name": ""}], "count": 0})).unwrap();
+        let fields = field_errors(&value.validate().unwrap_err());
+        let pointers: Vec<_> = fields.iter().map(|field| field.pointer.as_str()).collect();
+        assert_eq!(pointers, ["/count", "/items/0/name", "/items/1/name"]);
+        assert_eq!(fields[0].detail, "it must be from 1 to 9");
+    }
+
+    #[test]
+    fn the_digest_ignores_order_and_spacing_but_nothing_else() {
+        let of = |text: &str| digest_of(&serde_json::from_str(text).unwrap());
+        assert_eq!(of(r#"{"a":1,"b":[true,null]}"#), of(r#"{ "b": [true, null], "a": 1 }"#));
+        assert_ne!(of(r#"{"a":"1"}"#), of(r#"{"a":1}"#));
+        assert_ne!(of(r#"{"a":["b","c"]}"#), of(r#"{"a":["bc"]}"#));
+    }
+}

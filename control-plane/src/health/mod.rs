@@ -1,0 +1,12 @@
+//! Whether the installation works: for load balancers, for orchestrators, for people.
+//!
+//! `/livez` says that the process answers; `/readyz` that it can do its work, so that it may get requests; `/health` is the same
+//! for people, in words. `/health/detailed` adds figures for whoever operates the installation: nothing of any tenant, no
+//! secret, no address. `/metrics` is what Prometheus reads.
+
+mod dto;
+mod metrics;
+mod routes;
+
+pub(crate) use metrics::install as install_metrics;
+pub use routes::router;

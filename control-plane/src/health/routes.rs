@@ -1,0 +1,120 @@
+//! `/health`, `/livez`, `/readyz`, `/metrics`.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderName, StatusCode, header},
+};
+use sea_orm::{ConnectionTrait, DbBackend};
+use tokio::time::{Instant, timeout};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    dto::{DatabaseHealth, DetailedHealth, Health, Status},
+    metrics,
+};
+use crate::{
+    auth::{Auth, scopes},
+    error::{ApiError, ApiResult, Kind},
+    openapi::{ReadProblems, problem_responses},
+    state::App,
+};
+
+/// How long the database may take to answer.
+const DATABASE_DEADLINE: Duration = Duration::from_secs(2);
+
+/// The routes of health.
+#[must_use]
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(get_health))
+        .routes(routes!(get_detailed_health))
+        .routes(routes!(get_liveness))
+        .routes(routes!(get_readiness))
+        .routes(routes!(get_metrics))
+}
+
+async fn database(app: &App) -> DatabaseHealth {
+    let asked = Instant::now();
+    let answer = timeout(DATABASE_DEADLINE, app.db.read().execute_unprepared("SELECT 1")).await;
+    DatabaseHealth {
+        status: if matches!(answer, Ok(Ok(_))) { Status::Ok } else { Status::Down },
+        engine: if app.db.engine() == DbBackend::Postgres { "postgres" } else { "sqlite" },
+        latency_ms: u64::try_from(asked.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+async fn ready(app: &App) -> ApiResult<Json<Health>> {
+    if app.stop.is_cancelled() {
+        return Err(Kind::Unavailable.because("this process is stopping").into());
+    }
+    match database(app).await.status {
+        Status::Ok => Ok(Json(Health { status: Status::Ok })),
+        Status::Down => Err(ApiError::from(Kind::Unavailable.because("the database doesn't answer"))),
+    }
+}
+
+problem_responses!(HealthProblems = &[]);
+
+/// Get health
+///
+/// Whether the installation works.
+#[utoipa::path(
+    get, path = "/health", operation_id = "get_health", tag = "health",
+    security(()),
+    responses((status = 200, description = "It works.", body = Health), HealthProblems),
+)]
+async fn get_health(State(app): State<App>) -> ApiResult<Json<Health>> {
+    ready(&app).await
+}
+
+/// Get health in detail
+///
+/// Each part and its figures. Nothing of any tenant's.
+#[utoipa::path(
+    get, path = "/health/detailed", operation_id = "get_detailed_health", tag = "health",
+    security(("person" = []), ("api_key" = []), ("api_key_header" = [])),
+    responses((status = 200, description = "Each part.", body = DetailedHealth), ReadProblems),
+)]
+async fn get_detailed_health(State(app): State<App>, _caller: Auth<scopes::Anyone>) -> ApiResult<Json<DetailedHealth>> {
+    let database = database(&app).await;
+    Ok(Json(DetailedHealth { status: database.status, version: env!("CARGO_PKG_VERSION"), database }))
+}
+
+/// Get liveness
+///
+/// Whether the process answers at all.
+#[utoipa::path(
+    get, path = "/livez", operation_id = "get_liveness", tag = "health",
+    security(()),
+    responses((status = 200, description = "It does.", body = Health), HealthProblems),
+)]
+async fn get_liveness() -> Json<Health> {
+    Json(Health { status: Status::Ok })
+}
+
+/// Get readiness
+///
+/// Whether this process may get requests.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "get_readiness", tag = "health",
+    security(()),
+    responses((status = 200, description = "It may.", body = Health), HealthProblems),
+)]
+async fn get_readiness(State(app): State<App>) -> ApiResult<Json<Health>> {
+    ready(&app).await
+}
+
+/// Get metrics
+///
+/// In Prometheus' text format.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "get_metrics", tag = "health",
+    security(()),
+    responses((status = 200, description = "The figures.", body = String, content_type = "text/plain"), HealthProblems),
+)]
+async fn get_metrics() -> (StatusCode, [(HeaderName, &'static str); 1], String) {
+    (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render())
+}

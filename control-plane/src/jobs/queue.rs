@@ -1,0 +1,425 @@
+//! The table `jobs`: every statement on it.
+
+use std::time::Duration;
+
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value};
+use shared::{
+    ids::{JobId, TenantId},
+    time::Timestamp,
+};
+
+use super::{Claimed, Outcome, handler::back_off};
+use crate::db::Db;
+
+/// What sort of work a job is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum JobKind {
+    /// Hand a session's queued messages to its worker.
+    SendMessages,
+    /// Try to deliver one event to one webhook endpoint.
+    DeliverWebhook,
+}
+
+impl JobKind {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::SendMessages, Self::DeliverWebhook];
+
+    /// The name in the table and in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SendMessages => "messages.send",
+            Self::DeliverWebhook => "webhooks.deliver",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == name)
+    }
+}
+
+/// A job to be committed.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Whose work it is.
+    pub tenant_id: TenantId,
+    /// What sort of work.
+    pub kind: JobKind,
+    /// The lane that it must not run beside: unique over all kinds, so it begins with a word of its domain.
+    pub lane: String,
+    /// The id of the row that it is about.
+    pub subject: String,
+    /// Not before this time.
+    pub run_at: Timestamp,
+    /// How often it may be tried, at least once.
+    pub max_attempts: u32,
+}
+
+/// Commits a job with the caller's transaction. Ring the [`Bell`](super::Bell) after the commit.
+///
+/// # Errors
+/// As the database.
+pub async fn enqueue<C: ConnectionTrait>(conn: &C, job: NewJob) -> Result<JobId, DbErr> {
+    let id = JobId::new();
+    conn.execute_raw(Statement::from_sql_and_values(
+        conn.get_database_backend(),
+        "INSERT INTO jobs (id, tenant_id, kind, lane, state, run_at, max_attempts, subject, created_at) \
+         VALUES ($1, $2, $3, $4, 'ready', $5, $6, $7, $8)",
+        [
+            id.clone().into(),
+            job.tenant_id.into(),
+            job.kind.as_str().into(),
+            job.lane.into(),
+            job.run_at.into(),
+            i64::from(job.max_attempts.max(1)).into(),
+            job.subject.into(),
+            Timestamp::now().into(),
+        ],
+    ))
+    .await?;
+    Ok(id)
+}
+
+/// Settles a claimed job inside the caller's transaction, so that its result and the domain's change are one commit. Says
+/// whether the lease still held; if not, roll back: another runner has the job. A retry without attempts left is death.
+///
+/// # Errors
+/// As the database.
+pub async fn settle<C: ConnectionTrait>(conn: &C, job: &Claimed, outcome: Outcome) -> Result<bool, DbErr> {
+    let now = Timestamp::now();
+    let (state, run_at, why, finished, uncounted) = match outcome {
+        Outcome::Done => ("done", None, None, Some(now), 0_i64),
+        Outcome::RetryAt(_, why) if job.is_last_attempt() => ("dead", None, Some(why), Some(now), 0),
+        Outcome::RetryAt(at, why) => ("ready", Some(at), Some(why), None, 0),
+        Outcome::WaitUntil(at) => ("ready", Some(at), None, None, 1),
+        Outcome::Dead(why) => ("dead", None, Some(why), Some(now), 0),
+        Outcome::Settled => return Ok(true),
+    };
+    let done = conn
+        .execute_raw(Statement::from_sql_and_values(
+            conn.get_database_backend(),
+            "UPDATE jobs SET state = $1, run_at = COALESCE($2, run_at), last_error = $3, finished_at = $4, \
+             attempts = attempts - $5, lease_owner = NULL, lease_until = NULL \
+             WHERE id = $6 AND lease_owner = $7 AND lease_epoch = $8 AND state = 'running'",
+            [
+                state.into(),
+                run_at.map(Timestamp::as_millis).into(),
+                why.map(str::to_owned).into(),
+                finished.map(Timestamp::as_millis).into(),
+                uncounted.into(),
+                job.id.clone().into(),
+                job.lease_owner.clone().into(),
+                job.lease_epoch.into(),
+            ],
+        ))
+        .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+/// Drops the jobs of a lane that wait: what they are about is gone.
+///
+/// # Errors
+/// As the database.
+pub async fn drop_waiting<C: ConnectionTrait>(conn: &C, lane: &str) -> Result<u64, DbErr> {
+    let done = conn
+        .execute_raw(Statement::from_sql_and_values(
+            conn.get_database_backend(),
+            "DELETE FROM jobs WHERE lane = $1 AND state = 'ready'",
+            [lane.into()],
+        ))
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Who claims, for how long, and how much.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim<'a> {
+    /// The runner.
+    pub owner: &'a str,
+    /// The term of the lease.
+    pub lease: Duration,
+    /// What sort of job.
+    pub kind: JobKind,
+    /// How many lanes.
+    pub lanes: usize,
+    /// How many jobs of each.
+    pub batch: usize,
+}
+
+/// What a claim found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    /// One batch for each lane, oldest first.
+    pub lanes: Vec<Vec<Claimed>>,
+    /// Whether there may be more that is due at once.
+    pub more: bool,
+}
+
+/// How many due jobs a claim looks at to find lanes.
+const WINDOW: u32 = 1_000;
+
+/// Claims up to `batch` due jobs of each of up to `lanes` lanes that nobody works on.
+pub(super) async fn claim(db: &Db, claim: Claim<'_>) -> Result<Found, DbErr> {
+    let engine = db.engine();
+    let now = Timestamp::now();
+    let wanted = u32::try_from(claim.lanes).unwrap_or(u32::MAX);
+    let candidates = Statement::from_sql_and_values(
+        engine,
+        format!(
+            "SELECT lane FROM (SELECT lane, run_at, id FROM jobs WHERE kind = $1 AND state = 'ready' AND run_at <= $2 \
+             AND lane NOT IN (SELECT lane FROM jobs WHERE state = 'running') ORDER BY run_at, id LIMIT {WINDOW}) AS due \
+             GROUP BY lane ORDER BY MIN(run_at), MIN(id) LIMIT {wanted}"
+        ),
+        [claim.kind.as_str().into(), now.into()],
+    );
+    let lanes: Vec<String> = db
+        .read()
+        .query_all_raw(candidates)
+        .await?
+        .iter()
+        .map(|row| row.try_get("", "lane"))
+        .collect::<Result<_, _>>()?;
+    if lanes.is_empty() {
+        return Ok(Found::default());
+    }
+    let mut found = Found { lanes: Vec::with_capacity(lanes.len()), more: lanes.len() == claim.lanes };
+    let tx = db.write().await?;
+    for lane in lanes {
+        if !lock_lane(&tx, &lane).await? {
+            found.more = true;
+            continue;
+        }
+        let jobs = claim_lane(&tx, claim, &lane, now).await?;
+        if !jobs.is_empty() {
+            found.lanes.push(jobs);
+        }
+    }
+    tx.commit().await?;
+    Ok(found)
+}
+
+/// Keeps other claims out of a lane until the transaction ends. SQLite's single writer does so by itself.
+async fn lock_lane(tx: &DatabaseTransaction, lane: &str) -> Result<bool, DbErr> {
+    if tx.get_database_backend() != DbBackend::Postgres {
+        return Ok(true);
+    }
+    let row = tx
+        .query_one_raw(Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS locked",
+            [lane.into()],
+        ))
+        .await?
+        .ok_or_else(|| DbErr::RecordNotFound("advisory lock".into()))?;
+    row.try_get("", "locked")
+}
+
+/// Claims the oldest due jobs of a lane whose lock is held, unless something of it runs. A statement of its own, so that
+/// on PostgreSQL its snapshot is younger than the lock.
+async fn claim_lane(
+    tx: &DatabaseTransaction,
+    claim: Claim<'_>,
+    lane: &str,
+    now: Timestamp,
+) -> Result<Vec<Claimed>, DbErr> {
+    let engine = tx.get_database_backend();
+    let batch = u32::try_from(claim.batch).unwrap_or(u32::MAX);
+    // ARRAY(…) makes PostgreSQL evaluate the locking subquery exactly once; as IN (…) it may be run again per row.
+    let (open, skip, close) = match engine {
+        DbBackend::Postgres => ("= ANY (ARRAY (", " FOR UPDATE SKIP LOCKED", "))"),
+        _ => ("IN (", "", ")"),
+    };
+    let rows = tx
+        .query_all_raw(Statement::from_sql_and_values(
+            engine,
+            format!(
+                "UPDATE jobs SET state = 'running', attempts = attempts + 1, lease_epoch = lease_epoch + 1, \
+                 lease_owner = $1, lease_until = {now_of_db} + $2 WHERE id {open}SELECT id FROM jobs WHERE lane = $3 \
+                 AND kind = $4 AND state = 'ready' AND run_at <= $5 ORDER BY id LIMIT {batch}{skip}{close} \
+                 AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.lane = $3 AND other.state = 'running') \
+                 RETURNING id, tenant_id, kind, lane, subject, attempts, max_attempts, created_at, lease_owner, lease_epoch",
+                now_of_db = now_of(engine),
+            ),
+            [
+                claim.owner.into(),
+                millis(claim.lease).into(),
+                lane.into(),
+                claim.kind.as_str().into(),
+                now.into(),
+            ],
+        ))
+        .await?;
+    let mut jobs = rows.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
+    jobs.sort_unstable_by(|a, b| a.id.cmp(&b.id));
+    Ok(jobs)
+}
+
+fn claimed(row: &QueryResult) -> Result<Claimed, DbErr> {
+    let kind: String = row.try_get("", "kind")?;
+    Ok(Claimed {
+        id: row.try_get("", "id")?,
+        tenant_id: row.try_get("", "tenant_id")?,
+        kind: JobKind::named(&kind)
+            .ok_or_else(|| DbErr::Type("a kind of job that this version doesn't know".into()))?,
+        lane: row.try_get("", "lane")?,
+        subject: row.try_get("", "subject")?,
+        attempts: count(row.try_get("", "attempts")?),
+        max_attempts: count(row.try_get("", "max_attempts")?),
+        created_at: row.try_get("", "created_at")?,
+        lease_owner: row.try_get("", "lease_owner")?,
+        lease_epoch: row.try_get("", "lease_epoch")?,
+    })
+}
+
+/// Extends the lease of a batch of one claim; says whether nobody else has claimed any of it since.
+///
+/// A job that the handler has settled by itself keeps its epoch, so it counts as held, and there is nothing to extend.
+pub(super) async fn extend(db: &Db, owner: &str, jobs: &[Claimed], lease: Duration) -> Result<bool, DbErr> {
+    let engine = db.engine();
+    let mut values: Vec<Value> = vec![owner.into(), millis(lease).into()];
+    let mut pairs = |comparison: &str| {
+        let mut terms = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            values.push(job.id.clone().into());
+            values.push(job.lease_epoch.into());
+            terms.push(format!("(id = ${} AND lease_epoch {comparison} ${})", values.len() - 1, values.len()));
+        }
+        (terms.join(" OR "), std::mem::take(&mut values))
+    };
+    let (ours, ours_values) = pairs("=");
+    let (taken, taken_values) = pairs(">");
+    let extension = format!(
+        "UPDATE jobs SET lease_until = {} + $2 WHERE lease_owner = $1 AND state = 'running' AND ({ours})",
+        now_of(engine)
+    );
+    db.autocommit().execute_raw(Statement::from_sql_and_values(engine, extension, ours_values)).await?;
+    let lost = Statement::from_sql_and_values(
+        engine,
+        format!("SELECT 1 AS taken FROM jobs WHERE {taken} LIMIT 1"),
+        taken_values,
+    );
+    Ok(db.read().query_one_raw(lost).await?.is_none())
+}
+
+/// Sends jobs whose lease has ended back to `ready`, their attempt counted. At most 1,000 at once.
+pub(super) async fn reclaim(db: &Db) -> Result<u64, DbErr> {
+    let engine = db.engine();
+    let sql = format!(
+        "UPDATE jobs SET state = 'ready', lease_owner = NULL, lease_until = NULL, last_error = 'lease ended' \
+         WHERE state = 'running' AND id IN \
+         (SELECT id FROM jobs WHERE state = 'running' AND lease_until < {now} LIMIT 1000) AND lease_until < {now}",
+        now = now_of(engine)
+    );
+    // Looked for first: on SQLite a write, even of nothing, waits for the writer.
+    let ended = Statement::from_string(
+        engine,
+        format!("SELECT 1 AS ended FROM jobs WHERE state = 'running' AND lease_until < {} LIMIT 1", now_of(engine)),
+    );
+    if db.read().query_one_raw(ended).await?.is_none() {
+        return Ok(0);
+    }
+    Ok(db.autocommit().execute_raw(Statement::from_string(engine, sql)).await?.rows_affected())
+}
+
+/// Hands back jobs that were claimed and not finished. Their attempt isn't counted: nothing failed.
+pub(super) async fn release(db: &Db, owner: &str) -> Result<u64, DbErr> {
+    let done = db
+        .autocommit()
+        .execute_raw(Statement::from_sql_and_values(
+            db.engine(),
+            "UPDATE jobs SET state = 'ready', attempts = attempts - 1, lease_owner = NULL, lease_until = NULL \
+             WHERE state = 'running' AND lease_owner = $1",
+            [owner.into()],
+        ))
+        .await?;
+    Ok(done.rows_affected())
+}
+
+/// Deletes finished rows: those done before `done`, those dead before `dead`. At most 1,000 of each at once.
+pub(super) async fn prune(db: &Db, done: Timestamp, dead: Timestamp) -> Result<u64, DbErr> {
+    let mut pruned = 0;
+    for (state, before) in [("done", done), ("dead", dead)] {
+        let values: [Value; 2] = [before.into(), state.into()];
+        pruned += db
+            .autocommit()
+            .execute_raw(Statement::from_sql_and_values(
+                db.engine(),
+                "DELETE FROM jobs WHERE id IN \
+                 (SELECT id FROM jobs WHERE finished_at IS NOT NULL AND finished_at < $1 AND state = $2 LIMIT 1000)",
+                values,
+            ))
+            .await?
+            .rows_affected();
+    }
+    Ok(pruned)
+}
+
+/// How much of one kind waits and runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueFigures {
+    /// The kind.
+    pub kind: &'static str,
+    /// Due or waiting for their time.
+    pub ready: i64,
+    /// Under a lease.
+    pub running: i64,
+    /// Given up and not pruned yet.
+    pub dead: i64,
+    /// How long the oldest due job has been due.
+    pub oldest_due: Duration,
+}
+
+/// The figures of every kind, for metrics and health.
+///
+/// # Errors
+/// As the database.
+pub async fn figures(db: &Db) -> Result<Vec<QueueFigures>, DbErr> {
+    let now = Timestamp::now();
+    let rows = db
+        .read()
+        .query_all_raw(Statement::from_string(
+            db.engine(),
+            "SELECT kind, state, COUNT(*) AS jobs, MIN(run_at) AS earliest FROM jobs WHERE state <> 'done' \
+             GROUP BY kind, state",
+        ))
+        .await?;
+    let mut figures: Vec<QueueFigures> = JobKind::ALL
+        .iter()
+        .map(|kind| QueueFigures { kind: kind.as_str(), ready: 0, running: 0, dead: 0, oldest_due: Duration::ZERO })
+        .collect();
+    for row in rows {
+        let (kind, state): (String, String) = (row.try_get("", "kind")?, row.try_get("", "state")?);
+        let (jobs, earliest): (i64, Timestamp) = (row.try_get("", "jobs")?, row.try_get("", "earliest")?);
+        let Some(of_kind) = figures.iter_mut().find(|figures| figures.kind == kind) else { continue };
+        match state.as_str() {
+            "ready" => {
+                of_kind.ready = jobs;
+                of_kind.oldest_due = now.since(earliest);
+            }
+            "running" => of_kind.running = jobs,
+            _ => of_kind.dead = jobs,
+        }
+    }
+    Ok(figures)
+}
+
+/// What becomes of a job about whose end its handler said nothing.
+pub(super) fn after_failure(job: &Claimed, why: &'static str) -> Outcome {
+    Outcome::RetryAt(Timestamp::now().plus(back_off(job.attempts)), why)
+}
+
+/// The database's own clock in milliseconds, as an expression.
+const fn now_of(engine: DbBackend) -> &'static str {
+    match engine {
+        DbBackend::Postgres => "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT",
+        _ => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+    }
+}
+
+fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn count(stored: i64) -> u32 {
+    u32::try_from(stored).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,58 @@
+//! Table `api_keys`.
+
+use sea_orm::{FromJsonQueryResult, entity::prelude::*};
+use serde::{Deserialize, Serialize};
+use shared::{
+    ids::{KeyId, TenantId, UserId},
+    time::Timestamp,
+};
+
+use crate::auth::Scope;
+
+/// An API key.
+#[derive(Clone, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "api_keys")]
+pub struct Model {
+    /// Which.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: KeyId,
+    /// Whose.
+    pub tenant_id: TenantId,
+    /// What its maker calls it.
+    pub name: String,
+    /// Which network its sessions speak to.
+    pub network: String,
+    /// The keyed hash of the key.
+    pub secret_hash: Vec<u8>,
+    /// The end of the key.
+    pub last_four: String,
+    /// What it may do.
+    #[sea_orm(column_type = "Text")]
+    pub scopes: Scopes,
+    /// Who made it.
+    pub created_by: UserId,
+    /// When.
+    pub created_at: Timestamp,
+    /// When it stops to work by itself.
+    pub expires_at: Option<Timestamp>,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<Timestamp>,
+    /// When it was deleted.
+    pub revoked_at: Option<Timestamp>,
+}
+
+impl std::fmt::Debug for Model {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ApiKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// Scopes, stored as JSON.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, FromJsonQueryResult)]
+pub struct Scopes(pub Vec<Scope>);
+
+/// None.
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}

@@ -1,0 +1,204 @@
+//! The OpenAPI document: gathered from the routes themselves, so a route that isn't in it can't be reached.
+//!
+//! What a handler says of itself (summary, tag, security with its scopes, request example, answers) stands at the
+//! handler. What is the same for all of them is said once here: which problems a kind of handler can answer with
+//! ([`problem_responses!`]), the security schemes, and the `X-Request-Id` of every answer.
+
+use std::collections::BTreeMap;
+
+use serde_json::json;
+use shared::problem::{FieldError, MEDIA_TYPE, Problem};
+use utoipa::{
+    Modify, OpenApi,
+    openapi::{
+        self, ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Type,
+        example::ExampleBuilder,
+        header::HeaderBuilder,
+        path::{Operation, PathItem},
+        schema::ObjectBuilder,
+        security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme},
+    },
+};
+
+use crate::error::Kind;
+
+/// What any operation can answer with.
+pub const ALWAYS: &[Kind] = &[Kind::BadRequest, Kind::Internal, Kind::Unavailable];
+/// What an operation that takes [`Auth`](crate::auth::Auth) can answer with.
+pub const CALLER: &[Kind] = &[Kind::Unauthenticated, Kind::MissingScope];
+/// What a writing operation that takes [`Auth`](crate::auth::Auth) can answer with, besides [`CALLER`].
+pub const WRITE: &[Kind] = &[Kind::TenantSuspended];
+/// What an operation that takes [`ValidJson`](crate::extract::ValidJson) can answer with.
+pub const BODY: &[Kind] = &[Kind::MalformedJson, Kind::BodyTooLarge, Kind::UnsupportedMediaType, Kind::Validation];
+/// What an operation that takes [`PathId`](crate::extract::PathId) can answer with.
+pub const BY_ID: &[Kind] = &[Kind::NotFound];
+/// What an operation that takes [`Idempotent`](crate::idempotency::Idempotent) can answer with.
+pub const IDEMPOTENT: &[Kind] = &[Kind::IdempotencyInFlight, Kind::IdempotencyMismatch];
+
+/// Declares a type for `responses(…)` of `#[utoipa::path]` that lists problems: `problem_responses!(SendProblems =
+/// CALLER, WRITE, BODY, IDEMPOTENT, &[Kind::SessionNotRunning]);`. [`ALWAYS`] is added.
+macro_rules! problem_responses {
+    ($(#[$meta:meta])* $name:ident = $($set:expr),+ $(,)?) => {
+        $(#[$meta])*
+        pub(crate) struct $name;
+
+        impl ::utoipa::IntoResponses for $name {
+            fn responses() -> ::std::collections::BTreeMap<
+                ::std::string::String,
+                ::utoipa::openapi::RefOr<::utoipa::openapi::Response>,
+            > {
+                $crate::openapi::responses_of(&[$crate::openapi::ALWAYS, $($set),+])
+            }
+        }
+    };
+}
+pub(crate) use problem_responses;
+
+problem_responses!(
+    /// Of an operation that only reads, by anybody with credentials.
+    ReadProblems = CALLER
+);
+problem_responses!(
+    /// Of an operation that only reads one thing, named in the path.
+    ReadByIdProblems = CALLER, BY_ID
+);
+
+/// One response for each status, with an example for each type of problem.
+#[must_use]
+pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<u16, Vec<Kind>> = BTreeMap::new();
+    for kind in sets.iter().copied().flatten().copied() {
+        let kinds = by_status.entry(kind.status()).or_default();
+        if !kinds.contains(&kind) {
+            kinds.push(kind);
+        }
+    }
+    by_status
+        .into_iter()
+        .map(|(status, kinds)| {
+            let titles: Vec<_> = kinds.iter().map(|kind| format!("`{}`: {}.", kind.uri(), kind.title())).collect();
+            let content = kinds.iter().fold(
+                ContentBuilder::new().schema(Some(Ref::from_schema_name("Problem"))),
+                |content, kind| {
+                    content.examples_from_iter([(
+                        kind.slug(),
+                        ExampleBuilder::new()
+                            .summary(kind.title())
+                            .value(Some(json!({
+                                "type": kind.uri(),
+                                "title": kind.title(),
+                                "status": kind.status(),
+                                "request_id": "0198c1a2-7a51-7c3e-9d7e-5d3f1f0a4b11",
+                            })))
+                            .build(),
+                    )])
+                },
+            );
+            let response =
+                ResponseBuilder::new().description(titles.join(" ")).content(MEDIA_TYPE, content.build()).build();
+            (status.to_string(), RefOr::T(response))
+        })
+        .collect()
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Switchboard",
+        description = "A WhatsApp gateway of one's own: sessions, messages, webhooks, usage.\n\nErrors are RFC 9457 problem documents; every `type` is explained in `docs/errors.md`.",
+        license(name = "AGPL-3.0-only", identifier = "AGPL-3.0-only"),
+        contact(name = "Switchboard", url = "https://github.com/switchboard/switchboard"),
+    ),
+    servers((url = "/", description = "This installation")),
+    components(schemas(Problem, FieldError)),
+    modifiers(&Security),
+    tags(
+        (name = "auth", description = "Signing up, logging in, and staying logged in."),
+        (name = "tenant", description = "The account, and who one is in it."),
+        (name = "api-keys", description = "Credentials for programs."),
+        (name = "sessions", description = "Linked WhatsApp devices."),
+        (name = "messages", description = "Sending, and the history in both directions."),
+        (name = "webhooks", description = "Events, delivered to an endpoint of the tenant's."),
+        (name = "events", description = "What happened, in order."),
+        (name = "usage", description = "What was metered."),
+        (name = "health", description = "Whether the installation works."),
+    ),
+)]
+struct Base;
+
+/// How callers prove who they are.
+struct Security;
+
+impl Modify for Security {
+    fn modify(&self, document: &mut openapi::OpenApi) {
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme(
+            "person",
+            SecurityScheme::Http(
+                HttpBuilder::new()
+                    .scheme(HttpAuthScheme::Bearer)
+                    .bearer_format("JWT")
+                    .description(Some("The access token of a person, from `POST /api/v1/auth/login`."))
+                    .build(),
+            ),
+        );
+        components.add_security_scheme(
+            "api_key",
+            SecurityScheme::Http(
+                HttpBuilder::new()
+                    .scheme(HttpAuthScheme::Bearer)
+                    .bearer_format("sb_live_… or sb_test_…")
+                    .description(Some("An API key. The names are the scopes that it needs."))
+                    .build(),
+            ),
+        );
+        components.add_security_scheme(
+            "api_key_header",
+            SecurityScheme::ApiKey(ApiKey::Header(ApiKeyValue::with_description(
+                "X-Api-Key",
+                "An API key. The names are the scopes that it needs.",
+            ))),
+        );
+    }
+}
+
+/// The document that the routes are gathered into.
+#[must_use]
+pub fn base() -> openapi::OpenApi {
+    Base::openapi()
+}
+
+/// Adds what is the same everywhere: the `X-Request-Id` of every answer.
+pub fn finish(document: &mut openapi::OpenApi) {
+    for item in document.paths.paths.values_mut() {
+        for operation in operations(item) {
+            for response in operation.responses.responses.values_mut() {
+                if let RefOr::T(response) = response {
+                    response.headers.insert(
+                        "X-Request-Id".into(),
+                        HeaderBuilder::new()
+                            .schema(Some(ObjectBuilder::new().schema_type(Type::String)))
+                            .description(Some("The request's own id, or the one that was made for it."))
+                            .build()
+                            .into(),
+                    );
+                }
+            }
+        }
+    }
+}
+
+fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
+    [
+        &mut item.get,
+        &mut item.put,
+        &mut item.post,
+        &mut item.delete,
+        &mut item.options,
+        &mut item.head,
+        &mut item.patch,
+        &mut item.trace,
+    ]
+    .into_iter()
+    .flatten()
+}

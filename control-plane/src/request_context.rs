@@ -1,0 +1,135 @@
+//! What happens around every request, whichever route it takes: an id, a log line, figures, a deadline, and a problem document
+//! for whatever goes wrong outside of a handler.
+
+use std::{any::Any, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{MatchedPath, Request},
+    http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+};
+use shared::problem::{MEDIA_TYPE, Problem};
+use tokio::time::Instant;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::error::Kind;
+
+/// How long a request may take.
+const DEADLINE: Duration = Duration::from_secs(30);
+/// The longest request id that is taken over, in bytes.
+const MAX_ID_LEN: usize = 128;
+const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The id of a request: the caller's own, or one that was made. In the request's extensions; to be passed on to workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequestId(HeaderValue);
+
+impl RequestId {
+    /// As text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        self.0.to_str().unwrap_or_default()
+    }
+
+    /// The caller's, if it is 1 to 128 visible ASCII characters; else a new one.
+    fn of(headers: &HeaderMap) -> Self {
+        let given = headers.get(X_REQUEST_ID).filter(|value| {
+            (1..=MAX_ID_LEN).contains(&value.len()) && value.as_bytes().iter().all(u8::is_ascii_graphic)
+        });
+        let id = given.cloned().unwrap_or_else(|| {
+            HeaderValue::from_str(&uuid::Uuid::now_v7().to_string())
+                .unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+        });
+        Self(id)
+    }
+}
+
+/// Puts the layers around a router.
+pub fn around(router: Router) -> Router {
+    router
+        .layer(middleware::from_fn(deadline))
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn(identified))
+}
+
+fn panicked(_what: Box<dyn Any + Send + 'static>) -> HttpResponse<Body> {
+    // The panic hook has logged the place; the message may hold a caller's data.
+    crate::error::Refusal::from(Kind::Internal).into_response()
+}
+
+async fn deadline(request: Request, next: Next) -> Response {
+    match tokio::time::timeout(DEADLINE, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Kind::Unavailable.because("this took longer than 30 seconds").into_response(),
+    }
+}
+
+async fn identified(mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let id = RequestId::of(request.headers());
+    request.extensions_mut().insert(id.clone());
+    let method = request.method().clone();
+    // Never the path itself: it can hold a phone number.
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
+
+    let mut response = next.run(request).await;
+
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        response = with_request_id(response, problem, &id);
+    }
+    let headers = response.headers_mut();
+    headers.insert(X_REQUEST_ID, id.0.clone());
+    secure(headers);
+    let took = started.elapsed();
+    let status = response.status().as_u16();
+    let labels = [("method", method.as_str().to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
+    metrics::counter!("http_requests_total", &labels).increment(1);
+    metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(took.as_secs_f64());
+    tracing::info!(
+        method = method.as_str(),
+        route,
+        status,
+        ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        request_id = id.as_str(),
+        "answered"
+    );
+    response
+}
+
+fn with_request_id(response: Response, mut problem: Problem, id: &RequestId) -> Response {
+    problem.request_id = Some(id.as_str().to_owned());
+    let (mut parts, _) = response.into_parts();
+    parts.headers.remove(header::CONTENT_LENGTH);
+    let Ok(body) = serde_json::to_vec(&problem) else {
+        // A problem of strings and numbers always has a JSON form; were it otherwise, the status still says it.
+        return Response::from_parts(parts, Body::empty());
+    };
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    Response::from_parts(parts, Body::from(body))
+}
+
+/// For an API whose answers hold secrets: no sniffing, no framing, no referrer, no shared cache.
+fn secure(headers: &mut HeaderMap) {
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::CACHE_CONTROL, "no-store"),
+    ] {
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
+    }
+}
+
+/// Explains the figures to whoever reads `/metrics`.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!("http_requests_total", "Requests answered, by method, route and status.");
+    metrics::describe_histogram!(
+        "http_request_duration_seconds",
+        metrics::Unit::Seconds,
+        "How long requests took, by method and route."
+    );
+}

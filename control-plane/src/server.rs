@@ -1,0 +1,164 @@
+//! One control-plane process: its listeners and its background tasks, from start to stop.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use axum::Router;
+use secrecy::ExposeSecret;
+use shared::seal::DataKey;
+use tokio::{net::TcpListener, task::JoinError, time::MissedTickBehavior};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    app,
+    auth::{self, Keyring},
+    config::Config,
+    db::Db,
+    error::database_error_kind,
+    health, idempotency, internal,
+    jobs::{Bell, Handler, Runner},
+    master_key::MasterKey,
+    outbound, sessions,
+    state::{App, Shared},
+    webhooks,
+    workers::Fleet,
+};
+
+/// How long requests and tasks get to finish.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
+/// How often what is past its time is deleted.
+const PRUNE_EVERY: Duration = Duration::from_secs(60);
+
+/// A running control plane. [`shutdown`](Self::shutdown) ends it; dropped without, it is told to stop and not waited for.
+pub struct ControlPlane {
+    app: App,
+    tasks: TaskTracker,
+    public: SocketAddr,
+    internal: SocketAddr,
+}
+
+impl ControlPlane {
+    /// Connects, migrates, binds and serves. Port 0 binds a free port.
+    ///
+    /// # Errors
+    /// If a setting can't be used, the database doesn't answer or was made with another master key, or an address is taken. No
+    /// message holds a secret.
+    pub async fn start(config: Config) -> anyhow::Result<Self> {
+        health::install_metrics();
+        let master_key = DataKey::from_base64(config.secrets.master_key.expose_secret())
+            .map(MasterKey::new)
+            .context("MASTER_KEY must be 32 bytes in base64")?;
+        let db = connect(&config).await?;
+        db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
+        master_key.bind(db.autocommit()).await?;
+        let keyring = Keyring::load(&db, &master_key).await?;
+        let fleet = Fleet::load(&db, &master_key).await?;
+        let outbound = outbound::Client::new(&config.outbound)?;
+
+        let public = TcpListener::bind(config.http.listen).await.context("LISTEN can't be bound")?;
+        let public_address = public.local_addr()?;
+        let workers = TcpListener::bind(config.internal.listen).await.context("INTERNAL_LISTEN can't be bound")?;
+        let internal_address = workers.local_addr()?;
+
+        let stop = CancellationToken::new();
+        let app = App::new(Shared {
+            config,
+            db,
+            master_key,
+            keyring,
+            bell: Bell::default(),
+            outbound,
+            fleet,
+            stop: stop.clone(),
+        });
+        let tasks = TaskTracker::new();
+        tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
+        tasks.spawn(serve(workers, internal::router(app.clone()), stop));
+        tasks.spawn(prune(app.clone()));
+        let reconciler = sessions::reconciler::start(app.clone());
+        tasks.spawn(async move { report(reconciler.await, "the reconciler") });
+        let runner = Runner::start(&app, handlers());
+        tasks.spawn(async move { runner.stopped().await });
+        tasks.close();
+        tracing::info!(public = %public_address, internal = %internal_address, "the control plane serves");
+        Ok(Self { app, tasks, public: public_address, internal: internal_address })
+    }
+
+    /// Where tenants' programs connect.
+    #[must_use]
+    pub const fn public_address(&self) -> SocketAddr {
+        self.public
+    }
+
+    /// Where workers connect.
+    #[must_use]
+    pub const fn internal_address(&self) -> SocketAddr {
+        self.internal
+    }
+
+    /// What handlers share.
+    #[must_use]
+    pub const fn app(&self) -> &App {
+        &self.app
+    }
+
+    /// Stops taking requests, lets those in flight and the background tasks finish, and gives up on them after 15 seconds.
+    pub async fn shutdown(self) {
+        self.app.stop.cancel();
+        if tokio::time::timeout(SHUTDOWN_DEADLINE, self.tasks.wait()).await.is_err() {
+            tracing::warn!(left = self.tasks.len(), "stopped without waiting any longer for tasks");
+        }
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        self.app.stop.cancel();
+    }
+}
+
+/// Connects to the database of a configuration.
+///
+/// # Errors
+/// If it doesn't answer.
+pub async fn connect(config: &Config) -> anyhow::Result<Db> {
+    Db::connect(config.database.url.expose_secret(), config.database.pool_size)
+        .await
+        .map_err(|error| anyhow::anyhow!("DATABASE_URL: can't connect ({})", database_error_kind(&error)))
+}
+
+async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    if axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.is_err() {
+        tracing::error!("a listener failed");
+    }
+}
+
+/// What works on jobs, by kind.
+fn handlers() -> Vec<Arc<dyn Handler>> {
+    vec![Arc::new(webhooks::Deliverer)]
+}
+
+/// A task of ours that panicked is a defect: the process goes on without it, and says so.
+fn report(ended: Result<(), JoinError>, task: &'static str) {
+    if ended.is_err_and(|error| error.is_panic()) {
+        tracing::error!(task, "a background task panicked");
+    }
+}
+
+/// Deletes what is past its time.
+async fn prune(app: App) {
+    let mut every = tokio::time::interval(PRUNE_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = app.stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        if let Err(error) = idempotency::prune(&app).await {
+            tracing::warn!(kind = database_error_kind(&error), "expired idempotency keys were not deleted");
+        }
+        if let Err(error) = auth::prune(&app).await {
+            tracing::warn!(kind = database_error_kind(&error), "ended logins were not deleted");
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! `/api/v1/tenant`.
+
+use axum::{Json, extract::State, http::StatusCode, response::Response};
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    dto::{TenantDto, UpdateTenant},
+    service,
+};
+use crate::{
+    auth::{Auth, scopes},
+    error::ApiResult,
+    extract::ValidJson,
+    idempotency::{self, IdempotencyKey, Idempotent, Reply},
+    openapi::{BODY, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
+    state::App,
+};
+
+/// The tenant's own routes.
+#[must_use]
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(get_tenant, update_tenant))
+}
+
+/// Get the tenant
+///
+/// The account that the credentials belong to.
+#[utoipa::path(
+    get, path = "/api/v1/tenant", operation_id = "get_tenant", tag = "tenant",
+    security(("person" = []), ("api_key" = []), ("api_key_header" = [])),
+    responses((status = 200, description = "The tenant.", body = TenantDto), ReadProblems),
+)]
+async fn get_tenant(State(app): State<App>, auth: Auth<scopes::Anyone>) -> ApiResult<Json<TenantDto>> {
+    Ok(Json(service::find(app.db.read(), auth.tenant()).await?.into()))
+}
+
+problem_responses!(UpdateTenantProblems = CALLER, WRITE, BODY, IDEMPOTENT);
+
+/// Change the tenant
+///
+/// Gives the account another name. Only people can.
+#[utoipa::path(
+    patch, path = "/api/v1/tenant", operation_id = "update_tenant", tag = "tenant",
+    security(("person" = [])),
+    params(IdempotencyKey),
+    request_body(content = UpdateTenant, example = json!({"name": "Acme Messaging"})),
+    responses((status = 200, description = "The tenant, changed.", body = TenantDto), UpdateTenantProblems),
+)]
+async fn update_tenant(
+    State(app): State<App>,
+    auth: Auth<scopes::People>,
+    idempotent: Idempotent,
+    ValidJson(body): ValidJson<UpdateTenant>,
+) -> ApiResult<Response> {
+    idempotent
+        .run(&app, idempotency::DAY, async |tx| {
+            let tenant = service::rename(tx, auth.tenant(), &body.name).await?;
+            Reply::json(StatusCode::OK, &TenantDto::from(tenant))
+        })
+        .await
+}

@@ -1,0 +1,16 @@
+//! Usage: what a tenant is metered by.
+//!
+//! Owns the table `usage_facts`. A fact is recorded in the transaction of the change that it counts, and its id is the
+//! identity of the thing (`messages_sent:<msg_id>`), so that a thing which is seen twice counts once. Sums are computed from
+//! the facts when they are asked for.
+//!
+//! # Invariants
+//! 1. Every fact counts once, however often it is recorded.
+//! 2. A fact is dated by when the thing happened (for a sent message, the server's acknowledgement), not by when we learnt it.
+
+mod record;
+mod report;
+mod routes;
+
+pub use record::{Fact, Meter, record};
+pub use routes::router;

@@ -1,0 +1,75 @@
+//! Workers: the processes that hold sessions.
+//!
+//! # What this folder owns
+//! The table `workers`: who may call itself by which name, where it is reached, how much it takes, and when it was last
+//! heard. [`routes`] is the whole of `/internal/v1/workers`; [`join`] decides who gets in; [`policy`] says what silence
+//! means; [`client`] is the only place that calls a worker; [`keys`] holds the key that signs those calls.
+//!
+//! # Invariants
+//! - A name is bound to one Ed25519 key and one store at its first join, which needs the join token. Later joins need
+//!   the key alone.
+//! - Of two runs (*incarnations*) of one name, the newer replaces the older only when the older is not live: not heard
+//!   for 15 s, or gone from the endpoint that it named. Every call of a replaced run is answered 409
+//!   `worker-superseded`.
+//! - A worker gets in only if the control plane reached it at its endpoint, and that endpoint lies in
+//!   `WORKER_ENDPOINT_CIDRS`: session keys are sent there.
+//! - `assigned` counts the sessions whose `worker_id` is this worker. Both change in one transaction, and room is taken
+//!   with `UPDATE … WHERE assigned < capacity`, so two replicas can't overfill a worker.
+//! - Availability is never stored: it is a pure function of the last beat, the good beats since the last silence, and
+//!   the time.
+//!
+//! # Leases are elsewhere
+//! Whether a worker may write a session's state is decided in the data-plane store, by leases and fences. What this
+//! folder knows about a worker's life only steers placement and what is shown.
+
+pub mod client;
+pub mod entity;
+pub mod join;
+pub mod keys;
+pub mod policy;
+pub mod routes;
+
+use std::sync::Arc;
+
+use sea_orm::DbErr;
+use shared::identity::SigningKey;
+use tokio::sync::Notify;
+
+use crate::{db::Db, master_key::MasterKey};
+
+/// What the fleet's domains share in one process.
+#[derive(Clone)]
+pub struct Fleet {
+    /// Signs calls to workers.
+    pub key: SigningKey,
+    /// Calls workers.
+    pub client: client::WorkerClient,
+    /// Wakes this replica's reconciler.
+    pub bell: Arc<Notify>,
+}
+
+/// The fleet's parts could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum FleetError {
+    /// The signing key could not be made, sealed or opened.
+    #[error("the key that signs calls to workers is not usable")]
+    Key,
+    /// No HTTP client.
+    #[error("the HTTP client for workers could not be made")]
+    Client,
+    /// The database said no.
+    #[error(transparent)]
+    Database(#[from] DbErr),
+}
+
+impl Fleet {
+    /// Loads (or, in a new installation, makes) the signing key, and makes the client. The migrations must have run.
+    ///
+    /// # Errors
+    /// [`FleetError`].
+    pub async fn load(db: &Db, master_key: &MasterKey) -> Result<Self, FleetError> {
+        let key = keys::load_or_create(db, master_key).await?;
+        let client = client::WorkerClient::new(key.clone())?;
+        Ok(Self { key, client, bell: Arc::new(Notify::new()) })
+    }
+}
