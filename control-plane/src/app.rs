@@ -8,9 +8,9 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     auth,
     error::{Kind, Refusal},
-    health, keys, messages, openapi, request_context, sessions,
+    events, health, keys, messages, openapi, request_context, sessions,
     state::App,
-    tenants,
+    tenants, usage, webhooks,
 };
 
 /// Every documented route.
@@ -21,6 +21,9 @@ fn documented() -> OpenApiRouter<App> {
         .merge(keys::router())
         .merge(sessions::router())
         .merge(messages::router())
+        .merge(webhooks::router())
+        .merge(events::router())
+        .merge(usage::router())
         .merge(health::router())
 }
 

@@ -58,6 +58,10 @@ problem_responses!(
     /// Of an operation that only reads, by anybody with credentials.
     ReadProblems = CALLER
 );
+problem_responses!(
+    /// Of an operation that only reads one thing, named in the path.
+    ReadByIdProblems = CALLER, BY_ID
+);
 
 /// One response for each status, with an example for each type of problem.
 #[must_use]
@@ -115,6 +119,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
         (name = "sessions", description = "Linked WhatsApp devices."),
         (name = "messages", description = "Sending, and the history in both directions."),
         (name = "webhooks", description = "Events, delivered to an endpoint of the tenant's."),
+        (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
         (name = "health", description = "Whether the installation works."),
     ),

@@ -20,6 +20,7 @@ use crate::{
     master_key::MasterKey,
     outbound, sessions,
     state::{App, Shared},
+    webhooks,
     workers::Fleet,
 };
 
@@ -134,7 +135,7 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
 
 /// What works on jobs, by kind.
 fn handlers() -> Vec<Arc<dyn Handler>> {
-    Vec::new()
+    vec![Arc::new(webhooks::Deliverer)]
 }
 
 /// A task of ours that panicked is a defect: the process goes on without it, and says so.

@@ -70,21 +70,18 @@ impl EventType {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Envelope {
     /// The same in every delivery of this event.
-    #[schema(value_type = String, example = "evt_01kb2n8cxzf5ysk9nhw2zq8v1p")]
     pub id: EventId,
     /// What happened.
     #[serde(rename = "type")]
     pub kind: EventType,
     /// Whose event it is.
-    #[schema(value_type = String, example = "ten_01kb2n8cxzf5ysk9nhw2zq8v1p")]
     pub tenant_id: TenantId,
     /// The session it is about, if it is about one.
-    #[schema(value_type = Option<String>, example = "ses_01kb2n8cxzf5ysk9nhw2zq8v1p")]
     pub session_id: Option<SessionId>,
     /// When it happened.
-    #[schema(value_type = String, format = DateTime)]
     pub occurred_at: Timestamp,
     /// Its place among the tenant's events, in commit order, without gaps, from 1.
+    #[schema(minimum = 1, example = 4711)]
     pub position: i64,
     /// What there is to say; its shape depends on the type.
     pub data: serde_json::Value,

@@ -11,8 +11,13 @@
 //! 1. Within a tenant, position order is commit order, and there are no gaps.
 //! 2. An event and its deliveries are one commit with the change that they tell.
 
+mod entity;
 mod envelope;
+mod find;
 mod record;
+mod routes;
 
 pub use envelope::{Envelope, EventType};
-pub use record::{NewEvent, RecordError, Recorded, record};
+pub use find::{FindError, find};
+pub use record::{Audience, NewEvent, RecordError, Recorded, record, record_for};
+pub use routes::router;

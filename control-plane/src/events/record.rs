@@ -1,14 +1,17 @@
 //! Recording events with the change that they tell.
 
-use sea_orm::{DatabaseTransaction, DbErr};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, Set, Statement};
 use shared::{
-    ids::{EventId, SessionId},
-    seal::SealError,
+    ids::{EventId, SessionId, WebhookId},
+    seal::{DataKey, Place, SealError},
     time::Timestamp,
 };
 
-use super::EventType;
-use crate::{auth::TenantScope, state::App};
+use super::{EventType, entity};
+use crate::{auth::TenantScope, state::App, webhooks};
+
+/// How many rows one INSERT carries: both engines limit the parameters of a statement.
+const ROWS_PER_INSERT: usize = 500;
 
 /// An event to be recorded.
 #[derive(Debug, Clone)]
@@ -37,6 +40,16 @@ pub enum RecordError {
     Json(#[from] serde_json::Error),
 }
 
+impl From<RecordError> for crate::error::ApiError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Database(error) => error.into(),
+            RecordError::Seal(error) => error.into(),
+            RecordError::Json(_) => Self::Defect("an event has no JSON form"),
+        }
+    }
+}
+
 /// What was recorded.
 #[derive(Debug, Clone, Default)]
 pub struct Recorded {
@@ -44,6 +57,15 @@ pub struct Recorded {
     pub events: Vec<EventId>,
     /// Whether there are deliveries: if so, ring `DeliverWebhook` after the commit.
     pub deliveries: bool,
+}
+
+/// Who is told.
+#[derive(Debug, Clone, Copy)]
+pub enum Audience<'a> {
+    /// Every enabled endpoint that wants the type.
+    Subscribers,
+    /// One endpoint, whatever it wants.
+    Only(&'a WebhookId),
 }
 
 /// Records events, in order, with their deliveries. The last step of the transaction: from here to the commit the tenant's
@@ -57,6 +79,72 @@ pub async fn record(
     scope: &TenantScope,
     events: Vec<NewEvent>,
 ) -> Result<Recorded, RecordError> {
-    let _ = (tx, app, scope, events);
-    Ok(Recorded::default())
+    record_for(tx, app, scope, events, Audience::Subscribers).await
+}
+
+/// As [`record`], for one audience.
+///
+/// # Errors
+/// [`RecordError`]; roll back then.
+pub async fn record_for(
+    tx: &DatabaseTransaction,
+    app: &App,
+    scope: &TenantScope,
+    events: Vec<NewEvent>,
+    audience: Audience<'_>,
+) -> Result<Recorded, RecordError> {
+    if events.is_empty() {
+        return Ok(Recorded::default());
+    }
+    let (first, key) = take_positions(tx, app, scope, events.len()).await?;
+    let mut rows = Vec::with_capacity(events.len());
+    let mut recorded = Vec::with_capacity(events.len());
+    for (event, position) in events.into_iter().zip(first..) {
+        let id = EventId::new();
+        let data = serde_json::to_vec(&event.data)?;
+        rows.push(entity::ActiveModel {
+            id: Set(id.clone()),
+            tenant_id: Set(scope.id().clone()),
+            session_id: Set(event.session_id),
+            kind: Set(event.kind.as_str().into()),
+            position: Set(position),
+            occurred_at: Set(event.occurred_at),
+            sealed_data: Set(key.seal(&place(scope, &id), &data)?),
+        });
+        recorded.push((id, event.kind));
+    }
+    for rows in rows.chunks(ROWS_PER_INSERT) {
+        entity::Entity::insert_many(rows.to_vec()).exec_without_returning(tx).await?;
+    }
+    let deliveries = webhooks::dispatch(tx, scope, &recorded, audience).await?;
+    Ok(Recorded { events: recorded.into_iter().map(|(id, _)| id).collect(), deliveries: deliveries > 0 })
+}
+
+/// Takes the next positions, which locks the tenant's counter until the commit; gives the first of them, and the tenant's
+/// key.
+async fn take_positions(
+    tx: &DatabaseTransaction,
+    app: &App,
+    scope: &TenantScope,
+    count: usize,
+) -> Result<(i64, DataKey), RecordError> {
+    let count = i64::try_from(count).unwrap_or(i64::MAX);
+    let row = tx
+        .query_one_raw(Statement::from_sql_and_values(
+            tx.get_database_backend(),
+            "UPDATE tenants SET last_position = last_position + $1 WHERE id = $2 \
+             RETURNING last_position, sealed_data_key",
+            [count.into(), scope.id().clone().into()],
+        ))
+        .await?
+        .ok_or_else(|| DbErr::RecordNotFound("tenant".into()))?;
+    let last: i64 = row.try_get("", "last_position")?;
+    let sealed: Vec<u8> = row.try_get("", "sealed_data_key")?;
+    let key = app.master_key.open_data_key("tenants", scope.id().as_str(), &sealed)?;
+    Ok((last - count + 1, key))
+}
+
+/// Where an event's data is sealed.
+pub(super) fn place<'a>(scope: &'a TenantScope, id: &'a EventId) -> Place<'a> {
+    Place { owner: scope.id().as_str(), table: "events", row: id.as_str() }
 }

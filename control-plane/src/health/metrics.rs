@@ -21,6 +21,8 @@ pub(crate) fn install() {
     });
     if handle.is_some() {
         crate::request_context::describe_metrics();
+        crate::jobs::describe_metrics();
+        crate::webhooks::describe_metrics();
     }
 }
 

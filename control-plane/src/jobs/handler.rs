@@ -35,13 +35,24 @@ pub struct Claimed {
     pub(super) lease_epoch: i64,
 }
 
+impl Claimed {
+    /// Whether there is no attempt after this one.
+    #[must_use]
+    pub const fn is_last_attempt(&self) -> bool {
+        self.attempts >= self.max_attempts
+    }
+}
+
 /// How a job ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     /// The work is done.
     Done,
-    /// To be tried again, not before a time; the word says why, for the operator. Without attempts left it is dead.
+    /// It failed, and is to be tried again, not before a time; the word says why, for the operator. Without attempts left it
+    /// is given up.
     RetryAt(Timestamp, &'static str),
+    /// Nothing was tried, because it can't be just now; not before a time. The attempt doesn't count.
+    WaitUntil(Timestamp),
     /// Never to be tried again.
     Dead(&'static str),
     /// The handler has settled it itself with [`settle`](super::settle), in the transaction of its own change.
@@ -54,6 +65,7 @@ impl Outcome {
         match self {
             Self::Done => "done",
             Self::RetryAt(..) => "retry",
+            Self::WaitUntil(_) => "wait",
             Self::Dead(_) => "dead",
             Self::Settled => "settled",
         }

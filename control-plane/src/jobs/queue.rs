@@ -81,33 +81,32 @@ pub async fn enqueue<C: ConnectionTrait>(conn: &C, job: NewJob) -> Result<JobId,
 }
 
 /// Settles a claimed job inside the caller's transaction, so that its result and the domain's change are one commit. Says
-/// whether the lease still held; if not, roll back: another runner has the job.
+/// whether the lease still held; if not, roll back: another runner has the job. A retry without attempts left is death.
 ///
 /// # Errors
 /// As the database.
 pub async fn settle<C: ConnectionTrait>(conn: &C, job: &Claimed, outcome: Outcome) -> Result<bool, DbErr> {
     let now = Timestamp::now();
-    let outcome = match outcome {
-        Outcome::RetryAt(_, why) if job.attempts >= job.max_attempts => Outcome::Dead(why),
-        other => other,
-    };
-    let (state, run_at, why, finished) = match outcome {
-        Outcome::Done => ("done", None, None, Some(now)),
-        Outcome::RetryAt(at, why) => ("ready", Some(at), Some(why), None),
-        Outcome::Dead(why) => ("dead", None, Some(why), Some(now)),
+    let (state, run_at, why, finished, uncounted) = match outcome {
+        Outcome::Done => ("done", None, None, Some(now), 0_i64),
+        Outcome::RetryAt(_, why) if job.is_last_attempt() => ("dead", None, Some(why), Some(now), 0),
+        Outcome::RetryAt(at, why) => ("ready", Some(at), Some(why), None, 0),
+        Outcome::WaitUntil(at) => ("ready", Some(at), None, None, 1),
+        Outcome::Dead(why) => ("dead", None, Some(why), Some(now), 0),
         Outcome::Settled => return Ok(true),
     };
     let done = conn
         .execute_raw(Statement::from_sql_and_values(
             conn.get_database_backend(),
             "UPDATE jobs SET state = $1, run_at = COALESCE($2, run_at), last_error = $3, finished_at = $4, \
-             lease_owner = NULL, lease_until = NULL \
-             WHERE id = $5 AND lease_owner = $6 AND lease_epoch = $7 AND state = 'running'",
+             attempts = attempts - $5, lease_owner = NULL, lease_until = NULL \
+             WHERE id = $6 AND lease_owner = $7 AND lease_epoch = $8 AND state = 'running'",
             [
                 state.into(),
                 run_at.map(Timestamp::as_millis).into(),
                 why.map(str::to_owned).into(),
                 finished.map(Timestamp::as_millis).into(),
+                uncounted.into(),
                 job.id.clone().into(),
                 job.lease_owner.clone().into(),
                 job.lease_epoch.into(),
@@ -115,6 +114,21 @@ pub async fn settle<C: ConnectionTrait>(conn: &C, job: &Claimed, outcome: Outcom
         ))
         .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// Drops the jobs of a lane that wait: what they are about is gone.
+///
+/// # Errors
+/// As the database.
+pub async fn drop_waiting<C: ConnectionTrait>(conn: &C, lane: &str) -> Result<u64, DbErr> {
+    let done = conn
+        .execute_raw(Statement::from_sql_and_values(
+            conn.get_database_backend(),
+            "DELETE FROM jobs WHERE lane = $1 AND state = 'ready'",
+            [lane.into()],
+        ))
+        .await?;
+    Ok(done.rows_affected())
 }
 
 /// Who claims, for how long, and how much.

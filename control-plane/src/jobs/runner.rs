@@ -195,9 +195,9 @@ async fn run_lane(context: Arc<Context>, handler: Arc<dyn Handler>, jobs: Vec<Cl
         let batch = jobs.clone();
         let (app, runs) = (context.app.clone(), Arc::clone(&handler));
         // A task of its own, so that a panic stays in it.
-        let running = AbortOnDropHandle::new(tokio::spawn(async move { runs.run(&app, batch).await }));
+        let mut running = AbortOnDropHandle::new(tokio::spawn(async move { runs.run(&app, batch).await }));
         let outcomes = tokio::select! {
-            ended = running => match ended {
+            ended = &mut running => match ended {
                 Ok(outcomes) => outcomes,
                 Err(_) => {
                     tracing::error!(jobs = kind.as_str(), "a handler of jobs panicked");
@@ -207,26 +207,38 @@ async fn run_lane(context: Arc<Context>, handler: Arc<dyn Handler>, jobs: Vec<Cl
             () = keep_lease(&context, &jobs) => {
                 tracing::warn!(jobs = kind.as_str(), "lost the lease of a batch: its work is dropped");
                 metrics::finished(kind, "lease_lost", jobs.len());
+                stop(running).await;
                 return;
             }
-            // What is dropped here is handed back by `wind_up`.
-            () = context.abort.cancelled() => return,
+            () = context.abort.cancelled() => {
+                // Its jobs are handed back by `wind_up`, which waits for this.
+                stop(running).await;
+                return;
+            }
         };
         metrics::ran(kind, started.elapsed());
-        let settled: Vec<(Claimed, Outcome)> = jobs
-            .into_iter()
-            .enumerate()
-            .map(|(at, job)| {
-                let outcome = outcomes.get(at).copied();
-                let outcome = outcome.unwrap_or_else(|| queue::after_failure(&job, "the handler said nothing"));
-                (job, outcome)
-            })
-            .collect();
+        let mut settled = Vec::with_capacity(jobs.len());
+        for (at, job) in jobs.into_iter().enumerate() {
+            let outcome = outcomes.get(at).copied();
+            let outcome = outcome.unwrap_or_else(|| queue::after_failure(&job, "the handler said nothing"));
+            if matches!(outcome, Outcome::RetryAt(..)) && job.is_last_attempt() {
+                give_up(&context, handler.as_ref(), &job).await;
+            } else {
+                settled.push((job, outcome));
+            }
+        }
         settle_batch(&context, &settled).await;
     }
     drop(permit);
     // The lane is free again, and may have more that is due.
     context.app.bell.ring(kind);
+}
+
+/// Ends a handler's run, and waits until it has ended: nothing of it may happen after its jobs belong to somebody else.
+async fn stop(running: AbortOnDropHandle<Vec<Outcome>>) {
+    running.abort();
+    // Cancelled, finished or panicked: it is over, and its outcome counts for nothing.
+    let _over = running.await;
 }
 
 /// Settles a batch in one transaction, and tries again for a while if the database is away.

@@ -9,5 +9,8 @@
 //! 2. A fact is dated by when the thing happened (for a sent message, the server's acknowledgement), not by when we learnt it.
 
 mod record;
+mod report;
+mod routes;
 
 pub use record::{Fact, Meter, record};
+pub use routes::router;

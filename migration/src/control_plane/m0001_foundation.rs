@@ -161,7 +161,8 @@ CREATE TABLE sessions (
     reconcile_at BIGINT NOT NULL,
     reconcile_failures BIGINT NOT NULL DEFAULT 0,
     created_at BIGINT NOT NULL,
-    updated_at BIGINT NOT NULL
+    updated_at BIGINT NOT NULL,
+    deleted_at BIGINT
 );
 CREATE INDEX sessions_by_tenant ON sessions (tenant_id, id);
 CREATE INDEX sessions_by_worker ON sessions (worker_id);
@@ -188,6 +189,7 @@ CREATE TABLE messages (
     status TEXT NOT NULL,
     reason TEXT,
     tries BIGINT NOT NULL DEFAULT 0,
+    try_open BOOLEAN NOT NULL DEFAULT FALSE,
     expires_at BIGINT,
     created_at BIGINT NOT NULL,
     sent_at BIGINT,
@@ -237,6 +239,8 @@ CREATE TABLE webhooks (
     tenant_id TEXT NOT NULL UNIQUE REFERENCES tenants (id),
     url TEXT NOT NULL,
     sealed_secret BYTES NOT NULL,
+    sealed_previous_secret BYTES,
+    previous_secret_until BIGINT,
     event_types TEXT NOT NULL,
     status TEXT NOT NULL,
     disabled_reason TEXT,
@@ -282,7 +286,7 @@ CREATE TABLE jobs (
     created_at BIGINT NOT NULL,
     finished_at BIGINT
 );
-CREATE INDEX jobs_ready ON jobs (kind, run_at, id) WHERE state = 'ready';
+CREATE INDEX jobs_ready ON jobs (kind, run_at, id, lane) WHERE state = 'ready';
 CREATE INDEX jobs_ready_by_lane ON jobs (lane, id) WHERE state = 'ready';
 CREATE INDEX jobs_running ON jobs (lease_until) WHERE state = 'running';
 CREATE INDEX jobs_running_by_lane ON jobs (lane) WHERE state = 'running';

@@ -1,0 +1,83 @@
+//! Finding stored events again.
+
+use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use shared::{
+    ids::EventId,
+    seal::{DataKey, SealError},
+};
+
+use super::{Envelope, EventType, entity, record::place};
+use crate::auth::TenantScope;
+
+/// A stored event can't be given.
+#[derive(Debug, thiserror::Error)]
+pub enum FindError {
+    /// The database said no.
+    #[error(transparent)]
+    Database(#[from] DbErr),
+    /// The data doesn't open with the tenant's key.
+    #[error(transparent)]
+    Seal(#[from] SealError),
+    /// A type or data that this version can't read.
+    #[error("a stored event can't be read")]
+    Unreadable,
+}
+
+impl From<FindError> for crate::error::ApiError {
+    fn from(error: FindError) -> Self {
+        match error {
+            FindError::Database(error) => error.into(),
+            FindError::Seal(error) => error.into(),
+            FindError::Unreadable => Self::Defect("a stored event can't be read"),
+        }
+    }
+}
+
+/// One event of the tenant, opened with the tenant's key.
+///
+/// # Errors
+/// [`FindError`].
+pub async fn find<C: ConnectionTrait>(
+    conn: &C,
+    scope: &TenantScope,
+    key: &DataKey,
+    id: &EventId,
+) -> Result<Option<Envelope>, FindError> {
+    let row = entity::Entity::find_by_id(id.clone())
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .one(conn)
+        .await?;
+    row.map(|row| open(row, scope, key)).transpose()
+}
+
+/// Up to `limit` events of the tenant before a position, the newest first.
+///
+/// # Errors
+/// [`FindError`].
+pub(super) async fn page<C: ConnectionTrait>(
+    conn: &C,
+    scope: &TenantScope,
+    key: &DataKey,
+    before: Option<i64>,
+    limit: u64,
+) -> Result<Vec<Envelope>, FindError> {
+    let mut query = entity::Entity::find().filter(entity::Column::TenantId.eq(scope.id().clone()));
+    if let Some(before) = before {
+        query = query.filter(entity::Column::Position.lt(before));
+    }
+    let rows = query.order_by_desc(entity::Column::Position).limit(limit).all(conn).await?;
+    rows.into_iter().map(|row| open(row, scope, key)).collect()
+}
+
+fn open(row: entity::Model, scope: &TenantScope, key: &DataKey) -> Result<Envelope, FindError> {
+    let data = key.open(&place(scope, &row.id), &row.sealed_data)?;
+    Ok(Envelope {
+        kind: EventType::named(&row.kind).ok_or(FindError::Unreadable)?,
+        data: serde_json::from_slice(&data).map_err(|_| FindError::Unreadable)?,
+        id: row.id,
+        tenant_id: row.tenant_id,
+        session_id: row.session_id,
+        occurred_at: row.occurred_at,
+        position: row.position,
+    })
+}

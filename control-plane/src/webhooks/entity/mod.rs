@@ -1,0 +1,4 @@
+//! The tables of this domain.
+
+pub mod delivery;
+pub mod webhook;

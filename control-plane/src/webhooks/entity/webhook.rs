@@ -1,0 +1,103 @@
+//! The table `webhooks`.
+
+use std::fmt;
+
+use sea_orm::{ConnectionTrait, DbErr, FromJsonQueryResult, entity::prelude::*};
+use serde::{Deserialize, Serialize};
+use shared::{
+    ids::{TenantId, WebhookId},
+    time::Timestamp,
+};
+use utoipa::ToSchema;
+
+use crate::{auth::TenantScope, events::EventType};
+
+/// One endpoint.
+#[derive(Clone, PartialEq, Eq, DeriveEntityModel)]
+#[sea_orm(table_name = "webhooks")]
+pub struct Model {
+    /// Its id.
+    #[sea_orm(primary_key, auto_increment = false)]
+    pub id: WebhookId,
+    /// Whose it is.
+    pub tenant_id: TenantId,
+    /// Where it is. Can hold credentials of the tenant's, so it is never logged.
+    pub url: String,
+    /// The secret that deliveries are signed with, sealed.
+    pub sealed_secret: Vec<u8>,
+    /// The one before, while it is still used besides.
+    pub sealed_previous_secret: Option<Vec<u8>>,
+    /// Until when that is.
+    pub previous_secret_until: Option<Timestamp>,
+    /// What it wants to be told.
+    #[sea_orm(column_type = "Text")]
+    pub event_types: EventTypes,
+    /// Whether it is delivered to.
+    pub status: WebhookStatus,
+    /// Why it isn't, if it wasn't its owner.
+    pub disabled_reason: Option<DisabledReason>,
+    /// Since when no delivery has succeeded although one was tried.
+    pub failing_since: Option<Timestamp>,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When its owner last changed it.
+    pub updated_at: Timestamp,
+}
+
+impl fmt::Debug for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook").field("id", &self.id).field("status", &self.status).finish_non_exhaustive()
+    }
+}
+
+/// Types of events, stored as JSON. Empty means all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, FromJsonQueryResult)]
+pub struct EventTypes(pub Vec<EventType>);
+
+impl EventTypes {
+    /// Whether an endpoint with this filter is told events of a type.
+    #[must_use]
+    pub fn want(&self, kind: EventType) -> bool {
+        self.0.is_empty() || self.0.contains(&kind)
+    }
+}
+
+/// Whether an endpoint is delivered to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum, Serialize, Deserialize, ToSchema)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+#[serde(rename_all = "snake_case")]
+pub enum WebhookStatus {
+    /// It is.
+    #[sea_orm(string_value = "enabled")]
+    Enabled,
+    /// It isn't, until its owner enables it.
+    #[sea_orm(string_value = "disabled")]
+    Disabled,
+}
+
+/// Why we disabled an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumIter, DeriveActiveEnum, Serialize, Deserialize, ToSchema)]
+#[sea_orm(rs_type = "String", db_type = "Text")]
+#[serde(rename_all = "snake_case")]
+pub enum DisabledReason {
+    /// It answered 410 Gone.
+    #[sea_orm(string_value = "gone")]
+    Gone,
+    /// It failed for five days.
+    #[sea_orm(string_value = "failing")]
+    Failing,
+}
+
+#[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]
+pub enum Relation {}
+
+impl ActiveModelBehavior for ActiveModel {}
+
+/// One endpoint of the tenant.
+pub(crate) async fn find<C: ConnectionTrait>(
+    conn: &C,
+    scope: &TenantScope,
+    id: &WebhookId,
+) -> Result<Option<Model>, DbErr> {
+    Entity::find_by_id(id.clone()).filter(Column::TenantId.eq(scope.id().clone())).one(conn).await
+}

@@ -1,0 +1,255 @@
+//! What can be done with endpoints and deliveries.
+
+use std::time::Duration;
+
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, Set, SqlErr, sea_query::LockType,
+};
+use serde_json::json;
+use shared::{
+    ids::{DeliveryId, EventId, WebhookId},
+    time::Timestamp,
+};
+use url::Url;
+
+use super::{
+    SLOTS,
+    dispatch::{self, lane},
+    dto::{CreateWebhook, CreatedWebhook, Delivery, DeliveryFilter, RotatedSecret, UpdateWebhook, Webhook, filter},
+    entity::{
+        delivery::{self, DeliveryStatus},
+        webhook::{self, WebhookStatus},
+    },
+    secret::{self, Secret},
+};
+use crate::{
+    auth::TenantScope,
+    error::{ApiError, ApiResult, Kind},
+    events::{self, Audience, EventType, NewEvent},
+    extract::page::{Page, PageQuery},
+    jobs,
+    state::App,
+    tenants,
+};
+
+/// How long the previous secret is used besides the new one.
+const ROTATION: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Refuses a URL that we don't call. Asks the network, so it is not for a transaction.
+pub(super) async fn check_url(app: &App, url: &Url) -> ApiResult<()> {
+    app.outbound.check_target(url).await.map_err(|refused| {
+        Kind::UrlNotAllowed
+            .because(refused.to_string())
+            .with_errors(vec![shared::problem::FieldError {
+                pointer: "/url".into(),
+                code: refused.code().into(),
+                detail: refused.to_string(),
+            }])
+            .into()
+    })
+}
+
+pub(super) async fn create(
+    app: &App,
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    body: &CreateWebhook,
+) -> ApiResult<CreatedWebhook> {
+    let taken = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone())).one(tx).await?;
+    if taken.is_some() {
+        return Err(Kind::WebhookExists.into());
+    }
+    let key = tenants::data_key(app, tx, scope).await?;
+    let (id, secret, now) = (WebhookId::new(), Secret::generate(), Timestamp::now());
+    let row = webhook::ActiveModel {
+        sealed_secret: Set(secret.seal(&key, scope, &id)?),
+        id: Set(id),
+        tenant_id: Set(scope.id().clone()),
+        url: Set(body.url.to_string()),
+        sealed_previous_secret: Set(None),
+        previous_secret_until: Set(None),
+        event_types: Set(filter(&body.event_types)),
+        status: Set(WebhookStatus::Enabled),
+        disabled_reason: Set(None),
+        failing_since: Set(None),
+        created_at: Set(now),
+        updated_at: Set(now),
+    };
+    // The tenant's other request may have made one since the look above: the unique index decides.
+    let row = row.insert(tx).await.map_err(|error| match error.sql_err() {
+        Some(SqlErr::UniqueConstraintViolation(_)) => ApiError::from(Kind::WebhookExists),
+        _ => ApiError::Database(error),
+    })?;
+    Ok(CreatedWebhook { webhook: row.into(), secret: secret.shown() })
+}
+
+pub(super) async fn list<C: ConnectionTrait>(
+    conn: &C,
+    scope: &TenantScope,
+    page: &PageQuery,
+) -> ApiResult<Page<Webhook>> {
+    let mut query = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone()));
+    if let Some(before) = page.before::<WebhookId>()? {
+        query = query.filter(webhook::Column::Id.lt(before));
+    }
+    let rows = query.order_by_desc(webhook::Column::Id).limit(page.rows()).all(conn).await?;
+    Ok(page.page(rows, |row| &row.id, Webhook::from))
+}
+
+pub(super) async fn get<C: ConnectionTrait>(conn: &C, scope: &TenantScope, id: &WebhookId) -> ApiResult<Webhook> {
+    Ok(webhook::find(conn, scope, id).await?.ok_or(Kind::NotFound)?.into())
+}
+
+pub(super) async fn update(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    id: &WebhookId,
+    body: &UpdateWebhook,
+) -> ApiResult<Webhook> {
+    let row = locked(tx, scope, id).await?;
+    let moved = body.url.as_ref().is_some_and(|url| url.as_str() != row.url);
+    let enabled = body.status == Some(WebhookStatus::Enabled) && row.status == WebhookStatus::Disabled;
+    let mut change = row.into_active_model();
+    if let Some(url) = &body.url {
+        change.url = Set(url.to_string());
+    }
+    if let Some(names) = &body.event_types {
+        change.event_types = Set(filter(names));
+    }
+    if let Some(status) = body.status {
+        change.status = Set(status);
+    }
+    if moved || enabled {
+        // What was said of the old place, or before it was mended, says nothing of this one.
+        change.failing_since = Set(None);
+    }
+    if enabled {
+        change.disabled_reason = Set(None);
+    }
+    change.updated_at = Set(Timestamp::now());
+    Ok(change.update(tx).await?.into())
+}
+
+/// Deletes an endpoint with its deliveries. One that is being tried now may still arrive.
+pub(super) async fn delete(tx: &DatabaseTransaction, scope: &TenantScope, id: &WebhookId) -> ApiResult<()> {
+    webhook::find(tx, scope, id).await?.ok_or(Kind::NotFound)?;
+    // In the order in which a delivery's result is noted, so that neither waits for the other.
+    for slot in 0..SLOTS {
+        jobs::drop_waiting(tx, &lane(id, slot)).await?;
+    }
+    delivery::Entity::delete_many()
+        .filter(delivery::Column::TenantId.eq(scope.id().clone()))
+        .filter(delivery::Column::WebhookId.eq(id.clone()))
+        .exec(tx)
+        .await?;
+    webhook::Entity::delete_many()
+        .filter(webhook::Column::TenantId.eq(scope.id().clone()))
+        .filter(webhook::Column::Id.eq(id.clone()))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn rotate_secret(
+    app: &App,
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    id: &WebhookId,
+) -> ApiResult<RotatedSecret> {
+    let row = locked(tx, scope, id).await?;
+    let key = tenants::data_key(app, tx, scope).await?;
+    let (secret, now) = (Secret::generate(), Timestamp::now());
+    let until = now.plus(ROTATION);
+    let retired = secret::retire(&key, scope, &row)?;
+    let mut change = row.into_active_model();
+    change.sealed_previous_secret = Set(Some(retired));
+    change.previous_secret_until = Set(Some(until));
+    change.sealed_secret = Set(secret.seal(&key, scope, id)?);
+    change.updated_at = Set(now);
+    change.update(tx).await?;
+    Ok(RotatedSecret { secret: secret.shown(), previous_secret_valid_until: until })
+}
+
+/// Records a test event for this endpoint alone.
+pub(super) async fn test(
+    app: &App,
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    id: &WebhookId,
+) -> ApiResult<EventId> {
+    let row = locked(tx, scope, id).await?;
+    refuse_disabled(&row)?;
+    let event = NewEvent {
+        kind: EventType::WebhookTest,
+        session_id: None,
+        occurred_at: Timestamp::now(),
+        data: json!({"webhook_id": id}),
+    };
+    let recorded = events::record_for(tx, app, scope, vec![event], Audience::Only(id)).await?;
+    recorded.events.into_iter().next().ok_or(ApiError::Defect("an event was not recorded"))
+}
+
+pub(super) async fn deliveries<C: ConnectionTrait>(
+    conn: &C,
+    scope: &TenantScope,
+    id: &WebhookId,
+    only: DeliveryFilter,
+    page: &PageQuery,
+) -> ApiResult<Page<Delivery>> {
+    webhook::find(conn, scope, id).await?.ok_or(Kind::NotFound)?;
+    let mut query = delivery::Entity::find()
+        .filter(delivery::Column::TenantId.eq(scope.id().clone()))
+        .filter(delivery::Column::WebhookId.eq(id.clone()));
+    if let Some(status) = only.status {
+        query = query.filter(delivery::Column::Status.eq(status));
+    }
+    if let Some(before) = page.before::<DeliveryId>()? {
+        query = query.filter(delivery::Column::Id.lt(before));
+    }
+    let rows = query.order_by_desc(delivery::Column::Id).limit(page.rows()).all(conn).await?;
+    Ok(page.page(rows, |row| &row.id, Delivery::from))
+}
+
+/// Makes a delivery that ended pending again.
+pub(super) async fn replay(tx: &DatabaseTransaction, scope: &TenantScope, id: &DeliveryId) -> ApiResult<Delivery> {
+    let found = delivery::find(tx, scope, id).await?.ok_or(Kind::NotFound)?;
+    let endpoint = webhook::find(tx, scope, &found.webhook_id).await?.ok_or(Kind::NotFound)?;
+    refuse_disabled(&endpoint)?;
+    let now = Timestamp::now();
+    // The status is compared in the statement: of two replays at once, one wins.
+    let won = delivery::Entity::update_many()
+        .set(delivery::ActiveModel {
+            status: Set(DeliveryStatus::Pending),
+            attempts: Set(0),
+            next_attempt_at: Set(Some(now)),
+            completed_at: Set(None),
+            ..Default::default()
+        })
+        .filter(delivery::Column::Id.eq(id.clone()))
+        .filter(delivery::Column::TenantId.eq(scope.id().clone()))
+        .filter(delivery::Column::Status.ne(DeliveryStatus::Pending))
+        .exec(tx)
+        .await?;
+    if won.rows_affected == 0 {
+        return Err(Kind::Conflict.because("this delivery is pending: it will be tried anyway").into());
+    }
+    dispatch::enqueue(tx, scope, &endpoint, id, now).await?;
+    Ok(delivery::find(tx, scope, id).await?.ok_or(Kind::NotFound)?.into())
+}
+
+fn refuse_disabled(endpoint: &webhook::Model) -> ApiResult<()> {
+    match endpoint.status {
+        WebhookStatus::Enabled => Ok(()),
+        WebhookStatus::Disabled => Err(Kind::Conflict.because("this webhook is disabled: enable it first").into()),
+    }
+}
+
+/// The endpoint, locked until the transaction ends. SQLite's single writer needs no lock.
+async fn locked(tx: &DatabaseTransaction, scope: &TenantScope, id: &WebhookId) -> ApiResult<webhook::Model> {
+    let mut query = webhook::Entity::find_by_id(id.clone()).filter(webhook::Column::TenantId.eq(scope.id().clone()));
+    if tx.get_database_backend() == sea_orm::DbBackend::Postgres {
+        query = query.lock(LockType::Update);
+    }
+    Ok(query.one(tx).await?.ok_or(Kind::NotFound)?)
+}
