@@ -33,7 +33,7 @@ use crate::{
     },
     idempotency::{IdempotencyKey, Idempotent, Reply},
     jobs::{self, JobKind, NewJob},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
     sessions::{
         self,
         entity::DesiredColumn,
@@ -58,6 +58,7 @@ pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(send_message)).routes(routes!(list_messages)).routes(routes!(get_message))
 }
 
+problem_responses!(ReadByIdProblems = CALLER, BY_ID);
 problem_responses!(
     SendProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT, &[Kind::SessionNotRunning, Kind::UnsupportedMessage]
 );
