@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use migration::control_plane::Migrator;
 use sea_orm::{
-    ConnectOptions, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr, SqliteTransactionMode,
-    TransactionOptions, TransactionTrait,
+    ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
+    SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
 use serde::{Serialize, de::DeserializeOwned};
@@ -42,7 +42,24 @@ impl Db {
     /// # Errors
     /// As the driver.
     pub async fn migrate(&self) -> Result<(), DbErr> {
-        Migrator::up(&self.write, None).await
+        if self.engine() != DbBackend::Postgres {
+            return Migrator::up(&self.write, None).await;
+        }
+        // Replicas that start at once: one migrates, the others wait for it and then find nothing to do.
+        let lock = self.write.begin().await?;
+        lock.execute_unprepared("SELECT pg_advisory_xact_lock(7208146351)").await?;
+        Migrator::up(&self.write, None).await?;
+        lock.commit().await
+    }
+
+    /// Ends all connections, once nothing uses them any more.
+    pub async fn close(self) {
+        // On PostgreSQL both are one pool, and closing it again does nothing.
+        for pool in [self.write, self.read] {
+            if let Err(error) = pool.close().await {
+                tracing::warn!(kind = crate::error::database_error_kind(&error), "a connection pool was not closed");
+            }
+        }
     }
 
     /// Which engine it is.
@@ -100,7 +117,8 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
 /// A value as JSON in a column of text, which both engines store and read alike. For
 /// `#[sea_orm(value_type = "String", from_str = "crate::db::from_json", to_str = "crate::db::to_json")]`.
 pub(crate) fn to_json<T: Serialize>(value: &T) -> String {
-    serde_json::to_string(value).unwrap_or_else(|_| unreachable!("column types have string keys and no refusing fields"))
+    serde_json::to_string(value)
+        .unwrap_or_else(|_| unreachable!("column types have string keys and no refusing fields"))
 }
 
 /// See [`to_json`].

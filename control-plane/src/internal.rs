@@ -57,19 +57,16 @@ impl FromRequestParts<App> for WorkerAuth {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
         let token = bearer(parts)?.to_owned();
-        let id: WorkerId =
-            claimed_issuer(&token).and_then(|iss| iss.parse().ok()).ok_or(Kind::Unauthenticated)?;
+        let id: WorkerId = claimed_issuer(&token).and_then(|iss| iss.parse().ok()).ok_or(Kind::Unauthenticated)?;
         if let Ok(Path(WorkerPath { id: Some(named) })) = Path::<WorkerPath>::from_request_parts(parts, app).await
             && named != id.as_str()
         {
             return Err(Kind::Unauthenticated.because("the token is another worker's").into());
         }
-        let worker =
-            worker::Entity::find_by_id(id.clone()).one(app.db.read()).await?.ok_or(Kind::WorkerUnknown)?;
+        let worker = worker::Entity::find_by_id(id.clone()).one(app.db.read()).await?.ok_or(Kind::WorkerUnknown)?;
         let key: PublicKey = serde_json::from_str(&worker.public_key)
             .map_err(|_| ApiError::Defect("a worker's stored public key can't be read"))?;
-        let claims: PeerClaims =
-            key.verify(&token, id.as_str(), CONTROL_PLANE).map_err(|_| Kind::Unauthenticated)?;
+        let claims: PeerClaims = key.verify(&token, id.as_str(), CONTROL_PLANE).map_err(|_| Kind::Unauthenticated)?;
         if claims.inc.as_ref() != Some(&worker.incarnation) {
             return Err(Kind::WorkerSuperseded.into());
         }

@@ -56,7 +56,9 @@ pub struct Text {
 
 fn says_something(body: &str) -> Result<(), ValidationError> {
     if body.trim().is_empty() || body.len() > MAX_TEXT {
-        return Err(ValidationError::new("length").with_message("must be 1 to 65536 bytes, not only white space".into()));
+        return Err(
+            ValidationError::new("length").with_message("must be 1 to 65536 bytes, not only white space".into())
+        );
     }
     Ok(())
 }

@@ -138,19 +138,11 @@ impl Ingest<'_> {
             OutboxEvent::ServerAck { message_id, wa_id, error, at, tries: _ } => {
                 self.ack(&message_id, &wa_id, error, at.into()).await
             }
-            OutboxEvent::Receipt { chat, wa_ids, receipt, at } => {
-                self.receipt(&chat, wa_ids, receipt, at.into()).await
-            }
+            OutboxEvent::Receipt { chat, wa_ids, receipt, at } => self.receipt(&chat, wa_ids, receipt, at.into()).await,
         }
     }
 
-    async fn ack(
-        &mut self,
-        id: &MessageId,
-        wa_id: &str,
-        error: Option<u16>,
-        at: Timestamp,
-    ) -> Result<(), DbErr> {
+    async fn ack(&mut self, id: &MessageId, wa_id: &str, error: Option<u16>, at: Timestamp) -> Result<(), DbErr> {
         let row = entity::Entity::of_tenant(self.scope, id)
             .filter(entity::Column::SessionId.eq(self.session.id.clone()))
             .filter(entity::Column::WaId.eq(wa_id))

@@ -8,7 +8,9 @@ use axum::{
     http::{HeaderMap, HeaderName, StatusCode},
     response::{IntoResponse, Response},
 };
-use sea_orm::{ColumnTrait, Condition, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, Condition, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+};
 use shared::{
     ids::MessageId,
     time::Timestamp,
@@ -60,7 +62,12 @@ pub fn router() -> OpenApiRouter<App> {
 
 problem_responses!(ReadByIdProblems = CALLER, BY_ID);
 problem_responses!(
-    SendProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT, &[Kind::SessionNotRunning, Kind::UnsupportedMessage]
+    SendProblems = CALLER,
+    WRITE,
+    BODY,
+    BY_ID,
+    IDEMPOTENT,
+    &[Kind::SessionNotRunning, Kind::UnsupportedMessage]
 );
 
 /// The header as the document lists it.
@@ -116,17 +123,13 @@ async fn send_message(
 }
 
 /// Commits the message with its job.
-async fn accept(
-    tx: &DatabaseTransaction,
-    scope: &TenantScope,
-    body: SendMessage,
-    to: Recipient,
-) -> ApiResult<Model> {
+async fn accept(tx: &DatabaseTransaction, scope: &TenantScope, body: SendMessage, to: Recipient) -> ApiResult<Model> {
     let session = sessions::entity::Entity::of_tenant(scope, &body.session_id).one(tx).await?.ok_or(Kind::NotFound)?;
     let now = Timestamp::now();
     let holder = sessions::service::holder(tx, &session).await?;
     let status = status(Facts::of(&session, holder.as_ref(), now)).status;
-    let ended = matches!(status, SessionState::Stopped | SessionState::LoggedOut | SessionState::Banned | SessionState::Failed);
+    let ended =
+        matches!(status, SessionState::Stopped | SessionState::LoggedOut | SessionState::Banned | SessionState::Failed);
     if session.desired != DesiredColumn::Running || ended {
         return Err(Kind::SessionNotRunning.because(format!("the session is {}", status.as_str())).into());
     }

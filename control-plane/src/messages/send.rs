@@ -151,12 +151,7 @@ async fn whose(app: &App, jobs: &[Claimed]) -> Result<Option<(TenantScope, Sessi
 }
 
 /// Ends what is at its end, and marks a try as open for each message that is handed over.
-async fn prepare(
-    app: &App,
-    scope: &TenantScope,
-    session: &SessionId,
-    jobs: &[Claimed],
-) -> Result<Prepared, SendError> {
+async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Claimed]) -> Result<Prepared, SendError> {
     let now = Timestamp::now();
     let tx = app.db.write().await?;
     let row = sessions::entity::lock(&tx, session).await?.filter(|row| row.deleted_at.is_none());
@@ -367,12 +362,7 @@ async fn conclude(
 }
 
 /// Records events, commits, and rings for their deliveries.
-async fn finish(
-    app: &App,
-    tx: DatabaseTransaction,
-    scope: &TenantScope,
-    told: Vec<NewEvent>,
-) -> Result<(), SendError> {
+async fn finish(app: &App, tx: DatabaseTransaction, scope: &TenantScope, told: Vec<NewEvent>) -> Result<(), SendError> {
     let any = !told.is_empty();
     if any {
         events::record(&tx, app, scope, told).await?;
@@ -392,7 +382,8 @@ mod tests {
 
     #[test]
     fn nothing_written_leaves_an_earlier_try_as_open_as_it_was() {
-        for outcome in [SendOutcome::NotConnected, SendOutcome::ChatBlocked, SendOutcome::Failed { reason: "x".into() }] {
+        for outcome in [SendOutcome::NotConnected, SendOutcome::ChatBlocked, SendOutcome::Failed { reason: "x".into() }]
+        {
             for was_open in [true, false] {
                 let verdict = verdict(Some(&outcome), was_open, NOW);
                 assert_eq!((verdict.open, verdict.word.is_none()), (was_open, true));

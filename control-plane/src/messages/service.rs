@@ -79,12 +79,7 @@ pub(super) async fn learn(
 
 /// An event that tells a whole message.
 pub(super) fn told(kind: EventType, row: &Model, occurred_at: Timestamp) -> NewEvent {
-    NewEvent {
-        kind,
-        session_id: Some(row.session_id.clone()),
-        occurred_at,
-        data: json!(MessageDto::from(row.clone())),
-    }
+    NewEvent { kind, session_id: Some(row.session_id.clone()), occurred_at, data: json!(MessageDto::from(row.clone())) }
 }
 
 fn said_at(word: &Word) -> Timestamp {

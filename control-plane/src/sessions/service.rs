@@ -1,8 +1,6 @@
 //! What can be done with sessions, inside the caller's transaction.
 
-use sea_orm::{
-    ActiveModelTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel,
-};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel};
 use serde_json::json;
 use shared::{
     ids::SessionId,

@@ -255,7 +255,9 @@ mod tests {
     #[test]
     fn nothing_is_connected_without_a_worker_that_vouches_for_it() {
         let facts = Facts { observed: Some(&Observed::Connected), ..PLACED };
-        for facts in [Facts { fresh: false, ..facts }, Facts { current: false, ..facts }, Facts { placed: false, ..facts }] {
+        for facts in
+            [Facts { fresh: false, ..facts }, Facts { current: false, ..facts }, Facts { placed: false, ..facts }]
+        {
             for desired in [Desired::Running, Desired::Stopped, Desired::LoggedOut, Desired::Deleted] {
                 assert_ne!(status(Facts { desired, ..facts }).status, State::Connected);
             }

@@ -1,14 +1,12 @@
 //! `/internal/v1/workers/{id}/…` and `/internal/v1/jwks`: a worker's life after its join.
 
 use axum::{Json, extract::State};
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, EntityTrait, Statement, DatabaseTransaction};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, Statement};
 use shared::{
     identity::KeySet,
     ids::Incarnation,
     time::Timestamp,
-    wire::worker::{
-        Heartbeat, HeartbeatReply, ReAttach, ReAttached, SessionGeneration, Validate, Validated,
-    },
+    wire::worker::{Heartbeat, HeartbeatReply, ReAttach, ReAttached, SessionGeneration, Validate, Validated},
 };
 
 use super::{entity as worker, keys::key_set, policy::good_beats_after};
@@ -121,11 +119,7 @@ pub(crate) async fn jwks(State(app): State<App>) -> Json<KeySet> {
 }
 
 /// Locks a worker's row, which must still be of this run.
-async fn lock(
-    tx: &DatabaseTransaction,
-    worker: &worker::Model,
-    incarnation: &Incarnation,
-) -> ApiResult<worker::Model> {
+async fn lock(tx: &DatabaseTransaction, worker: &worker::Model, incarnation: &Incarnation) -> ApiResult<worker::Model> {
     let row = lock_row(tx, &worker.id).await?.ok_or(Kind::WorkerUnknown)?;
     if row.incarnation != *incarnation { Err(Kind::WorkerSuperseded.into()) } else { Ok(row) }
 }

@@ -2,8 +2,8 @@
 
 use axum::{
     Json,
-    extract::{FromRequest, Path, Request, State, rejection::JsonRejection},
-    http::StatusCode,
+    extract::{FromRequest, FromRequestParts, Path, Request, State, rejection::JsonRejection},
+    http::{StatusCode, request::Parts},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use shared::{
@@ -16,6 +16,17 @@ use shared::{
 
 use super::{Api, problem::Refusal};
 use crate::supervisor::{PutError, SendRefused};
+
+/// The session that a path names. What isn't an id is nobody's.
+pub struct Named(SessionId);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
+        Path::from_request_parts(parts, state).await.map(|Path(id)| Self(id)).map_err(|_| Refusal::not_found())
+    }
+}
 
 /// A JSON body whose refusal is a problem document.
 pub struct Body<T>(T);
@@ -44,7 +55,7 @@ pub struct Sessions {
 /// Runs a session as of this generation.
 pub async fn put(
     State(api): State<Api>,
-    Path(id): Path<SessionId>,
+    Named(id): Named,
     Body(order): Body<PutSession>,
 ) -> Result<Json<SessionView>, Refusal> {
     if order.session_id != id {
@@ -60,7 +71,7 @@ pub async fn put(
 }
 
 /// What a session is.
-pub async fn show(State(api): State<Api>, Path(id): Path<SessionId>) -> Result<Json<SessionView>, Refusal> {
+pub async fn show(State(api): State<Api>, Named(id): Named) -> Result<Json<SessionView>, Refusal> {
     api.supervisor.view(&id).map(Json).ok_or(Refusal::not_found())
 }
 
@@ -72,7 +83,7 @@ pub async fn list(State(api): State<Api>) -> Json<Sessions> {
 /// Sends a batch of messages.
 pub async fn send(
     State(api): State<Api>,
-    Path(id): Path<SessionId>,
+    Named(id): Named,
     Body(batch): Body<SendBatch>,
 ) -> Result<Json<SendResults>, Refusal> {
     api.supervisor.send(&id, batch).await.map(Json).map_err(|refused| match refused {

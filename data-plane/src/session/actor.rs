@@ -31,7 +31,7 @@ use super::{
 use crate::{
     backoff,
     node::Node,
-    store::{Claim, FencedBackend, Fence},
+    store::{Claim, Fence, FencedBackend},
     supervisor::Term,
 };
 

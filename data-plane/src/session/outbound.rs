@@ -296,7 +296,8 @@ async fn not_on_whatsapp(client: &Client, to: &Jid) -> bool {
         return false;
     }
     match timeout(LOOKUP, client.contacts().is_on_whatsapp(std::slice::from_ref(to))).await {
-        Ok(Ok(answers)) => answers.iter().any(|answer| answer.jid.user == to.user && !answer.is_registered),
+        // WhatsApp may answer under another spelling of the number, or leave out what it doesn't know.
+        Ok(Ok(answers)) => answers.iter().all(|answer| !answer.is_registered && answer.contact_error.is_none()),
         Ok(Err(_)) | Err(_) => false,
     }
 }

@@ -47,17 +47,16 @@ impl Actor {
         }
         loop {
             let backend = self.backend(fence, term);
-            let effect =
-                match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
-                    Ok(running) => match self.follow(running, term).await {
-                        Ended::Turn(turn) => return Some(turn),
-                        Ended::Effect(effect) => effect,
-                    },
-                    Err(error) => {
-                        tracing::warn!(session = %self.id, %error, "trying again");
-                        self.machine.on(Signal::Broken)
-                    }
-                };
+            let effect = match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
+                Ok(running) => match self.follow(running, term).await {
+                    Ended::Turn(turn) => return Some(turn),
+                    Ended::Effect(effect) => effect,
+                },
+                Err(error) => {
+                    tracing::warn!(session = %self.id, %error, "trying again");
+                    self.machine.on(Signal::Broken)
+                }
+            };
             self.publish();
             let turn = match effect {
                 Effect::None => None,
@@ -88,9 +87,7 @@ impl Actor {
             }
             Ended::Turn(_) if running.link.backend.is_poisoned() => running.abort().await,
             // Its connection is what the unlinking goes over.
-            Ended::Turn(Turn::Reconsider)
-                if matches!(self.order.desired, Desired::LoggedOut | Desired::Deleted) =>
-            {
+            Ended::Turn(Turn::Reconsider) if matches!(self.order.desired, Desired::LoggedOut | Desired::Deleted) => {
                 self.kept = Some(running);
             }
             Ended::Turn(_) | Ended::Effect(_) => running.close().await,
@@ -177,8 +174,7 @@ impl Actor {
     async fn come_back_if_ours(&mut self) -> Option<Turn> {
         let mut failures = 0;
         loop {
-            let ask =
-                SessionGeneration { session_id: self.id.clone(), generation: self.order.generation };
+            let ask = SessionGeneration { session_id: self.id.clone(), generation: self.order.generation };
             match self.node.upstream.validate(ask).await {
                 Ok(true) => break,
                 Ok(false) => {

@@ -23,16 +23,7 @@ const PAUSES: (Duration, Duration) = (Duration::from_millis(50), Duration::from_
 
 impl Actor {
     /// Ships what is left and lets go. The client is closed already.
-<<<<<<< HEAD
-    pub(super) async fn stop(&mut self, fence: &Fence, lease: &Lease, reason: Option<&'static str>) -> Option<Turn> {
-=======
-    pub(super) async fn stop(
-        &mut self,
-        fence: &Fence,
-        term: &Term,
-        reason: Option<&'static str>,
-    ) -> Option<Turn> {
->>>>>>> dp-runtime
+    pub(super) async fn stop(&mut self, fence: &Fence, term: &Term, reason: Option<&'static str>) -> Option<Turn> {
         self.publish();
         if let Some(turn) = self.ship_all(term).await {
             return Some(turn);
