@@ -63,6 +63,8 @@ impl Cli {
 async fn serve(env: &Environment) -> anyhow::Result<()> {
     let log = LogConfig::from_env(env)?;
     shared::telemetry::init(&log.level, log.format)?;
+    #[cfg(feature = "failpoints")]
+    let _armed = crate::crash::arm();
     let control_plane = ControlPlane::start(Config::from_env(env)?).await?;
     asked_to_stop().await?;
     tracing::info!("stopping");

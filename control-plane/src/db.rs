@@ -12,6 +12,7 @@ use sea_orm::{
     SqliteTransactionMode, TransactionOptions, TransactionTrait,
 };
 use sea_orm_migration::MigratorTrait;
+use serde::{Serialize, de::DeserializeOwned};
 
 /// Connections to the control plane's database.
 #[derive(Debug, Clone)]
@@ -111,4 +112,16 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
                 .create_if_missing(true)
         });
     options
+}
+
+/// A value as JSON in a column of text, which both engines store and read alike. For
+/// `#[sea_orm(value_type = "String", from_str = "crate::db::from_json", to_str = "crate::db::to_json")]`.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value)
+        .unwrap_or_else(|_| unreachable!("column types have string keys and no refusing fields"))
+}
+
+/// See [`to_json`].
+pub(crate) fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, serde_json::Error> {
+    serde_json::from_str(text)
 }

@@ -58,6 +58,9 @@ kinds! {
     Unauthenticated = "unauthenticated", 401, "Valid credentials are needed";
     /// E-mail address and password don't belong together. The answer is the same for an address that isn't known.
     InvalidCredentials = "invalid-credentials", 401, "E-mail address or password is wrong";
+    /// A worker that may not join: its request isn't signed with the key that it brings, or its name isn't known yet and
+    /// the join token is missing or wrong.
+    JoinRefused = "join-refused", 401, "The worker may not join";
     /// The plan's limit is reached. `detail` names the meter, the limit and when it resets.
     QuotaExceeded = "quota-exceeded", 402, "The plan's limit is reached";
     /// The key or the role may not do this. `detail` names the scope that is missing.

@@ -5,4 +5,5 @@
 //! 1970.
 
 pub mod control_plane;
+pub mod data_plane;
 mod sql;

@@ -1,5 +1,410 @@
-//! Hands queued messages to the worker that holds their session.
+//! Hands queued messages to the worker that holds their session. See the folder's essay.
 
-/// The handler of `JobKind::SendMessages`, for the jobs' runner.
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect,
+};
+use shared::{
+    ids::{MessageId, SessionId},
+    time::Timestamp,
+    wire::{
+        outbox::InboundBody,
+        send::{MAX_BATCH, SendBatch, SendItem, SendOutcome},
+        session::Observed,
+    },
+};
+
+use super::{
+    entity::{self, Body, Model},
+    policy::{MessageStatus, Word, pause, refusal},
+    service::learn,
+};
+use crate::{
+    auth::TenantScope,
+    error::database_error_kind,
+    events::{self, NewEvent, RecordError},
+    jobs::{Claimed, Handler, JobKind, Outcome},
+    sessions::{self, entity::DesiredColumn},
+    state::App,
+    workers::client::{Peer, WorkerCallError},
+};
+
+/// How long a worker waits for acknowledgements before it answers: the lane is taken for so long.
+const WAIT: Duration = Duration::from_secs(5);
+/// Pauses while the session isn't connected, at first and at last.
+const NOT_CONNECTED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// Pauses while an older message of the chat isn't through.
+const BLOCKED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
+/// Pauses while the outcome of a try isn't known: the outbox will tell, this only asks again.
+const PENDING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
+/// Pauses after a failure of ours.
+const OURS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long after its expiry a message with an open try is asked for.
+const OPEN_FOR: Duration = Duration::from_secs(24 * 3600);
+
+/// The lane of a session's messages.
+#[must_use]
+pub fn lane(session: &SessionId) -> String {
+    format!("session:{session}")
+}
+
+/// The handler of [`JobKind::SendMessages`].
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SendHandler;
+
+/// A batch could not be worked on. Its jobs are tried again.
+#[derive(Debug, thiserror::Error)]
+enum SendError {
+    #[error(transparent)]
+    Database(#[from] DbErr),
+    #[error(transparent)]
+    Event(#[from] RecordError),
+}
+
+#[async_trait]
+impl Handler for SendHandler {
+    fn kind(&self) -> JobKind {
+        JobKind::SendMessages
+    }
+
+    fn batch(&self) -> usize {
+        MAX_BATCH
+    }
+
+    async fn run(&self, app: &App, jobs: Vec<Claimed>) -> Vec<Outcome> {
+        match work(app, &jobs).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                let kind = match &error {
+                    SendError::Database(error) | SendError::Event(RecordError::Database(error)) => {
+                        database_error_kind(error)
+                    }
+                    SendError::Event(_) => "event",
+                };
+                tracing::warn!(kind, jobs = jobs.len(), "a batch of messages could not be worked on");
+                jobs.iter().map(|job| retry(job, OURS, "internal")).collect()
+            }
+        }
+    }
+}
+
+fn retry(job: &Claimed, pauses: (Duration, Duration), why: &'static str) -> Outcome {
+    Outcome::RetryAt(Timestamp::now().plus(pause(job.attempts, pauses.0, pauses.1)), why)
+}
+
+/// What is to be handed over, and to whom.
+struct Prepared {
+    /// For each job, how it ends; nothing for those that are handed over.
+    outcomes: Vec<Option<Outcome>>,
+    /// Those that are handed over: the job's place, the message, and whether an earlier try was open.
+    items: Vec<(usize, Model, bool)>,
+    /// The worker and the generation it holds.
+    holder: Option<(Peer, i64)>,
+}
+
+async fn work(app: &App, jobs: &[Claimed]) -> Result<Vec<Outcome>, SendError> {
+    let Some((scope, session)) = whose(app, jobs).await? else {
+        return Ok(vec![Outcome::Dead("no such message"); jobs.len()]);
+    };
+    let Prepared { mut outcomes, items, holder } = prepare(app, &scope, &session, jobs).await?;
+    if let Some((peer, generation)) = holder
+        && !items.is_empty()
+    {
+        let batch = SendBatch {
+            generation,
+            items: items.iter().filter_map(|(_, row, _)| item(row)).collect(),
+            wait_ms: WAIT.as_millis().try_into().unwrap_or(u64::MAX),
+        };
+        metrics::histogram!("control_plane_send_batch_size").record(batch.items.len() as f64);
+        let answer = app.fleet.client.send(&peer, &session, &batch).await;
+        let answer = match answer {
+            Ok(results) => Ok(results.results.into_iter().map(|result| (result.message_id, result.outcome)).collect()),
+            Err(error) => {
+                metrics::counter!("control_plane_worker_call_errors_total", "call" => "send").increment(1);
+                tracing::warn!(%session, worker = %peer.id, %error, "a worker did not take a batch");
+                Err(error)
+            }
+        };
+        conclude(app, &scope, &session, jobs, items, &answer, &mut outcomes).await?;
+    }
+    Ok(outcomes
+        .into_iter()
+        .zip(jobs)
+        .map(|(outcome, job)| outcome.unwrap_or_else(|| retry(job, OURS, "not answered")))
+        .collect())
+}
+
+async fn whose(app: &App, jobs: &[Claimed]) -> Result<Option<(TenantScope, SessionId)>, SendError> {
+    for job in jobs {
+        let Ok(id) = job.subject.parse::<MessageId>() else { continue };
+        let scope = TenantScope::of_row(job.tenant_id.clone());
+        if let Some(row) = entity::Entity::of_tenant(&scope, &id).one(app.db.read()).await? {
+            return Ok(Some((scope, row.session_id)));
+        }
+    }
+    Ok(None)
+}
+
+/// Ends what is at its end, and marks a try as open for each message that is handed over.
+async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Claimed]) -> Result<Prepared, SendError> {
+    let now = Timestamp::now();
+    let tx = app.db.write().await?;
+    let row = sessions::entity::lock(&tx, session).await?.filter(|row| row.deleted_at.is_none());
+    let holder = match &row {
+        Some(row) => sessions::service::holder(&tx, row).await?,
+        None => None,
+    };
+    let peer = match (&row, holder) {
+        (Some(row), Some(worker)) if connected(row) => Some((worker.peer(), row.generation)),
+        _ => None,
+    };
+    let messages = load(&tx, scope, session, jobs).await?;
+    let blocked = blocked_chats(&tx, session, messages.values()).await?;
+    let mut prepared = Prepared { outcomes: vec![None; jobs.len()], items: Vec::new(), holder: peer };
+    let mut held_up: HashSet<String> = HashSet::new();
+    let mut told = Vec::new();
+    for (place, job) in jobs.iter().enumerate() {
+        let Some(message) = messages.get(&job.subject).cloned() else {
+            prepared.outcomes[place] = Some(Outcome::Dead("no such message"));
+            continue;
+        };
+        if message.status.through() {
+            prepared.outcomes[place] = Some(Outcome::Done);
+            continue;
+        }
+        if let Some(end) = end_of(&message, row.is_some(), now) {
+            told.extend(learn(&tx, scope, message, &end, now).await?.1);
+            prepared.outcomes[place] = Some(Outcome::Done);
+        } else if blocked.contains(&message.id) || held_up.contains(&message.chat) {
+            held_up.insert(message.chat.clone());
+            prepared.outcomes[place] = Some(retry(job, BLOCKED, "an older message of the chat waits"));
+        } else if prepared.holder.is_none() {
+            held_up.insert(message.chat.clone());
+            prepared.outcomes[place] = Some(retry(job, NOT_CONNECTED, "the session is not connected"));
+        } else {
+            let open = message.try_open;
+            let message = Model { tries: message.tries + 1, try_open: true, ..message };
+            let message = message.into_active_model().reset_all().update(&tx).await?;
+            prepared.items.push((place, message, open));
+        }
+    }
+    finish(app, tx, scope, told).await?;
+    Ok(prepared)
+}
+
+/// Whether a message ends before it is handed over.
+fn end_of(message: &Model, session_exists: bool, now: Timestamp) -> Option<Word> {
+    let expires_at = message.expires_at.unwrap_or(now);
+    if !session_exists {
+        Some(Word::Failed("session_deleted".into(), now))
+    } else if now < expires_at {
+        None
+    } else if !message.try_open {
+        Some(Word::Expired(now))
+    } else {
+        (now.since(expires_at) >= OPEN_FOR).then(|| Word::Failed("outcome_unknown".into(), now))
+    }
+}
+
+/// Whether the worker would send: else the call is spared.
+fn connected(row: &sessions::entity::Model) -> bool {
+    row.desired == DesiredColumn::Running
+        && row.observed_generation == row.generation
+        && row.observed.as_ref().is_some_and(|observed| observed.0 == Observed::Connected)
+}
+
+async fn load(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    session: &SessionId,
+    jobs: &[Claimed],
+) -> Result<HashMap<String, Model>, DbErr> {
+    let ids: Vec<&str> = jobs.iter().map(|job| job.subject.as_str()).collect();
+    let rows = entity::Entity::all_of_tenant(scope)
+        .filter(entity::Column::SessionId.eq(session.clone()))
+        .filter(entity::Column::Id.is_in(ids))
+        .all(tx)
+        .await?;
+    Ok(rows.into_iter().map(|row| (row.id.to_string(), row)).collect())
+}
+
+/// The messages that must wait for an older one of their chat that is not in this batch.
+async fn blocked_chats(
+    tx: &DatabaseTransaction,
+    session: &SessionId,
+    batch: impl Iterator<Item = &Model>,
+) -> Result<HashSet<MessageId>, DbErr> {
+    let batch: Vec<&Model> = batch.filter(|row| !row.status.through()).collect();
+    let ids: HashSet<&MessageId> = batch.iter().map(|row| &row.id).collect();
+    let chats: HashSet<&str> = batch.iter().map(|row| row.chat.as_str()).collect();
+    let mut oldest: HashMap<String, MessageId> = HashMap::new();
+    for chat in chats {
+        let waiting: Vec<MessageId> = entity::Entity::find()
+            .select_only()
+            .column(entity::Column::Id)
+            .filter(entity::Column::SessionId.eq(session.clone()))
+            .filter(entity::Column::Chat.eq(chat))
+            .filter(entity::Column::Status.eq(MessageStatus::Queued))
+            .order_by_id_asc()
+            .limit(MAX_BATCH as u64 + 1)
+            .into_tuple()
+            .all(tx)
+            .await?;
+        if let Some(other) = waiting.into_iter().find(|id| !ids.contains(id)) {
+            oldest.insert(chat.to_owned(), other);
+        }
+    }
+    Ok(batch
+        .into_iter()
+        .filter(|row| oldest.get(&row.chat).is_some_and(|other| *other < row.id))
+        .map(|row| row.id.clone())
+        .collect())
+}
+
+fn item(row: &Model) -> Option<SendItem> {
+    let Some(Body(InboundBody::Content { content })) = &row.content else { return None };
+    Some(SendItem {
+        message_id: row.id.clone(),
+        wa_id: row.wa_id.clone(),
+        to: row.chat.clone(),
+        content: content.clone(),
+        expires_at: row.expires_at.unwrap_or(row.created_at).to_utc(),
+    })
+}
+
+type Answer = Result<HashMap<MessageId, SendOutcome>, WorkerCallError>;
+
+/// What a worker's answer means for one message.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict {
+    /// What became known.
+    word: Option<Word>,
+    /// Whether this try's outcome is not known.
+    open: bool,
+    /// When to come back, and why, if it isn't over.
+    again: Option<((Duration, Duration), &'static str)>,
+}
+
+fn verdict(outcome: Option<&SendOutcome>, was_open: bool, now: Timestamp) -> Verdict {
+    let over = |word| Verdict { word: Some(word), open: false, again: None };
+    let again = |open, pauses, why| Verdict { word: None, open, again: Some((pauses, why)) };
+    match outcome {
+        Some(SendOutcome::Acked { at }) => over(Word::Acked((*at).into())),
+        Some(SendOutcome::Nacked { code }) => over(Word::Failed(refusal(*code), now)),
+        Some(SendOutcome::Invalid { reason }) => over(Word::Failed(reason.clone(), now)),
+        Some(SendOutcome::UnknownHeld) => over(Word::Failed("outcome_unknown".into(), now)),
+        Some(SendOutcome::Expired) if !was_open => over(Word::Expired(now)),
+        Some(SendOutcome::Expired | SendOutcome::Pending) => again(true, PENDING, "no acknowledgement yet"),
+        Some(SendOutcome::NotConnected) => again(was_open, NOT_CONNECTED, "the session is not connected"),
+        Some(SendOutcome::ChatBlocked) => again(was_open, BLOCKED, "an older message of the chat waits"),
+        Some(SendOutcome::Failed { .. }) => again(was_open, OURS, "the worker failed"),
+        None => again(true, PENDING, "the worker did not say"),
+    }
+}
+
+fn verdict_of_failure(error: WorkerCallError, was_open: bool) -> Verdict {
+    let (open, pauses, why) = match error {
+        WorkerCallError::Unreachable => (was_open, OURS, "the worker can't be reached"),
+        WorkerCallError::GenerationMismatch => (was_open, NOT_CONNECTED, "the worker holds another generation"),
+        WorkerCallError::NotHeld => (was_open, NOT_CONNECTED, "the worker doesn't hold the session"),
+        WorkerCallError::Refused(status) if status < 500 => (was_open, OURS, "the worker refused"),
+        WorkerCallError::Refused(_) | WorkerCallError::NoAnswer => (true, PENDING, "the worker did not answer"),
+    };
+    Verdict { word: None, open, again: Some((pauses, why)) }
+}
+
+/// Writes what came of a batch.
+async fn conclude(
+    app: &App,
+    scope: &TenantScope,
+    session: &SessionId,
+    jobs: &[Claimed],
+    items: Vec<(usize, Model, bool)>,
+    answer: &Answer,
+    outcomes: &mut [Option<Outcome>],
+) -> Result<(), SendError> {
+    let now = Timestamp::now();
+    let tx = app.db.write().await?;
+    sessions::entity::lock(&tx, session).await?;
+    let fresh = load(&tx, scope, session, jobs).await?;
+    let mut told = Vec::new();
+    for (place, handed, was_open) in items {
+        let verdict = match answer {
+            Ok(results) => verdict(results.get(&handed.id), was_open, now),
+            Err(error) => verdict_of_failure(*error, was_open),
+        };
+        let Some(row) = fresh.get(handed.id.as_str()).cloned() else { continue };
+        // The outbox may have been faster: then there is nothing to come back for.
+        let mut through = row.status.through();
+        match &verdict.word {
+            Some(word) => {
+                let (row, events) = learn(&tx, scope, row, word, now).await?;
+                through = row.status.through();
+                told.extend(events);
+            }
+            None if !through && row.try_open != verdict.open => {
+                let row = Model { try_open: verdict.open, ..row };
+                row.into_active_model().reset_all().update(&tx).await?;
+            }
+            None => {}
+        }
+        outcomes[place] = Some(match verdict.again {
+            Some((pauses, why)) if !through => retry(&jobs[place], pauses, why),
+            _ => Outcome::Done,
+        });
+    }
+    finish(app, tx, scope, told).await
+}
+
+/// Records events, commits, and rings for their deliveries.
+async fn finish(app: &App, tx: DatabaseTransaction, scope: &TenantScope, told: Vec<NewEvent>) -> Result<(), SendError> {
+    let any = !told.is_empty();
+    if any {
+        events::record(&tx, app, scope, told).await?;
+    }
+    tx.commit().await?;
+    if any {
+        app.bell.ring(JobKind::DeliverWebhook);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000);
+
+    #[test]
+    fn nothing_written_leaves_an_earlier_try_as_open_as_it_was() {
+        for outcome in [SendOutcome::NotConnected, SendOutcome::ChatBlocked, SendOutcome::Failed { reason: "x".into() }]
+        {
+            for was_open in [true, false] {
+                let verdict = verdict(Some(&outcome), was_open, NOW);
+                assert_eq!((verdict.open, verdict.word.is_none()), (was_open, true));
+                assert!(verdict.again.is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn what_may_have_been_written_stays_open() {
+        assert!(verdict(Some(&SendOutcome::Pending), false, NOW).open);
+        assert!(verdict(None, false, NOW).open);
+        assert!(verdict_of_failure(WorkerCallError::NoAnswer, false).open);
+        assert!(verdict_of_failure(WorkerCallError::Refused(500), false).open);
+        assert!(!verdict_of_failure(WorkerCallError::Unreachable, false).open);
+        assert!(!verdict_of_failure(WorkerCallError::GenerationMismatch, false).open);
+    }
+
+    #[test]
+    fn a_message_with_an_open_try_does_not_expire() {
+        assert_eq!(verdict(Some(&SendOutcome::Expired), false, NOW).word, Some(Word::Expired(NOW)));
+        assert_eq!(verdict(Some(&SendOutcome::Expired), true, NOW).word, None);
+    }
+}

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::Utc;
-use reqwest::{Method, StatusCode, redirect::Policy};
+use reqwest::{Method, RequestBuilder, StatusCode, redirect::Policy};
 use serde::{Serialize, de::DeserializeOwned};
 use shared::{
     identity::SigningKey,
@@ -11,7 +11,7 @@ use shared::{
     problem::Problem,
     wire::{
         send::{SendBatch, SendResults},
-        session::{PutSession, Report, SessionView},
+        session::{PutSession, SessionView},
         worker::WorkerIdentity,
     },
 };
@@ -93,9 +93,9 @@ impl WorkerClient {
     ///
     /// # Errors
     /// [`WorkerCallError`], after 5 s at the latest.
-    pub async fn put_session(&self, peer: &Peer, put: &PutSession) -> Result<Report, WorkerCallError> {
+    pub async fn put_session(&self, peer: &Peer, put: &PutSession) -> Result<(), WorkerCallError> {
         let path = format!("/v1/sessions/{}", put.session_id);
-        self.call(Method::PUT, peer, &path, Some(put), PUT_DEADLINE).await
+        body(self.request(Method::PUT, peer, &path, Some(put), PUT_DEADLINE)?).await.map(drop)
     }
 
     /// Looks at a session on its worker: its state, and the QR code to show now.
@@ -128,12 +128,23 @@ impl WorkerClient {
         body: Option<&B>,
         deadline: Duration,
     ) -> Result<T, WorkerCallError> {
+        answer(self.request(method, peer, path, body, deadline)?).await
+    }
+
+    fn request<B: Serialize>(
+        &self,
+        method: Method,
+        peer: &Peer,
+        path: &str,
+        body: Option<&B>,
+        deadline: Duration,
+    ) -> Result<RequestBuilder, WorkerCallError> {
         let token = self.key.token_for_worker(&peer.id, Utc::now()).map_err(|_| WorkerCallError::Unreachable)?;
         let mut request = self.http.request(method, url(&peer.endpoint, path)).bearer_auth(token).timeout(deadline);
         if let Some(body) = body {
             request = request.json(body);
         }
-        answer(request).await
+        Ok(request)
     }
 }
 
@@ -141,7 +152,12 @@ fn url(endpoint: &str, path: &str) -> String {
     format!("{}{path}", endpoint.trim_end_matches('/'))
 }
 
-async fn answer<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result<T, WorkerCallError> {
+async fn answer<T: DeserializeOwned>(request: RequestBuilder) -> Result<T, WorkerCallError> {
+    serde_json::from_slice(&body(request).await?).map_err(|_| WorkerCallError::NoAnswer)
+}
+
+/// The body of a successful answer.
+async fn body(request: RequestBuilder) -> Result<Vec<u8>, WorkerCallError> {
     let mut response = request
         .send()
         .await
@@ -155,7 +171,7 @@ async fn answer<T: DeserializeOwned>(request: reqwest::RequestBuilder) -> Result
         body.extend_from_slice(&chunk);
     }
     if status.is_success() {
-        return serde_json::from_slice(&body).map_err(|_| WorkerCallError::NoAnswer);
+        return Ok(body);
     }
     Err(match status {
         StatusCode::CONFLICT if slug(&body).as_deref() == Some("generation-mismatch") => {

@@ -4,9 +4,13 @@ use sea_orm::entity::prelude::*;
 use shared::{
     ids::{Incarnation, StoreId, WorkerId},
     time::Timestamp,
+    wire::session::Network,
 };
 
-use super::policy::{Availability, availability};
+use super::{
+    client::Peer,
+    policy::{Availability, availability},
+};
 
 /// One worker.
 #[derive(Clone, Debug, PartialEq, Eq, DeriveEntityModel)]
@@ -71,6 +75,18 @@ pub enum Relation {}
 impl ActiveModelBehavior for ActiveModel {}
 
 impl Model {
+    /// The network that it speaks, unless this version doesn't know it.
+    #[must_use]
+    pub fn network(&self) -> Option<Network> {
+        [Network::Whatsapp, Network::Sandbox].into_iter().find(|network| network.as_str() == self.network)
+    }
+
+    /// How its API is called.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        Peer { id: self.id.clone(), endpoint: self.endpoint.clone() }
+    }
+
     /// See [`availability`].
     #[must_use]
     pub fn availability(&self, now: Timestamp) -> Availability {

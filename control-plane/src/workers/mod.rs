@@ -2,7 +2,7 @@
 //!
 //! # What this folder owns
 //! The table `workers`: who may call itself by which name, where it is reached, how much it takes, and when it was last
-//! heard. `routes` is the whole of `/internal/v1/workers`; `join` decides who gets in; [`policy`] says what silence
+//! heard. [`routes`] is the whole of `/internal/v1/workers`; [`join`] decides who gets in; [`policy`] says what silence
 //! means; [`client`] is the only place that calls a worker; [`keys`] holds the key that signs those calls.
 //!
 //! # Invariants
@@ -24,8 +24,10 @@
 
 pub mod client;
 pub mod entity;
+pub mod join;
 pub mod keys;
 pub mod policy;
+pub mod routes;
 
 use std::sync::Arc;
 

@@ -161,7 +161,8 @@ CREATE TABLE sessions (
     reconcile_at BIGINT NOT NULL,
     reconcile_failures BIGINT NOT NULL DEFAULT 0,
     created_at BIGINT NOT NULL,
-    updated_at BIGINT NOT NULL
+    updated_at BIGINT NOT NULL,
+    deleted_at BIGINT
 );
 CREATE INDEX sessions_by_tenant ON sessions (tenant_id, id);
 CREATE INDEX sessions_by_worker ON sessions (worker_id);
@@ -188,6 +189,7 @@ CREATE TABLE messages (
     status TEXT NOT NULL,
     reason TEXT,
     tries BIGINT NOT NULL DEFAULT 0,
+    try_open BOOLEAN NOT NULL DEFAULT FALSE,
     expires_at BIGINT,
     created_at BIGINT NOT NULL,
     sent_at BIGINT,

@@ -1,0 +1,283 @@
+//! `/api/v1/messages`.
+
+use std::time::Duration;
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderName, StatusCode},
+    response::{IntoResponse, Response},
+};
+use sea_orm::{
+    ColumnTrait, Condition, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter, QueryOrder, QuerySelect,
+};
+use shared::{
+    ids::MessageId,
+    time::Timestamp,
+    wire::{outbox::InboundBody, send::Content},
+};
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    dto::{MessageDto, MessageFilter, SendMessage},
+    entity::{self, Body, Direction, ME, MessageKind, Model},
+    policy::MessageStatus,
+    recipient::{self, Recipient},
+    service::new_wa_id,
+};
+use crate::{
+    auth::{Auth, TenantScope, scopes},
+    error::{ApiResult, Kind},
+    extract::{
+        PathId, ValidJson, ValidQuery,
+        page::{Page, PageQuery},
+    },
+    idempotency::{IdempotencyKey, Idempotent, Reply},
+    jobs::{self, JobKind, NewJob},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
+    sessions::{
+        self,
+        entity::DesiredColumn,
+        status::{Facts, State as SessionState, status},
+    },
+    state::App,
+};
+
+/// How long the answer to a send is kept for its idempotency key.
+const SEND_KEPT: Duration = Duration::from_secs(72 * 3600);
+/// How long a message waits for its chance, unless it is sent.
+const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
+/// The longest wait for an acknowledgement: within the request's own deadline.
+const LONGEST_WAIT: Duration = Duration::from_secs(25);
+/// How often a waiting request looks, at first and at last.
+const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(250));
+const PREFER: HeaderName = HeaderName::from_static("prefer");
+
+/// The routes of messages.
+#[must_use]
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(send_message)).routes(routes!(list_messages)).routes(routes!(get_message))
+}
+
+problem_responses!(
+    SendProblems = CALLER,
+    WRITE,
+    BODY,
+    BY_ID,
+    IDEMPOTENT,
+    &[Kind::SessionNotRunning, Kind::UnsupportedMessage]
+);
+
+/// The header as the document lists it.
+#[derive(IntoParams)]
+#[into_params(parameter_in = Header)]
+#[expect(dead_code, reason = "a description; the header is read by wait_of")]
+struct Prefer {
+    /// `wait=10`: answer only when WhatsApp's server has taken the message, or after so many seconds (at most 25).
+    #[param(rename = "Prefer", required = false, example = "wait=10")]
+    prefer: Option<String>,
+}
+
+/// Send a message
+///
+/// Takes the message and answers at once with `queued`; it is sent as soon as the session is connected, in order within
+/// its chat, until it expires after 24 hours. With `Prefer: wait=10`, the answer waits for WhatsApp's acknowledgement.
+#[utoipa::path(
+    post, path = "/api/v1/messages/send", operation_id = "send_message", tag = "messages",
+    security(("person" = []), ("api_key" = ["messages:send"]), ("api_key_header" = ["messages:send"])),
+    params(IdempotencyKey, Prefer),
+    request_body(content = SendMessage, example = json!({
+        "session_id": "ses_01h455vb4pex5vsknk084sn02q",
+        "to": "+15550001234",
+        "type": "text",
+        "text": {"body": "Your table is ready."}
+    })),
+    responses((status = 202, description = "The message, taken.", body = MessageDto), SendProblems),
+)]
+async fn send_message(
+    State(app): State<App>,
+    auth: Auth<scopes::MessagesSend>,
+    headers: HeaderMap,
+    idempotent: Idempotent,
+    ValidJson(body): ValidJson<SendMessage>,
+) -> ApiResult<Response> {
+    let recipient = recipient::parse(&body.to)?;
+    let mut accepted = None;
+    let response = idempotent
+        .run(&app, SEND_KEPT, async |tx| {
+            let row = accept(tx, auth.tenant(), body, recipient).await?;
+            accepted = Some(row.id.clone());
+            Reply::json(StatusCode::ACCEPTED, &MessageDto::from(row))
+        })
+        .await?;
+    app.bell.ring(JobKind::SendMessages);
+    match (accepted, wait_of(&headers)) {
+        (Some(id), Some(wait)) => match settled(&app, auth.tenant(), &id, wait).await? {
+            Some(row) => Ok((StatusCode::ACCEPTED, Json(MessageDto::from(row))).into_response()),
+            None => Ok(response),
+        },
+        _ => Ok(response),
+    }
+}
+
+/// Commits the message with its job.
+async fn accept(tx: &DatabaseTransaction, scope: &TenantScope, body: SendMessage, to: Recipient) -> ApiResult<Model> {
+    let session = sessions::entity::Entity::of_tenant(scope, &body.session_id).one(tx).await?.ok_or(Kind::NotFound)?;
+    let now = Timestamp::now();
+    let holder = sessions::service::holder(tx, &session).await?;
+    let status = status(Facts::of(&session, holder.as_ref(), now)).status;
+    let ended =
+        matches!(status, SessionState::Stopped | SessionState::LoggedOut | SessionState::Banned | SessionState::Failed);
+    if session.desired != DesiredColumn::Running || ended {
+        return Err(Kind::SessionNotRunning.because(format!("the session is {}", status.as_str())).into());
+    }
+    let body = InboundBody::Content { content: Content::Text { body: body.text.body } };
+    let row = Model {
+        id: MessageId::new(),
+        tenant_id: scope.id().clone(),
+        session_id: session.id.clone(),
+        direction: Direction::Outbound,
+        wa_id: new_wa_id(),
+        chat: to.jid,
+        sender: ME.into(),
+        chat_pn: to.pn,
+        chat_lid: to.lid,
+        sender_pn: None,
+        sender_lid: None,
+        push_name: None,
+        kind: MessageKind::of(&body),
+        content: Some(Body(body)),
+        status: MessageStatus::Queued,
+        reason: None,
+        tries: 0,
+        try_open: false,
+        expires_at: Some(now.plus(EXPIRES_AFTER)),
+        created_at: now,
+        sent_at: None,
+        delivered_at: None,
+        read_at: None,
+        played_at: None,
+        failed_at: None,
+    };
+    entity::Entity::insert(row.clone().into_active_model()).exec_without_returning(tx).await?;
+    let job = NewJob {
+        tenant_id: scope.id().clone(),
+        kind: JobKind::SendMessages,
+        lane: super::send::lane(&session.id),
+        subject: row.id.to_string(),
+        run_at: now,
+        // The message's own expiry ends it.
+        max_attempts: u32::MAX,
+    };
+    jobs::enqueue(tx, job).await?;
+    metrics::counter!("control_plane_messages_accepted_total").increment(1);
+    Ok(row)
+}
+
+/// `wait=` of the `Prefer` header (RFC 7240 §4.3), bounded. What isn't understood is ignored, as the RFC asks.
+fn wait_of(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get_all(PREFER)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split([',', ';']))
+        .find_map(|preference| preference.trim().strip_prefix("wait=")?.trim().parse().ok())
+        .map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT))
+}
+
+/// Waits until a message is no longer queued, or for `wait`; gives it as it is then.
+async fn settled(app: &App, scope: &TenantScope, id: &MessageId, wait: Duration) -> ApiResult<Option<Model>> {
+    let deadline = tokio::time::Instant::now() + wait;
+    let mut pause = LOOK.0;
+    loop {
+        let row = entity::Entity::of_tenant(scope, id).one(app.db.read()).await?;
+        let waits = row.as_ref().is_some_and(|row| row.status == MessageStatus::Queued);
+        if !waits || tokio::time::Instant::now() >= deadline {
+            return Ok(row);
+        }
+        tokio::select! {
+            () = app.stop.cancelled() => return Ok(row),
+            () = tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + pause)) => {}
+        }
+        pause = (pause * 2).min(LOOK.1);
+    }
+}
+
+/// List messages
+///
+/// The history in both directions, newest first.
+#[utoipa::path(
+    get, path = "/api/v1/messages", operation_id = "list_messages", tag = "messages",
+    security(("person" = []), ("api_key" = ["messages:read"]), ("api_key_header" = ["messages:read"])),
+    params(PageQuery, MessageFilter),
+    responses((status = 200, description = "A page of messages.", body = Page<MessageDto>), ReadProblems),
+)]
+async fn list_messages(
+    State(app): State<App>,
+    auth: Auth<scopes::MessagesRead>,
+    ValidQuery(page): ValidQuery<PageQuery>,
+    ValidQuery(filter): ValidQuery<MessageFilter>,
+) -> ApiResult<Json<Page<MessageDto>>> {
+    let mut select = entity::Entity::all_of_tenant(auth.tenant());
+    if let Some(before) = page.before::<MessageId>()? {
+        select = select.filter(entity::Column::Id.lt(before));
+    }
+    if let Some(session) = filter.session_id {
+        select = select.filter(entity::Column::SessionId.eq(session));
+    }
+    if let Some(chat) = &filter.chat {
+        let jid = recipient::parse(chat).map_or_else(|_| chat.clone(), |recipient| recipient.jid);
+        select = select.filter(
+            Condition::any()
+                .add(entity::Column::Chat.eq(jid.clone()))
+                .add(entity::Column::ChatPn.eq(jid.clone()))
+                .add(entity::Column::ChatLid.eq(jid)),
+        );
+    }
+    if let Some(direction) = filter.direction {
+        select = select.filter(entity::Column::Direction.eq(direction));
+    }
+    if let Some(status) = filter.status {
+        select = select.filter(entity::Column::Status.eq(status));
+    }
+    let rows = select.order_by_desc(entity::Column::Id).limit(page.rows()).all(app.db.read()).await?;
+    Ok(Json(page.page(rows, |row| &row.id, MessageDto::from)))
+}
+
+/// Get a message
+///
+/// One message of the history, as it stands now.
+#[utoipa::path(
+    get, path = "/api/v1/messages/{id}", operation_id = "get_message", tag = "messages",
+    security(("person" = []), ("api_key" = ["messages:read"]), ("api_key_header" = ["messages:read"])),
+    params(("id" = MessageId, Path, description = "The message.")),
+    responses((status = 200, description = "The message.", body = MessageDto), ReadByIdProblems),
+)]
+async fn get_message(
+    State(app): State<App>,
+    auth: Auth<scopes::MessagesRead>,
+    PathId(id): PathId<MessageId>,
+) -> ApiResult<Json<MessageDto>> {
+    let row = entity::Entity::of_tenant(auth.tenant(), &id).one(app.db.read()).await?.ok_or(Kind::NotFound)?;
+    Ok(Json(row.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("wait=10", Some(10))]
+    #[case("respond-async, wait=3", Some(3))]
+    #[case("wait=4000", Some(25))]
+    #[case("wait=soon", None)]
+    #[case("return=minimal", None)]
+    fn the_wait_is_read_and_bounded(#[case] prefer: &'static str, #[case] seconds: Option<u64>) {
+        let headers = HeaderMap::from_iter([(PREFER, HeaderValue::from_static(prefer))]);
+        assert_eq!(wait_of(&headers), seconds.map(Duration::from_secs));
+    }
+}

@@ -1,0 +1,107 @@
+//! What changes messages, inside the caller's transaction, which holds the session's row lock.
+
+use rand::RngExt;
+use sea_orm::{ActiveModelTrait, DatabaseTransaction, DbErr, IntoActiveModel};
+use serde_json::json;
+use shared::time::Timestamp;
+
+use super::{
+    dto::MessageDto,
+    entity::Model,
+    policy::{Word, apply},
+};
+use crate::{
+    auth::TenantScope,
+    events::{EventType, NewEvent},
+    usage::{self, Fact, Meter},
+};
+
+/// A new id on WhatsApp, as its web clients make them: `3EB0` and 18 upper-case hexadecimal digits.
+#[must_use]
+pub fn new_wa_id() -> String {
+    let random: [u8; 9] = rand::rng().random();
+    random.iter().fold(String::from("3EB0"), |id, byte| format!("{id}{byte:02X}"))
+}
+
+/// Takes what became known of an outgoing message, writes it if it is news, counts it when it is first sent, and gives
+/// the events to be recorded.
+///
+/// # Errors
+/// As the driver.
+pub(super) async fn learn(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    mut row: Model,
+    word: &Word,
+    now: Timestamp,
+) -> Result<(Model, Vec<NewEvent>), DbErr> {
+    let before = row.progress();
+    let after = apply(before.clone(), word);
+    if after == before && !(row.try_open && after.status.through()) {
+        return Ok((row, Vec::new()));
+    }
+    row.set_progress(after.clone());
+    if after.status.through() {
+        row.try_open = false;
+    }
+    let row = row.into_active_model().reset_all().update(tx).await?;
+    let mut events = Vec::new();
+    if after.status == before.status {
+        return Ok((row, events));
+    }
+    if after.status.accepted() && !before.status.accepted() {
+        let fact = Fact {
+            tenant: scope,
+            session_id: Some(&row.session_id),
+            meter: Meter::MessagesSent,
+            thing: row.id.as_str(),
+            quantity: 1,
+            occurred_at: row.sent_at.unwrap_or(now),
+        };
+        usage::record(tx, fact).await?;
+        events.push(told(EventType::MessageSent, &row, row.sent_at.unwrap_or(now)));
+    }
+    metrics::counter!("control_plane_message_status_total", "status" => name(&row)).increment(1);
+    events.push(NewEvent {
+        kind: EventType::MessageStatus,
+        session_id: Some(row.session_id.clone()),
+        occurred_at: said_at(word),
+        data: json!({
+            "message_id": row.id,
+            "wa_id": row.wa_id,
+            "status": row.status,
+            "reason": row.reason,
+            "previous": before.status,
+        }),
+    });
+    Ok((row, events))
+}
+
+/// An event that tells a whole message.
+pub(super) fn told(kind: EventType, row: &Model, occurred_at: Timestamp) -> NewEvent {
+    NewEvent { kind, session_id: Some(row.session_id.clone()), occurred_at, data: json!(MessageDto::from(row.clone())) }
+}
+
+fn said_at(word: &Word) -> Timestamp {
+    match word {
+        Word::Acked(at) | Word::Receipt(_, at) | Word::Failed(_, at) | Word::Expired(at) => *at,
+    }
+}
+
+fn name(row: &Model) -> String {
+    sea_orm::ActiveEnum::to_value(&row.status)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_on_whatsapp_has_the_form_of_its_web_clients() {
+        let id = new_wa_id();
+        assert_eq!(id.len(), 22);
+        assert!(id.starts_with("3EB0"));
+        assert!(id.bytes().all(|b| b.is_ascii_digit() || (b'A'..=b'F').contains(&b)));
+        assert_ne!(id, new_wa_id());
+    }
+}

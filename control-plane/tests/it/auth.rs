@@ -1,0 +1,203 @@
+//! Signing up, logging in, staying logged in.
+
+use reqwest::Method;
+use rstest::rstest;
+use serde_json::json;
+
+use crate::harness::{Answer, Engine, TestApp};
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stranger_signs_up_logs_in_makes_a_key_and_calls_with_it(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+
+    // The address is the same however it is written.
+    let login = json!({"email": format!("  {} ", owner.email.to_uppercase()), "password": owner.password});
+    let answer = Answer::of(app.post("/api/v1/auth/login", &login)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.json()["expires_in"], 900);
+    let access = answer.json()["access_token"].as_str().unwrap().to_owned();
+
+    let me = Answer::of(app.get("/api/v1/me").bearer_auth(&access)).await;
+    assert_eq!(me.status, 200, "{me:?}");
+    assert_eq!(me.json()["email"], owner.email);
+    assert_eq!(me.json()["role"], "owner");
+    assert_eq!(me.json()["tenant"]["id"], owner.tenant_id);
+
+    let key = app.api_key(&owner, "sandbox", &["sessions:read"]).await;
+    let tenant = Answer::of(app.get("/api/v1/tenant").header("x-api-key", &key)).await;
+    assert_eq!(tenant.json()["id"], owner.tenant_id, "{tenant:?}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_password_and_an_unknown_address_get_the_same_answer(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let wrong = json!({"email": owner.email, "password": "not the password"});
+    let unknown = json!({"email": "nobody@example.com", "password": owner.password});
+    let wrong = Answer::of(app.post("/api/v1/auth/login", &wrong)).await;
+    let unknown = Answer::of(app.post("/api/v1/auth/login", &unknown)).await;
+    wrong.assert_problem(401, "invalid-credentials");
+    assert_eq!(wrong.without_request_id(), unknown.without_request_id());
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_signs_up_once_even_if_it_tries_at_once(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let body = json!({
+        "email": "twice@example.com", "password": "correct horse battery", "name": "Ada", "tenant_name": "Acme",
+    });
+    let tries = (0..4).map(|_| Answer::of(app.post("/api/v1/auth/signup", &body)));
+    let answers = futures_util::future::join_all(tries).await;
+    let (made, taken): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 201);
+    assert_eq!(made.len(), 1, "{answers:?}");
+    for answer in taken {
+        answer.assert_problem(409, "email-taken");
+    }
+    assert_eq!(app.count("SELECT COUNT(*) FROM tenants").await, 1, "no tenant without its owner");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_refresh_token_gives_its_successor_for_ten_seconds_and_then_ends_the_login(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let body = json!({"refresh_token": owner.refresh_token});
+
+    // Two tabs at once, and a third whose answer was lost.
+    let (one, two) = tokio::join!(
+        Answer::of(app.post("/api/v1/auth/refresh", &body)),
+        Answer::of(app.post("/api/v1/auth/refresh", &body))
+    );
+    let three = Answer::of(app.post("/api/v1/auth/refresh", &body)).await;
+    for answer in [&one, &two, &three] {
+        assert_eq!(answer.status, 200, "{answer:?}");
+        assert_eq!(answer.json()["refresh_token"], one.json()["refresh_token"]);
+    }
+    let access = one.json()["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(Answer::of(app.get("/api/v1/me").bearer_auth(&access)).await.status, 200);
+
+    assert_eq!(app.sql("UPDATE refresh_tokens SET used_at = used_at - 10001 WHERE used_at IS NOT NULL", []).await, 1);
+    Answer::of(app.post("/api/v1/auth/refresh", &body)).await.assert_problem(401, "unauthenticated");
+    let successor = json!({"refresh_token": one.json()["refresh_token"]});
+    Answer::of(app.post("/api/v1/auth/refresh", &successor)).await.assert_problem(401, "unauthenticated");
+    Answer::of(app.get("/api/v1/me").bearer_auth(&access)).await.assert_problem(401, "unauthenticated");
+
+    // Another login of the same person goes on.
+    let login = json!({"email": owner.email, "password": owner.password});
+    let other = Answer::of(app.post("/api/v1/auth/login", &login)).await;
+    let access = other.json()["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(Answer::of(app.get("/api/v1/me").bearer_auth(&access)).await.status, 200);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn logging_out_ends_refresh_and_access_tokens(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let body = json!({"refresh_token": owner.refresh_token});
+    for _ in 0..2 {
+        assert_eq!(Answer::of(app.post("/api/v1/auth/logout", &body)).await.status, 204);
+    }
+    let unknown = json!({"refresh_token": "sbr_unknown"});
+    assert_eq!(Answer::of(app.post("/api/v1/auth/logout", &unknown)).await.status, 204);
+    Answer::of(app.post("/api/v1/auth/refresh", &body)).await.assert_problem(401, "unauthenticated");
+    Answer::of(app.get("/api/v1/me").bearer_auth(&owner.access_token)).await.assert_problem(401, "unauthenticated");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_over_is_forgotten_with_its_tokens(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let other = app.sign_up().await;
+    app.sql("UPDATE logins SET expires_at = 1 WHERE user_id = $1", [owner.user_id.into()]).await;
+    let body = json!({"refresh_token": owner.refresh_token});
+    Answer::of(app.post("/api/v1/auth/refresh", &body)).await.assert_problem(401, "unauthenticated");
+    Answer::of(app.get("/api/v1/me").bearer_auth(&owner.access_token)).await.assert_problem(401, "unauthenticated");
+    control_plane::auth::prune(app.app()).await.unwrap();
+    assert_eq!(app.count("SELECT COUNT(*) FROM logins").await, 1);
+    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 1);
+    assert_eq!(Answer::of(app.get("/api/v1/me").bearer_auth(&other.access_token)).await.status, 200);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn no_password_and_no_token_lies_in_the_database_in_clear(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let key = app.api_key(&owner, "whatsapp", &["messages:send"]).await;
+    let refreshed = Answer::of(app.post("/api/v1/auth/refresh", &json!({"refresh_token": owner.refresh_token}))).await;
+    let successor = refreshed.json()["refresh_token"].as_str().unwrap().to_owned();
+    let db = &app.app().db;
+    for secret in [&owner.password, &key, &owner.refresh_token, &successor] {
+        for (table, columns) in [
+            ("users", "password_hash || email || name"),
+            ("api_keys", "name || last_four || scopes"),
+            ("refresh_tokens", "login_id"),
+        ] {
+            let query = format!("SELECT COUNT(*) FROM {table} WHERE {columns} LIKE '%{secret}%'");
+            assert_eq!(app.count(&query).await, 0, "{table}");
+        }
+    }
+    for (table, column) in [
+        ("api_keys", "secret_hash"),
+        ("refresh_tokens", "token_hash"),
+        ("refresh_tokens", "sealed_successor"),
+        ("signing_keys", "sealed_pkcs8"),
+        ("tenants", "sealed_data_key"),
+    ] {
+        let statement = sea_orm::Statement::from_string(
+            db.engine(),
+            format!("SELECT {column} AS bytes FROM {table} WHERE {column} IS NOT NULL"),
+        );
+        let rows = sea_orm::ConnectionTrait::query_all_raw(db.read(), statement).await.unwrap();
+        assert!(!rows.is_empty(), "{table}.{column}");
+        for row in rows {
+            let bytes: Vec<u8> = row.try_get("", "bytes").unwrap();
+            for secret in [&owner.password, &key, &owner.refresh_token, &successor] {
+                assert!(!bytes.windows(secret.len()).any(|part| part == secret.as_bytes()), "{table}.{column}");
+            }
+        }
+    }
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suspended_tenant_reads_and_does_not_write(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    app.sql("UPDATE tenants SET status = 'suspended' WHERE id = $1", [owner.tenant_id.clone().into()]).await;
+    let tenant = Answer::of(app.get("/api/v1/tenant").bearer_auth(&owner.access_token)).await;
+    assert_eq!(tenant.json()["status"], "suspended", "{tenant:?}");
+    let rename = app.request(Method::PATCH, "/api/v1/tenant").json(&json!({"name": "Other"}));
+    Answer::of(rename.bearer_auth(&owner.access_token)).await.assert_problem(403, "tenant-suspended");
+    assert_eq!(app.count("SELECT COUNT(*) FROM tenants WHERE name = 'Other'").await, 0);
+    app.stop().await;
+}

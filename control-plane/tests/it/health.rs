@@ -1,0 +1,47 @@
+//! Whether the installation says how it is.
+
+use rstest::rstest;
+
+use crate::harness::{Answer, Engine, TestApp};
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_working_installation_says_so_and_shows_nothing_of_tenants(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    for path in ["/health", "/livez", "/readyz"] {
+        let answer = Answer::of(app.get(path)).await;
+        assert_eq!((answer.status.as_u16(), &answer.json()["status"]), (200, &"ok".into()), "{path}");
+    }
+    Answer::of(app.get("/health/detailed")).await.assert_problem(401, "unauthenticated");
+    let detailed = Answer::of(app.get("/health/detailed").bearer_auth(&owner.access_token)).await;
+    assert_eq!(detailed.json()["database"]["status"], "ok", "{detailed:?}");
+    let engine = if engine == Engine::Sqlite { "sqlite" } else { "postgres" };
+    assert_eq!(detailed.json()["database"]["engine"], engine);
+    for secret in [&owner.tenant_id, &owner.user_id, &owner.email] {
+        assert!(!detailed.text.contains(secret.as_str()), "{detailed:?}");
+    }
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn figures_are_by_route_and_never_by_path(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let path = "/api/v1/api-keys/15550001234?phone=15550001234";
+    let request = app.request(reqwest::Method::DELETE, path).bearer_auth(&owner.access_token);
+    Answer::of(request).await.assert_problem(404, "not-found");
+    Answer::of(app.get("/15550001234")).await.assert_problem(404, "not-found");
+    let figures = Answer::of(app.get("/metrics")).await;
+    assert!(figures.header("content-type").unwrap().starts_with("text/plain"), "{figures:?}");
+    assert!(figures.text.contains(r#"route="/api/v1/api-keys/{id}""#), "{}", figures.text);
+    assert!(figures.text.contains("# HELP http_requests_total"), "{}", figures.text);
+    assert!(figures.text.contains("http_request_duration_seconds_bucket"), "{}", figures.text);
+    assert!(!figures.text.contains("15550001234"), "{}", figures.text);
+    app.stop().await;
+}

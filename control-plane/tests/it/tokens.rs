@@ -1,0 +1,161 @@
+//! Access tokens that aren't ours, or not any more.
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use control_plane::auth::{self, Purpose};
+use reqwest::header::AUTHORIZATION;
+use rstest::rstest;
+use serde_json::{Value, json};
+use shared::identity::SigningKey;
+
+use crate::harness::{Answer, Engine, TestApp};
+
+fn part(value: &Value) -> String {
+    URL_SAFE_NO_PAD.encode(value.to_string())
+}
+
+fn claims_of(token: &str) -> Value {
+    let payload = token.split('.').nth(1).unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+fn with(claims: &Value, changes: &Value) -> Value {
+    let mut claims = claims.clone();
+    for (name, value) in changes.as_object().unwrap() {
+        claims[name] = value.clone();
+    }
+    claims
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn forged_expired_and_foreign_tokens_are_refused(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let stranger = app.sign_up().await;
+    let good = &owner.access_token;
+    let claims = claims_of(good);
+    let now = claims["iat"].as_i64().unwrap();
+    let parts = app.app();
+    let ours = auth::signing_key(&parts.db, &parts.master_key, Purpose::AccessTokens).await.unwrap();
+    let peers = auth::signing_key(&parts.db, &parts.master_key, Purpose::Peers).await.unwrap();
+    let theirs = SigningKey::generate().unwrap();
+
+    // The key at hand signs what is accepted, so what is refused below is refused for its change alone.
+    let again = ours.sign(&claims).unwrap();
+    assert_eq!(Answer::of(app.get("/api/v1/me").bearer_auth(&again)).await.status, 200);
+
+    let header = claims_header(good);
+    let kid = ours.public().kid;
+    let (head, rest) = good.split_once('.').unwrap();
+    let (body, signature) = rest.split_once('.').unwrap();
+    let mut flipped = URL_SAFE_NO_PAD.decode(signature).unwrap();
+    flipped[0] ^= 1;
+    let none = part(&json!({"alg": "none", "typ": "JWT", "kid": kid}));
+    let mut bad = vec![
+        ("expired", ours.sign(&with(&claims, &json!({"iat": now - 3600, "exp": now - 60}))).unwrap()),
+        ("for another audience", ours.sign(&with(&claims, &json!({"aud": "control-plane"}))).unwrap()),
+        ("of another issuer", ours.sign(&with(&claims, &json!({"iss": "somebody"}))).unwrap()),
+        ("of another tenant", ours.sign(&with(&claims, &json!({"tenant": stranger.tenant_id}))).unwrap()),
+        ("of another person", ours.sign(&with(&claims, &json!({"sub": stranger.user_id}))).unwrap()),
+        ("without an end", {
+            let mut claims = claims.clone();
+            claims.as_object_mut().unwrap().remove("exp");
+            ours.sign(&claims).unwrap()
+        }),
+        ("by a key that isn't known", theirs.sign(&claims).unwrap()),
+        ("by the key for workers", peers.sign(&claims).unwrap()),
+        ("with one flipped bit", format!("{head}.{body}.{}", URL_SAFE_NO_PAD.encode(&flipped))),
+        ("without a signature", format!("{head}.{body}.")),
+        ("alg none", format!("{none}.{body}.")),
+        ("alg none with a signature", format!("{none}.{body}.{signature}")),
+        ("with other claims under the old signature", {
+            format!("{head}.{}.{signature}", part(&with(&claims, &json!({"exp": now + 999_999}))))
+        }),
+        ("garbage", "garbage".into()),
+        ("a refresh token", owner.refresh_token.clone()),
+    ];
+    // Algorithm confusion: an HMAC whose key is our public key, as published.
+    let public = URL_SAFE_NO_PAD.decode(ours.public().x).unwrap();
+    let confused = part(&with(&header, &json!({"alg": "HS256"})));
+    bad.push(("HMAC with the public key", {
+        use hmac::{Hmac, KeyInit, Mac};
+        let mut mac = <Hmac<sha2::Sha256> as KeyInit>::new_from_slice(&public).unwrap();
+        mac.update(format!("{confused}.{body}").as_bytes());
+        format!("{confused}.{body}.{}", URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes()))
+    }));
+    // A known key id on a signature of another key, and an unknown one on ours.
+    let other_kid = part(&with(&header, &json!({"kid": theirs.public().kid})));
+    bad.push(("an unknown key id", format!("{other_kid}.{body}.{signature}")));
+    let their_token = theirs.sign(&claims).unwrap();
+    let their_signature = their_token.rsplit('.').next().unwrap();
+    bad.push(("our key id, their signature", format!("{head}.{body}.{their_signature}")));
+
+    for (what, token) in bad {
+        let answer = Answer::of(app.get("/api/v1/me").bearer_auth(&token)).await;
+        assert_eq!(answer.status, 401, "{what}: {answer:?}");
+        answer.assert_problem(401, "unauthenticated");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{what}");
+    }
+    app.stop().await;
+}
+
+fn claims_header(token: &str) -> Value {
+    let header = token.split('.').next().unwrap();
+    serde_json::from_slice(&URL_SAFE_NO_PAD.decode(header).unwrap()).unwrap()
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn only_one_bearer_credential_is_read(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let key = app.api_key(&owner, "sandbox", &["sessions:read"]).await;
+    let both = app.get("/api/v1/tenant").bearer_auth(&owner.access_token).header("x-api-key", &key);
+    Answer::of(both).await.assert_problem(400, "bad-request");
+    for value in ["Basic dXNlcjpwYXNz", "Bearer", "", "Bearer "] {
+        let answer = Answer::of(app.get("/api/v1/tenant").header(AUTHORIZATION, value)).await;
+        answer.assert_problem(401, "unauthenticated");
+    }
+    let in_the_wrong_header = app.get("/api/v1/tenant").header("x-api-key", &owner.access_token);
+    Answer::of(in_the_wrong_header).await.assert_problem(401, "unauthenticated");
+    Answer::of(app.get("/api/v1/tenant")).await.assert_problem(401, "unauthenticated");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn replicas_agree_on_the_key_and_publish_it(#[case] engine: Engine) {
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let replica = app.replica().await;
+    let me = Answer::of(app.http.get(format!("{replica}/api/v1/me")).bearer_auth(&owner.access_token)).await;
+    assert_eq!(me.status, 200, "{me:?}");
+    let keys = Answer::of(app.get("/.well-known/jwks.json")).await.json();
+    let header = claims_header(&owner.access_token);
+    assert_eq!(header["alg"], "EdDSA");
+    assert_eq!(keys["keys"][0]["kid"], header["kid"]);
+    assert_eq!(keys["keys"].as_array().unwrap().len(), 1);
+    assert!(keys["keys"][0].get("d").is_none(), "no private half");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_is_not_opened_with_another_master_key(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let mut config = app.app().config.clone();
+    let other = shared::seal::DataKey::generate().to_base64();
+    config.secrets.master_key = other.clone().into();
+    let Err(error) = control_plane::ControlPlane::start(config).await else { panic!("started") };
+    let told = format!("{error:?}");
+    assert!(told.contains("MASTER_KEY") && !told.contains(&other), "{told}");
+    app.stop().await;
+}

@@ -1,0 +1,218 @@
+//! Keeping a session connected.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use shared::wire::{
+    session::{Account, Desired, Observed},
+    worker::SessionGeneration,
+};
+use tokio::{
+    sync::watch,
+    time::{Instant, MissedTickBehavior, interval},
+};
+use whatsapp_rust::Client;
+
+use super::{Actor, Turn};
+use crate::{
+    backoff,
+    session::{
+        client::Running,
+        state::{Effect, Signal},
+    },
+    store::{Fence, Poison},
+    supervisor::Term,
+};
+
+/// How long a connection must last until the session's earlier failures are forgotten.
+const SETTLED: chrono::TimeDelta = chrono::TimeDelta::seconds(60);
+/// The pause before a replaced session comes back, so that two holders of one device don't fight.
+const COOL_DOWN: Duration = Duration::from_secs(5);
+/// The first and the longest pause while the control plane can't say whether a session is ours.
+const ASK_PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
+/// How often a session is looked at, at most and at least.
+const LOOK: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Why a client is not followed any more.
+enum Ended {
+    Turn(Turn),
+    Effect(Effect),
+}
+
+impl Actor {
+    /// Keeps the session connected until something else is to be done. `None`: it has let go by itself.
+    pub(super) async fn serve(&mut self, fence: &Fence, term: &Term) -> Option<Turn> {
+        if self.machine.is_over() {
+            return Some(self.rest(term).await);
+        }
+        loop {
+            let backend = self.backend(fence, term);
+            let effect = match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
+                Ok(running) => match self.follow(running, term).await {
+                    Ended::Turn(turn) => return Some(turn),
+                    Ended::Effect(effect) => effect,
+                },
+                Err(error) => {
+                    tracing::warn!(session = %self.id, %error, "trying again");
+                    self.machine.on(Signal::Broken)
+                }
+            };
+            self.publish();
+            let turn = match effect {
+                Effect::None => None,
+                Effect::Rebuild(pause) => self.pause(pause).await,
+                Effect::Validate => self.come_back_if_ours().await,
+                Effect::End => Some(self.rest(term).await),
+                Effect::EndAndErase => match self.erase(fence, term).await {
+                    Some(turn) => Some(turn),
+                    None => Some(self.rest(term).await),
+                },
+                Effect::GiveUp(reason) => return self.stop(fence, term, Some(reason)).await,
+            };
+            if turn.is_some() {
+                return turn;
+            }
+        }
+    }
+
+    /// Follows a client to its end, and ends it.
+    async fn follow(&mut self, mut running: Running, term: &Term) -> Ended {
+        self.link.send_replace(Some(running.link.clone()));
+        let ended = self.drive(&mut running, term).await;
+        self.link.send_replace(None);
+        match &ended {
+            // Whatever memory holds must not reach the store any more.
+            Ended::Turn(Turn::LeaseEnded) | Ended::Effect(Effect::Rebuild(_) | Effect::EndAndErase) => {
+                running.abort().await;
+            }
+            Ended::Turn(_) if running.link.backend.is_poisoned() => running.abort().await,
+            // Its connection is what the unlinking goes over.
+            Ended::Turn(Turn::Reconsider) if matches!(self.order.desired, Desired::LoggedOut | Desired::Deleted) => {
+                self.kept = Some(running);
+            }
+            Ended::Turn(_) | Ended::Effect(_) => running.close().await,
+        }
+        if matches!(ended, Ended::Turn(_)) {
+            self.machine.on(Signal::Dropped);
+        }
+        ended
+    }
+
+    async fn drive(&mut self, running: &mut Running, term: &Term) -> Ended {
+        let Running { link, signals, handle, .. } = running;
+        let client = handle.client();
+        let mut poison = link.backend.poisoned();
+        let mut look = interval((self.node.timing.silence / 10).clamp(LOOK.0, LOOK.1));
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut alive = true;
+        self.account = account(&client);
+        loop {
+            let signal = if alive {
+                tokio::select! {
+                    biased;
+                    () = self.shutdown.cancelled() => return Ended::Turn(Turn::Shutdown),
+                    () = term.over.cancelled() => return Ended::Turn(Turn::LeaseEnded),
+                    command = self.mailbox.recv() => match self.obey(command) {
+                        Some(turn) => return Ended::Turn(turn),
+                        None => continue,
+                    },
+                    Some(signal) = signals.recv() => signal,
+                    why = poisoned(&mut poison) => match why {
+                        Poison::Fenced => return Ended::Turn(Turn::LetGo),
+                        Poison::LeaseEnded => return Ended::Turn(Turn::LeaseEnded),
+                        Poison::WriteFailed | Poison::HookFailed | Poison::Released => {
+                            tracing::warn!(session = %self.id, %why, "building the client anew");
+                            metrics::counter!("data_plane_rebuilds_total").increment(1);
+                            Signal::Broken
+                        }
+                    },
+                    () = &mut *handle => {
+                        alive = false;
+                        continue;
+                    }
+                    _ = look.tick() => match self.look(&client) {
+                        Some(signal) => signal,
+                        None => continue,
+                    },
+                }
+            } else {
+                // The library says why it ends before it ends.
+                signals.try_recv().unwrap_or(Signal::Broken)
+            };
+            if matches!(signal, Signal::Linked | Signal::Connected | Signal::Renamed) {
+                self.account = account(&client);
+            }
+            let effect = self.machine.on(signal);
+            self.publish();
+            if effect != Effect::None {
+                return Ended::Effect(effect);
+            }
+        }
+    }
+
+    /// Looks when the client last heard from WhatsApp.
+    fn look(&mut self, client: &Client) -> Option<Signal> {
+        let millis = i64::try_from(client.stats().last_data_received_ms).unwrap_or_default();
+        let heard = DateTime::from_timestamp_millis(millis).filter(|_| millis > 0);
+        if let Some(heard) = heard {
+            self.view.send_modify(|view| view.report.last_frame_at = Some(heard));
+        }
+        let now = Utc::now();
+        let silence = chrono::TimeDelta::from_std(self.node.timing.silence).unwrap_or(chrono::TimeDelta::MAX);
+        let silent = heard.is_some_and(|at| now - at > silence);
+        match (self.machine.observed(), silent) {
+            (Observed::Connected, true) => Some(Signal::Silent),
+            (Observed::Connected, false) => {
+                (now - self.view.borrow().report.since > SETTLED).then_some(Signal::Settled)
+            }
+            (Observed::Reconnecting, false) if heard.is_some() => Some(Signal::Heard),
+            _ => None,
+        }
+    }
+
+    /// After another connection took the session's place: comes back if the control plane says that it is ours.
+    async fn come_back_if_ours(&mut self) -> Option<Turn> {
+        let mut failures = 0;
+        loop {
+            let ask = SessionGeneration { session_id: self.id.clone(), generation: self.order.generation };
+            match self.node.upstream.validate(ask).await {
+                Ok(true) => break,
+                Ok(false) => {
+                    tracing::info!(session = %self.id, "replaced, and not ours any more");
+                    return Some(Turn::LetGo);
+                }
+                Err(error) => {
+                    failures += 1;
+                    tracing::warn!(session = %self.id, %error, "replaced, and nobody can say whether it is ours");
+                    let turn = self.pause(backoff::doubling(ASK_PAUSES.0, ASK_PAUSES.1, failures)).await;
+                    if turn.is_some() {
+                        return turn;
+                    }
+                }
+            }
+        }
+        let gap = self.node.timing.replaced;
+        let since = self.last_reconnect.map_or(gap, |at| at.elapsed());
+        let turn = self.pause(gap.saturating_sub(since).max(COOL_DOWN.min(gap))).await;
+        self.last_reconnect = Some(Instant::now());
+        turn
+    }
+}
+
+/// Who a client is, once it is linked.
+pub(super) fn account(client: &Client) -> Option<Account> {
+    let name = client.push_name();
+    Some(Account {
+        jid: client.pn()?.to_string(),
+        lid: client.lid().map(|lid| lid.to_non_ad().to_string()),
+        push_name: Some(name).filter(|name| !name.is_empty()),
+    })
+}
+
+/// Resolves when the handle refuses from now on.
+async fn poisoned(poison: &mut watch::Receiver<Option<Poison>>) -> Poison {
+    match poison.wait_for(Option::is_some).await {
+        Ok(why) => why.unwrap_or(Poison::WriteFailed),
+        Err(_) => Poison::Released,
+    }
+}

@@ -1,0 +1,201 @@
+//! One life of the library's client: built from the store, closed with a flush or aborted without.
+
+use std::{
+    sync::{
+        Arc, OnceLock, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use shared::wire::session::{OnUnknown, SessionSettings};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::timeout,
+};
+use wacore::store::{DevicePropsOverride, traits::Backend};
+use waproto::whatsapp::device_props::PlatformType;
+use whatsapp_rust::{CacheConfig, CacheEntryConfig, Client, bot::Bot, bot::BotHandle};
+
+use super::{
+    acks::Acks,
+    events::{self, Events},
+    inbound::Inbound,
+    runtime::SessionRuntime,
+    state::Signal,
+    writer::{self, Write},
+};
+use crate::{
+    node::Node,
+    shipper::Shipper,
+    store::{FencedBackend, Lease},
+    transport::{Gate, SessionDialer},
+};
+
+/// How long a close may take: the library flushes with bounds of five seconds each.
+const CLOSE: Duration = Duration::from_secs(20);
+/// How long the tasks of a client may take to end once they are told.
+const STOP: Duration = Duration::from_secs(5);
+
+/// A client could not be built: its state can't be read from the store, or doesn't fit.
+#[derive(Debug, thiserror::Error)]
+#[error("the client can't be built from the store")]
+pub struct Unbuildable;
+
+/// What the parts of one client's life share.
+pub struct Link {
+    /// The session's handle on the store.
+    pub backend: Arc<FencedBackend>,
+    /// Ships what was committed.
+    pub shipper: Arc<Shipper>,
+    /// Messages on their way.
+    pub acks: Acks,
+    /// Where the client's tasks run.
+    pub runtime: SessionRuntime,
+    /// What to do with sends whose outcome isn't known.
+    pub on_unknown: OnUnknown,
+    connected: AtomicBool,
+    client: OnceLock<Weak<Client>>,
+}
+
+impl Link {
+    /// The client, if it is connected.
+    pub fn connected_client(&self) -> Option<Arc<Client>> {
+        let client = self.client.get()?.upgrade()?;
+        (self.connected.load(Ordering::Acquire) && client.is_connected() && !self.backend.is_poisoned())
+            .then_some(client)
+    }
+
+    /// The session is connected.
+    pub fn up(&self) {
+        self.acks.socket_changed();
+        self.connected.store(true, Ordering::Release);
+    }
+
+    /// It isn't.
+    pub fn down(&self) {
+        self.connected.store(false, Ordering::Release);
+        self.acks.socket_changed();
+    }
+}
+
+/// A client that runs.
+pub struct Running {
+    /// What its parts share.
+    pub link: Arc<Link>,
+    /// What happens to it.
+    pub signals: mpsc::Receiver<Signal>,
+    /// Resolves when the library's run loop has ended.
+    pub handle: BotHandle,
+    writes: mpsc::Sender<Write>,
+}
+
+impl Running {
+    /// Builds a client from the store and starts it.
+    ///
+    /// # Errors
+    /// [`Unbuildable`].
+    pub async fn start(
+        node: &Node,
+        backend: Arc<FencedBackend>,
+        lease: Lease,
+        settings: &SessionSettings,
+    ) -> Result<Self, Unbuildable> {
+        let link = Arc::new(Link {
+            backend: Arc::clone(&backend),
+            shipper: Arc::clone(&node.shipper),
+            acks: Acks::default(),
+            runtime: SessionRuntime::default(),
+            on_unknown: settings.on_unknown,
+            connected: AtomicBool::new(false),
+            client: OnceLock::new(),
+        });
+        let (signals, from_events) = mpsc::channel(events::CAPACITY);
+        let (writes, to_write) = mpsc::channel(writer::CAPACITY);
+        let factory = SessionDialer { dialer: Arc::clone(&node.dialer), gate: Gate::new(Arc::clone(&backend), lease) };
+        let hook = Inbound { backend: Arc::clone(&backend), shipper: Arc::clone(&node.shipper) };
+        let events = Events { link: Arc::clone(&link), signals, writes: writes.clone() };
+        let mut builder = Bot::builder()
+            .with_backend_arc(backend as Arc<dyn Backend>)
+            .with_transport_factory(factory)
+            .with_http_client(node.http.clone())
+            .with_runtime(link.runtime.clone())
+            .with_event_handler(events)
+            .with_inbound_durability_hook(hook)
+            .with_cache_config(caches())
+            .with_device_props(
+                DevicePropsOverride::new()
+                    .with_os(settings.device_name.clone())
+                    .with_platform_type(PlatformType::DESKTOP),
+            )
+            .skip_history_sync();
+        if let Some(version) = node.version.current(&node.http).await {
+            builder = builder.with_version(version);
+        }
+        // The library's words may quote what is stored.
+        let bot = builder.build().await.map_err(|_| Unbuildable)?;
+        let handle = bot.spawn();
+        let client = handle.client();
+        link.client.get_or_init(|| Arc::downgrade(&client));
+        link.runtime.run(writer::run(Arc::clone(&link), client, to_write));
+        Ok(Self { link, signals: from_events, handle, writes })
+    }
+
+    /// The client.
+    pub fn client(&self) -> Arc<Client> {
+        self.handle.client()
+    }
+
+    /// Disconnects with a flush: what was received is acknowledged, what was sent is recorded.
+    pub async fn close(self) {
+        let session = self.link.backend.session_id().clone();
+        self.link.down();
+        if timeout(CLOSE, self.handle.shutdown()).await.is_err() {
+            tracing::warn!(%session, "the client did not close in time, aborting it");
+        }
+        let (done, stored) = oneshot::channel();
+        let flushed = async {
+            // Either fails only if the writer has ended, and then the handle is poisoned.
+            if self.writes.send(Write::Flush(done)).await.is_ok() {
+                let _ = stored.await;
+            }
+        };
+        if timeout(STOP, flushed).await.is_err() {
+            tracing::warn!(%session, "acknowledgements were not all stored in time");
+        }
+        end(&self.link).await;
+    }
+
+    /// Ends the client at once, without a flush.
+    pub async fn abort(self) {
+        self.link.down();
+        self.handle.client().signal_shutdown_sync();
+        self.handle.abort();
+        end(&self.link).await;
+    }
+}
+
+async fn end(link: &Link) {
+    link.acks.close();
+    if !link.runtime.stop(STOP).await {
+        tracing::warn!(session = %link.backend.session_id(), "some of the client's tasks did not end in time");
+    }
+}
+
+/// Smaller than the library's: a worker holds thousands of sessions, and everything that a cache forgets is in the store.
+/// The library never evicts a lane or a lock that is held.
+fn caches() -> CacheConfig {
+    let hour = Some(Duration::from_secs(3_600));
+    CacheConfig {
+        group_cache: CacheEntryConfig::new(hour, 32),
+        device_registry_cache: CacheEntryConfig::new(hour, 512),
+        message_retry_counts: CacheEntryConfig::new(hour, 128),
+        undecryptable_dispatched: CacheEntryConfig::new(Some(Duration::from_secs(300)), 128),
+        sender_key_devices_cache: CacheEntryConfig::new(hour, 32),
+        session_locks_capacity: 256,
+        chat_lanes_capacity: 128,
+        group_distribution_locks_capacity: 32,
+        resend_rate_limiter_capacity: 256,
+        ..CacheConfig::default()
+    }
+}

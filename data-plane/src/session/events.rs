@@ -1,0 +1,150 @@
+//! The library's event bus → signals for the actor, and writes.
+//!
+//! The library calls [`Events::handle_event`] inline, on the task that received the stanza, and doesn't wait for anything
+//! it starts. So everything here is a queue with room; if the room is used up, the session's store handle is poisoned and
+//! the client is built anew, because a lost acknowledgement or a lost end of the session can't be made good.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use shared::wire::session::QrCode;
+use tokio::sync::mpsc::{self, error::TrySendError};
+use wacore::types::events::{
+    ConnectFailureReason, DecryptFailMode, Event, EventHandler, EventInterest, EventKind, ServerAck,
+};
+
+use super::{client::Link, state::Signal, writer::Write};
+use crate::store::Poison;
+
+/// How many signals wait at most.
+pub const CAPACITY: usize = 256;
+
+/// The handler of one client's events.
+pub struct Events {
+    /// The client's life.
+    pub link: Arc<Link>,
+    /// To the actor.
+    pub signals: mpsc::Sender<Signal>,
+    /// To the writer.
+    pub writes: mpsc::Sender<Write>,
+}
+
+impl EventHandler for Events {
+    fn handle_event(&self, event: Arc<Event>) {
+        match &*event {
+            Event::ServerAck(ack) => {
+                if ack.class.as_deref() == Some("message") {
+                    self.write(acknowledgement(ack));
+                }
+            }
+            Event::Receipt(receipt) => self.hint(Write::Receipt(Box::new(receipt.clone()))),
+            Event::UndecryptableMessage(message) => {
+                // The sender marked it as one whose failure isn't to be shown, such as a reaction.
+                if message.decrypt_fail_mode == DecryptFailMode::Show {
+                    self.write(Write::Undecryptable(Arc::clone(&message.info)));
+                }
+            }
+            other => {
+                if let Some(signal) = signal(other) {
+                    self.signal(signal);
+                }
+            }
+        }
+    }
+
+    fn interest(&self) -> EventInterest {
+        EventInterest::of(&[
+            EventKind::Connected,
+            EventKind::Disconnected,
+            EventKind::PairSuccess,
+            EventKind::LoggedOut,
+            EventKind::PairingQrCode,
+            EventKind::PairingQrCodesExhausted,
+            EventKind::PairPasskeyRequest,
+            EventKind::ClientOutdated,
+            EventKind::StreamReplaced,
+            EventKind::TemporaryBan,
+            EventKind::ConnectFailure,
+            EventKind::SelfPushNameUpdated,
+            EventKind::ServerAck,
+            EventKind::Receipt,
+            EventKind::UndecryptableMessage,
+        ])
+    }
+}
+
+impl Events {
+    fn signal(&self, signal: Signal) {
+        match signal {
+            Signal::Connected => self.link.up(),
+            Signal::Renamed | Signal::QrShown(_) | Signal::PasskeyAsked | Signal::Linked => {}
+            _ => self.link.down(),
+        }
+        if let Err(TrySendError::Full(_)) = self.signals.try_send(signal) {
+            self.overflow();
+        }
+    }
+
+    fn write(&self, write: Write) {
+        if let Err(TrySendError::Full(_)) = self.writes.try_send(write) {
+            self.overflow();
+        }
+    }
+
+    fn hint(&self, write: Write) {
+        if let Err(TrySendError::Full(_)) = self.writes.try_send(write) {
+            metrics::counter!("data_plane_receipts_dropped_total").increment(1);
+        }
+    }
+
+    fn overflow(&self) {
+        tracing::warn!(session = %self.link.backend.session_id(), "a queue is full, the client will be built anew");
+        self.link.backend.poison(Poison::HookFailed);
+    }
+}
+
+fn acknowledgement(ack: &ServerAck) -> Write {
+    Write::Ack {
+        wa_id: ack.id.clone(),
+        // A refusal without a code that is a number is a refusal all the same.
+        error: ack.error.as_ref().map(|code| code.parse().unwrap_or(0)),
+        at: ack.timestamp.unwrap_or_else(Utc::now),
+    }
+}
+
+fn signal(event: &Event) -> Option<Signal> {
+    Some(match event {
+        Event::Connected(_) => Signal::Connected,
+        Event::Disconnected(_) => Signal::Dropped,
+        Event::PairSuccess(_) => Signal::Linked,
+        Event::LoggedOut(out) => Signal::LoggedOut(logout_reason(&out.reason)),
+        Event::PairingQrCode(qr) => Signal::QrShown(QrCode {
+            text: qr.code.clone(),
+            expires_at: after(chrono::TimeDelta::from_std(qr.timeout).unwrap_or_default()).unwrap_or_default(),
+        }),
+        Event::PairingQrCodesExhausted(_) => Signal::QrExhausted,
+        Event::PairPasskeyRequest(_) => Signal::PasskeyAsked,
+        Event::ClientOutdated(_) => Signal::Outdated,
+        Event::StreamReplaced(_) => Signal::Replaced,
+        Event::TemporaryBan(ban) => Signal::Banned(after(ban.expire)),
+        Event::ConnectFailure(failure) if failure.reason.should_reconnect() => Signal::Dropped,
+        Event::ConnectFailure(failure) => match failure.reason {
+            ConnectFailureReason::TempBanned => Signal::Banned(None),
+            ref reason => Signal::Refused(u16::try_from(reason.code()).unwrap_or(0)),
+        },
+        Event::SelfPushNameUpdated(_) => Signal::Renamed,
+        _ => return None,
+    })
+}
+
+fn after(duration: chrono::TimeDelta) -> Option<DateTime<Utc>> {
+    Utc::now().checked_add_signed(duration)
+}
+
+fn logout_reason(reason: &ConnectFailureReason) -> &'static str {
+    match reason {
+        ConnectFailureReason::AccountLocked => "account_locked",
+        ConnectFailureReason::LoggedOut => "unlinked",
+        _ => "logged_out",
+    }
+}

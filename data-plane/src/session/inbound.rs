@@ -1,0 +1,253 @@
+//! Incoming messages → outbox rows.
+//!
+//! The library awaits [`Inbound`] before it acknowledges a message to WhatsApp. A message that it answers `Ok` for is in
+//! the outbox; on `Err` the session's store handle is poisoned, so that the client ends without a flush and WhatsApp
+//! delivers the message again to the next one. (Read the library's `types/durability_hook.rs` first.)
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use shared::wire::{
+    outbox::{InboundBody, InboundMessage, OutboxEvent},
+    send::Content,
+};
+use wacore::{
+    proto_helpers::MessageExt,
+    types::message::{MessageCategory, MessageInfo},
+};
+use waproto::whatsapp::{self as wa, message::protocol_message};
+use whatsapp_rust::{Client, types::durability_hook::InboundDurabilityHook};
+
+use super::party::{UnreadableMap, party};
+use crate::{
+    shipper::Shipper,
+    store::{FencedBackend, Poison},
+};
+
+/// The durability hook of one client.
+pub struct Inbound {
+    /// Where rows go.
+    pub backend: Arc<FencedBackend>,
+    /// Who takes them on.
+    pub shipper: Arc<Shipper>,
+}
+
+#[async_trait]
+impl InboundDurabilityHook for Inbound {
+    async fn on_messages(
+        &self,
+        client: Arc<Client>,
+        batch: &[wacore::types::events::InboundMessage],
+    ) -> anyhow::Result<()> {
+        let committed = self.commit(&client, batch).await;
+        if committed.is_err() {
+            // Whatever was wrong, this client's memory and the store may differ from now on.
+            self.backend.poison(Poison::HookFailed);
+        }
+        committed
+    }
+}
+
+impl Inbound {
+    async fn commit(&self, client: &Client, batch: &[wacore::types::events::InboundMessage]) -> anyhow::Result<()> {
+        let mut events = Vec::with_capacity(batch.len());
+        for item in batch {
+            if let Some(body) = body(&item.message, &item.info) {
+                events.push(OutboxEvent::Message(message(client, &item.info, body).await?));
+            }
+        }
+        if events.is_empty() {
+            return Ok(());
+        }
+        self.backend.commit_events(&events).await?;
+        metrics::counter!("data_plane_messages_received_total").increment(events.len() as u64);
+        self.shipper.ring(self.backend.session_id());
+        Ok(())
+    }
+}
+
+/// A message with its canonical identity.
+///
+/// # Errors
+/// [`UnreadableMap`] if the store can't be read.
+pub async fn message(client: &Client, info: &MessageInfo, body: InboundBody) -> Result<InboundMessage, UnreadableMap> {
+    let source = &info.source;
+    let from_a_person = !source.is_group && !source.is_from_me;
+    let chat_alt = if from_a_person { source.sender_alt.as_ref() } else { info.peer_recipient_pn.as_ref() };
+    Ok(InboundMessage {
+        wa_id: info.id.clone(),
+        chat: party(client, &source.chat, chat_alt).await?,
+        sender: party(client, &source.sender, source.sender_alt.as_ref()).await?,
+        from_me: source.is_from_me,
+        push_name: Some(info.push_name.clone()).filter(|name| !name.is_empty()),
+        sent_at: info.timestamp,
+        body,
+    })
+}
+
+/// What a message holds, or `None` if it is between devices and not for people.
+fn body(message: &wa::Message, info: &MessageInfo) -> Option<InboundBody> {
+    if info.category == MessageCategory::Peer {
+        return None;
+    }
+    let unsupported = |kind: &str| Some(InboundBody::Unsupported { kind: kind.into() });
+    if message.edited_message.is_set() {
+        return unsupported("edited_message");
+    }
+    let base = message.get_base_message();
+    if let Some(text) = message.text_content() {
+        return Some(InboundBody::Content { content: Content::Text { body: text.to_owned() } });
+    }
+    if let Some(protocol) = base.protocol_message.as_option() {
+        return match protocol.r#type {
+            Some(protocol_message::Type::REVOKE | protocol_message::Type::MESSAGE_EDIT) => {
+                unsupported("protocol_message")
+            }
+            _ => None,
+        };
+    }
+    match kind(base) {
+        Some(kind) => unsupported(kind),
+        None if *base == wa::Message::default() => None,
+        None if base.sender_key_distribution_message.is_set() || base.message_context_info.is_set() => None,
+        None => unsupported("unknown"),
+    }
+}
+
+/// The name of the field that holds a message's content.
+fn kind(message: &wa::Message) -> Option<&'static str> {
+    macro_rules! first_set {
+        ($($field:ident),* $(,)?) => {
+            $(if message.$field.is_set() { return Some(stringify!($field)); })*
+        };
+    }
+    first_set!(
+        image_message,
+        video_message,
+        audio_message,
+        document_message,
+        sticker_message,
+        contact_message,
+        contacts_array_message,
+        location_message,
+        live_location_message,
+        reaction_message,
+        enc_reaction_message,
+        poll_creation_message,
+        poll_creation_message_v2,
+        poll_creation_message_v3,
+        poll_creation_message_v4,
+        poll_creation_message_v5,
+        poll_creation_message_v6,
+        poll_update_message,
+        poll_add_option_message,
+        poll_result_snapshot_message,
+        event_message,
+        enc_event_response_message,
+        event_invite_message,
+        buttons_message,
+        buttons_response_message,
+        list_message,
+        list_response_message,
+        template_message,
+        template_button_reply_message,
+        interactive_message,
+        interactive_response_message,
+        highly_structured_message,
+        product_message,
+        order_message,
+        invoice_message,
+        send_payment_message,
+        request_payment_message,
+        decline_payment_request_message,
+        cancel_payment_request_message,
+        payment_invite_message,
+        payment_reminder_message,
+        split_payment_message,
+        group_invite_message,
+        newsletter_admin_invite_message,
+        request_phone_number_message,
+        pin_in_chat_message,
+        keep_in_chat_message,
+        album_message,
+        sticker_pack_message,
+        lottie_sticker_message,
+        ptv_message,
+        call,
+        call_log_messsage,
+        scheduled_call_creation_message,
+        scheduled_call_edit_message,
+        bcall_message,
+        comment_message,
+        enc_comment_message,
+        secret_encrypted_message,
+        placeholder_message,
+        status_mention_message,
+        group_status_mention_message,
+        question_message,
+        question_reply_message,
+        rich_response_message,
+        associated_child_message,
+        group_mentioned_message,
+        bot_invoke_message,
+        message_history_bundle,
+        message_history_notice,
+        chat,
+    );
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use buffa::MessageField;
+    use wacore::proto_helpers::MessageBuilderExt;
+
+    use super::*;
+
+    fn info() -> MessageInfo {
+        MessageInfo::default()
+    }
+
+    fn text(body: &str) -> InboundBody {
+        InboundBody::Content { content: Content::Text { body: body.into() } }
+    }
+
+    #[test]
+    fn text_is_text_plain_extended_or_wrapped() {
+        assert!(body(&wa::Message::text("hello"), &info()) == Some(text("hello")));
+        let extended = wa::Message {
+            extended_text_message: MessageField::some(wa::message::ExtendedTextMessage {
+                text: Some("see".into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert!(body(&extended, &info()) == Some(text("see")));
+        let wrapped = wa::Message {
+            ephemeral_message: MessageField::some(wa::message::FutureProofMessage {
+                message: MessageField::some(extended),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert!(body(&wrapped, &info()) == Some(text("see")));
+    }
+
+    #[test]
+    fn what_we_do_not_model_is_named_and_what_is_between_devices_is_left_out() {
+        let sticker = wa::Message { sticker_message: MessageField::some(Default::default()), ..Default::default() };
+        assert!(body(&sticker, &info()) == Some(InboundBody::Unsupported { kind: "sticker_message".into() }));
+        let revoke = |kind| wa::Message {
+            protocol_message: MessageField::some(wa::message::ProtocolMessage {
+                r#type: Some(kind),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        assert!(body(&revoke(protocol_message::Type::REVOKE), &info()).is_some());
+        assert!(body(&revoke(protocol_message::Type::APP_STATE_SYNC_KEY_SHARE), &info()).is_none());
+        assert!(body(&wa::Message::default(), &info()).is_none());
+        let peer = MessageInfo { category: MessageCategory::Peer, ..info() };
+        assert!(body(&wa::Message::text("between devices"), &peer).is_none());
+    }
+}

@@ -1,0 +1,303 @@
+//! Sends.
+//!
+//! A batch is opened in the journal in one commit before any of its frames. Within a chat, a message goes out when the one
+//! before it is through; chats go in parallel. `send_message` of the library returns when the stanza is written, so what
+//! counts is WhatsApp's acknowledgement ([`super::acks`]), which the writer records before anybody hears of it. A message
+//! that was opened and whose frame was never handed on is withdrawn, so that no later try takes it for one whose outcome
+//! isn't known.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use chrono::Utc;
+use futures_util::{StreamExt, stream};
+use shared::wire::send::{Content, MAX_BATCH, SendBatch, SendItem, SendOutcome, SendResult, SendResults};
+use tokio::time::{Instant, timeout, timeout_at};
+use wacore::proto_helpers::MessageBuilderExt;
+use wacore_binary::Jid;
+use waproto::whatsapp as wa;
+use whatsapp_rust::{
+    Client,
+    client::ClientError,
+    send::{SendError, SendOptions},
+};
+
+use super::{
+    acks::{Begun, Outcome},
+    client::Link,
+};
+use crate::store::{JournalItem, JournalOpened};
+
+/// How long a caller may wait.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// How many chats of a batch are spoken in at once.
+const CHATS: usize = 16;
+/// How long WhatsApp may take to say whether a number is on it.
+const LOOKUP: Duration = Duration::from_secs(5);
+/// The longest text, in bytes.
+const MAX_TEXT: usize = 65_536;
+
+/// A batch that can't be taken.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("a batch holds 1 to {MAX_BATCH} messages, each with an id of its own")]
+pub struct BadBatch;
+
+/// One item that is to be sent.
+struct Ours {
+    at: usize,
+    item: SendItem,
+    to: Jid,
+    outcome: Outcome,
+}
+
+/// Sends a batch and waits for WhatsApp's word, at most as long as the batch says.
+///
+/// # Errors
+/// [`BadBatch`].
+pub async fn send(link: Option<Arc<Link>>, generation: i64, batch: SendBatch) -> Result<SendResults, BadBatch> {
+    if batch.items.is_empty() || batch.items.len() > MAX_BATCH || has_repeats(&batch.items) {
+        return Err(BadBatch);
+    }
+    let deadline = Instant::now() + Duration::from_millis(batch.wait_ms).min(LONGEST_WAIT);
+    let ids: Vec<_> = batch.items.iter().map(|item| item.message_id.clone()).collect();
+    let outcomes = match link.as_ref().and_then(|link| link.connected_client().map(|client| (link, client))) {
+        Some((link, client)) => {
+            let task = Arc::clone(link);
+            let items = batch.items;
+            // On the session's runtime: a caller that goes away doesn't cut a send short.
+            let sent = link.runtime.run_to_end(async move { send_all(&task, &client, items, deadline).await });
+            sent.await.unwrap_or_else(|_| vec![failed("internal"); ids.len()])
+        }
+        None => vec![SendOutcome::NotConnected; ids.len()],
+    };
+    let results =
+        ids.into_iter().zip(outcomes).map(|(message_id, outcome)| SendResult { message_id, outcome }).collect();
+    Ok(SendResults { generation, results })
+}
+
+fn has_repeats(items: &[SendItem]) -> bool {
+    items.iter().enumerate().any(|(at, item)| items[..at].iter().any(|other| other.wa_id == item.wa_id))
+}
+
+fn failed(reason: &str) -> SendOutcome {
+    SendOutcome::Failed { reason: reason.into() }
+}
+
+fn invalid(reason: &str) -> SendOutcome {
+    SendOutcome::Invalid { reason: reason.into() }
+}
+
+async fn send_all(link: &Arc<Link>, client: &Arc<Client>, items: Vec<SendItem>, deadline: Instant) -> Vec<SendOutcome> {
+    let mut outcomes: Vec<Option<SendOutcome>> = vec![None; items.len()];
+    let mut theirs = Vec::new();
+    let mut ours = Vec::new();
+    let wa_ids: Vec<String> = items.iter().map(|item| item.wa_id.clone()).collect();
+    let siblings: Vec<&str> = wa_ids.iter().map(String::as_str).collect();
+    let mut blocked_chats = std::collections::HashSet::new();
+    for (at, item) in items.into_iter().enumerate() {
+        let to = match recipient(&item) {
+            Ok(to) => to,
+            Err(outcome) => {
+                outcomes[at] = Some(outcome);
+                continue;
+            }
+        };
+        let chat = to.to_string();
+        if blocked_chats.contains(&chat) {
+            outcomes[at] = Some(SendOutcome::ChatBlocked);
+            continue;
+        }
+        match link.acks.begin(&item.wa_id, &chat, &siblings, Instant::now()) {
+            Begun::Ours(outcome) => ours.push(Ours { at, item, to, outcome }),
+            Begun::Theirs(outcome) => theirs.push((at, outcome)),
+            Begun::Blocked => {
+                outcomes[at] = Some(SendOutcome::ChatBlocked);
+                blocked_chats.insert(chat);
+            }
+        }
+    }
+
+    let ours = open(link, ours, &mut outcomes).await;
+    let mut chats: HashMap<String, Vec<Ours>> = HashMap::new();
+    for one in ours {
+        chats.entry(one.to.to_string()).or_default().push(one);
+    }
+    let spoken: Vec<Chat> = stream::iter(chats.into_values())
+        .map(|chat| speak(link, client, chat, deadline))
+        .buffer_unordered(CHATS)
+        .collect()
+        .await;
+    let mut unwritten = Vec::new();
+    for chat in spoken {
+        unwritten.extend(chat.unwritten);
+        for (at, outcome) in chat.outcomes {
+            outcomes[at] = Some(outcome);
+        }
+    }
+    if !unwritten.is_empty() {
+        let ids: Vec<&str> = unwritten.iter().map(|(id, _)| id.as_str()).collect();
+        if let Err(error) = link.backend.journal_withdraw(&ids).await {
+            // They stay open, so a later try counts as a repeat. Nothing is lost.
+            tracing::warn!(session = %link.backend.session_id(), %error, "unwritten messages were not withdrawn");
+        }
+        for (id, outcome) in unwritten {
+            link.acks.finish(&id, outcome);
+        }
+    }
+    for (at, outcome) in theirs {
+        outcomes[at] = Some(heard(outcome, deadline).await);
+    }
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or(SendOutcome::Pending)).collect()
+}
+
+/// Checks one item.
+fn recipient(item: &SendItem) -> Result<Jid, SendOutcome> {
+    let to = item.to.parse::<Jid>().map_err(|_| invalid("recipient"))?;
+    if !(to.is_pn() || to.is_lid()) || to.user.is_empty() || item.wa_id.is_empty() {
+        return Err(invalid("recipient"));
+    }
+    let Content::Text { body } = &item.content;
+    if body.is_empty() || body.len() > MAX_TEXT {
+        return Err(invalid("content"));
+    }
+    if item.expires_at <= Utc::now() {
+        return Err(SendOutcome::Expired);
+    }
+    Ok(to.to_non_ad())
+}
+
+/// Opens a try of each in the journal. Answers those that are to be sent.
+async fn open(link: &Link, ours: Vec<Ours>, outcomes: &mut [Option<SendOutcome>]) -> Vec<Ours> {
+    if ours.is_empty() {
+        return ours;
+    }
+    let chats: Vec<String> = ours.iter().map(|one| one.to.to_string()).collect();
+    let entries: Vec<JournalItem<'_>> = ours
+        .iter()
+        .zip(&chats)
+        .map(|(one, chat)| JournalItem { message_id: &one.item.message_id, wa_id: &one.item.wa_id, chat })
+        .collect();
+    let opened = match link.backend.journal_open(&entries, link.on_unknown).await {
+        Ok(opened) => opened,
+        Err(error) => {
+            tracing::warn!(session = %link.backend.session_id(), %error, "a batch was not opened in the journal");
+            for one in ours {
+                outcomes[one.at] = Some(failed("store"));
+                link.acks.finish(&one.item.wa_id, failed("store"));
+            }
+            return Vec::new();
+        }
+    };
+    let mut to_send = Vec::with_capacity(ours.len());
+    for (one, opened) in ours.into_iter().zip(opened) {
+        let settled = match opened {
+            JournalOpened::Opened { .. } => None,
+            JournalOpened::WasOpen { .. } => {
+                metrics::counter!("data_plane_messages_resent_total").increment(1);
+                None
+            }
+            JournalOpened::Held { .. } => Some(SendOutcome::UnknownHeld),
+            JournalOpened::AlreadyAcked { at } => Some(SendOutcome::Acked { at }),
+            JournalOpened::AlreadyNacked { code, .. } => Some(SendOutcome::Nacked { code }),
+        };
+        match settled {
+            None => to_send.push(one),
+            Some(outcome) => {
+                link.acks.finish(&one.item.wa_id, outcome.clone());
+                outcomes[one.at] = Some(outcome);
+            }
+        }
+    }
+    to_send
+}
+
+/// What became of one chat's messages.
+#[derive(Default)]
+struct Chat {
+    outcomes: Vec<(usize, SendOutcome)>,
+    /// Opened, but never handed on.
+    unwritten: Vec<(String, SendOutcome)>,
+}
+
+/// Sends one chat's messages, one after the other.
+async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, deadline: Instant) -> Chat {
+    let mut chat = Chat::default();
+    let mut stuck = false;
+    for one in messages {
+        let refusal = if stuck {
+            Some(SendOutcome::ChatBlocked)
+        } else if one.item.expires_at <= Utc::now() {
+            Some(SendOutcome::Expired)
+        } else {
+            not_on_whatsapp(client, &one.to).await.then(|| invalid("not_on_whatsapp"))
+        };
+        if let Some(outcome) = refusal {
+            chat.unwritten.push((one.item.wa_id, outcome.clone()));
+            chat.outcomes.push((one.at, outcome));
+            continue;
+        }
+        // A task of its own: if its caller's time is up it goes on, and the acknowledgement finds it.
+        let (task_link, task_client) = (Arc::clone(link), Arc::clone(client));
+        let (item, to) = (one.item, one.to);
+        link.runtime.run(async move { write(&task_link, &task_client, item, to).await });
+        let outcome = heard(one.outcome, deadline).await;
+        stuck = !is_through(&outcome);
+        chat.outcomes.push((one.at, outcome));
+    }
+    chat
+}
+
+/// Whether the next message of the chat may go.
+fn is_through(outcome: &SendOutcome) -> bool {
+    match outcome {
+        SendOutcome::Acked { .. } | SendOutcome::Expired | SendOutcome::Invalid { .. } => true,
+        // Too many, or WhatsApp's own trouble: the same message will be tried again.
+        SendOutcome::Nacked { code } => *code != 429 && *code < 500,
+        SendOutcome::Pending
+        | SendOutcome::UnknownHeld
+        | SendOutcome::NotConnected
+        | SendOutcome::ChatBlocked
+        | SendOutcome::Failed { .. } => false,
+    }
+}
+
+async fn heard(mut outcome: Outcome, deadline: Instant) -> SendOutcome {
+    match timeout_at(deadline, outcome.wait_for(Option::is_some)).await {
+        Ok(Ok(known)) => known.clone().unwrap_or(SendOutcome::Pending),
+        Ok(Err(_)) | Err(_) => SendOutcome::Pending,
+    }
+}
+
+/// Hands one message to the library. If that fails before anything was written, the try is withdrawn.
+async fn write(link: &Link, client: &Client, item: SendItem, to: Jid) {
+    let Content::Text { body } = item.content;
+    let socket = link.acks.socket();
+    let options = SendOptions::default().with_message_id(&item.wa_id);
+    match client.send_message_with_options(to, wa::Message::text(body), options).await {
+        Ok(_) => link.acks.sent(&item.wa_id, socket),
+        Err(error) => {
+            let (unwritten, outcome) = match error {
+                SendError::NotLoggedIn | SendError::Client(ClientError::NotConnected) => {
+                    (true, SendOutcome::NotConnected)
+                }
+                SendError::InvalidRequest(_) => (true, invalid("recipient")),
+                _ => (false, failed("send")),
+            };
+            if unwritten && let Err(error) = link.backend.journal_withdraw(&[&item.wa_id]).await {
+                tracing::warn!(session = %link.backend.session_id(), %error, "an unwritten message was not withdrawn");
+            }
+            link.acks.finish(&item.wa_id, outcome);
+        }
+    }
+}
+
+/// Whether WhatsApp says that there is nobody. Asked only of numbers that we know nothing of; no answer counts as no.
+async fn not_on_whatsapp(client: &Client, to: &Jid) -> bool {
+    if !to.is_pn() || !matches!(client.get_lid_pn_entry(to).await, Ok(None)) {
+        return false;
+    }
+    match timeout(LOOKUP, client.contacts().is_on_whatsapp(std::slice::from_ref(to))).await {
+        // WhatsApp may answer under another spelling of the number, or leave out what it doesn't know.
+        Ok(Ok(answers)) => answers.iter().all(|answer| !answer.is_registered && answer.contact_error.is_none()),
+        Ok(Err(_)) | Err(_) => false,
+    }
+}

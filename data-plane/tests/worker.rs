@@ -1,0 +1,16 @@
+//! A whole worker against the real simulator, with a small control plane of the tests' own as its peer.
+#![cfg(feature = "sandbox")]
+#![recursion_limit = "512"]
+
+#[path = "worker/api.rs"]
+mod api;
+#[path = "worker/control_plane.rs"]
+mod control_plane;
+#[path = "worker/ends.rs"]
+mod ends;
+#[path = "worker/messages.rs"]
+mod messages;
+#[path = "worker/outages.rs"]
+mod outages;
+#[path = "worker/world.rs"]
+mod world;

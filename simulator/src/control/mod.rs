@@ -1,0 +1,203 @@
+//! The control API over HTTP: JSON below `/control/v1`, on loopback, without authentication.
+//!
+//! Each route calls the method of the same purpose on [`Network`]. Errors are `{"error": "..."}` with 400, 404, 409 or 504.
+
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{delete, get, patch, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use crate::{AcceptedQuery, Fault, Network, NetworkError, NewPhone, PhoneSettings, TextOrder};
+
+/// The largest request body.
+const MAX_BODY: usize = 1 << 20;
+
+/// The routes.
+pub(crate) fn router(network: Network) -> Router {
+    let routes = Router::new()
+        .route("/phones", post(create_phone).get(phones))
+        .route("/phones/{phone}", patch(configure))
+        .route("/phones/{phone}/scan", post(scan))
+        .route("/phones/{phone}/messages", post(write).get(messages))
+        .route("/phones/{phone}/receipts", get(receipts))
+        .route("/phones/{phone}/read", post(read))
+        .route("/phones/{phone}/companions/{device}", delete(unlink))
+        .route("/accepted", get(accepted))
+        .route("/accepted/summary", get(accepted_summary))
+        .route("/deliveries/unacknowledged", get(unacknowledged))
+        .route("/devices/{jid}/fault", post(fault))
+        .route("/connections", get(connections))
+        .route("/connections/ended", get(ended))
+        .route("/root", get(root))
+        .route("/health", get(health))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(network);
+    Router::new().nest("/control/v1", routes)
+}
+
+impl IntoResponse for NetworkError {
+    fn into_response(self) -> Response {
+        let status = match self {
+            Self::UnknownPhone | Self::UnknownDevice | Self::UnknownQr => StatusCode::NOT_FOUND,
+            Self::InvalidPhone | Self::MalformedQr | Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::ExpiredQr => StatusCode::GONE,
+            Self::PairingFailed | Self::NotConnected => StatusCode::CONFLICT,
+            Self::PairingTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, Json(json!({ "error": self.to_string() }))).into_response()
+    }
+}
+
+/// A JSON body whose refusal is JSON as well. An empty body counts as `{}`.
+struct Body<T>(T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = Response;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Self::Rejection> {
+        let refuse = |status: StatusCode, text: String| (status, Json(json!({ "error": text }))).into_response();
+        if request.headers().get("content-length").is_some_and(|length| length == "0")
+            || request.headers().get("content-type").is_none()
+        {
+            return serde_json::from_value(json!({}))
+                .map(Self)
+                .map_err(|_| refuse(StatusCode::BAD_REQUEST, "a JSON body is due".to_owned()));
+        }
+        match Json::<T>::from_request(request, state).await {
+            Ok(Json(body)) => Ok(Self(body)),
+            Err(rejection) => Err(refuse(JsonRejection::status(&rejection), rejection.body_text())),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct ScanBody {
+    qr: String,
+}
+
+#[derive(Deserialize)]
+struct ReadBody {
+    from: String,
+    ids: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct FaultBody {
+    kind: Fault,
+}
+
+#[derive(Deserialize)]
+struct MessagesQuery {
+    from: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct ReceiptsQuery {
+    id: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Deserialize)]
+struct DeviceQuery {
+    jid: String,
+}
+
+#[derive(Deserialize)]
+struct LimitQuery {
+    limit: Option<usize>,
+}
+
+type Answer = Result<Response, NetworkError>;
+
+fn answer(body: impl serde::Serialize) -> Response {
+    Json(body).into_response()
+}
+
+async fn create_phone(State(network): State<Network>, Body(new): Body<NewPhone>) -> Answer {
+    network.create_phone(new).await.map(|phone| (StatusCode::CREATED, Json(phone)).into_response())
+}
+
+async fn phones(State(network): State<Network>) -> Response {
+    answer(network.phones().await)
+}
+
+async fn configure(
+    State(network): State<Network>,
+    Path(phone): Path<String>,
+    Body(settings): Body<PhoneSettings>,
+) -> Answer {
+    network.configure(&phone, settings).await.map(answer)
+}
+
+async fn scan(State(network): State<Network>, Path(phone): Path<String>, Body(body): Body<ScanBody>) -> Answer {
+    network.scan(&phone, &body.qr).await.map(answer)
+}
+
+async fn write(State(network): State<Network>, Path(phone): Path<String>, Body(order): Body<TextOrder>) -> Answer {
+    network.write(&phone, order).await.map(|ids| answer(json!({ "ids": ids })))
+}
+
+async fn messages(
+    State(network): State<Network>,
+    Path(phone): Path<String>,
+    Query(query): Query<MessagesQuery>,
+) -> Answer {
+    network.messages(&phone, query.from.as_deref(), query.limit).await.map(answer)
+}
+
+async fn receipts(
+    State(network): State<Network>,
+    Path(phone): Path<String>,
+    Query(query): Query<ReceiptsQuery>,
+) -> Answer {
+    network.receipts(&phone, query.id.as_deref(), query.limit).await.map(answer)
+}
+
+async fn read(State(network): State<Network>, Path(phone): Path<String>, Body(body): Body<ReadBody>) -> Answer {
+    network.read(&phone, &body.from, &body.ids).await.map(|()| StatusCode::NO_CONTENT.into_response())
+}
+
+async fn unlink(State(network): State<Network>, Path((phone, device)): Path<(String, u16)>) -> Answer {
+    network.unlink(&phone, device).await.map(|()| StatusCode::NO_CONTENT.into_response())
+}
+
+async fn accepted(State(network): State<Network>, Query(query): Query<AcceptedQuery>) -> Response {
+    answer(network.accepted(&query).await)
+}
+
+async fn accepted_summary(State(network): State<Network>) -> Response {
+    answer(network.accepted_summary().await)
+}
+
+async fn unacknowledged(State(network): State<Network>, Query(query): Query<DeviceQuery>) -> Answer {
+    network.unacknowledged(&query.jid).await.map(|count| answer(json!({ "count": count })))
+}
+
+async fn fault(State(network): State<Network>, Path(jid): Path<String>, Body(body): Body<FaultBody>) -> Answer {
+    network.fault(&jid, body.kind).await.map(|()| StatusCode::NO_CONTENT.into_response())
+}
+
+async fn connections(State(network): State<Network>) -> Response {
+    answer(network.connections().await)
+}
+
+async fn ended(State(network): State<Network>, Query(query): Query<LimitQuery>) -> Response {
+    answer(network.ended(query.limit).await)
+}
+
+async fn root(State(network): State<Network>) -> Json<Value> {
+    Json(json!({ "public_key": BASE64_STANDARD.encode(network.root_public_key()) }))
+}
+
+async fn health(State(network): State<Network>) -> Response {
+    answer(network.health().await)
+}

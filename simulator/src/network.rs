@@ -1,0 +1,229 @@
+//! The whole: every account, connection and open reference, and the Rust API over them.
+//!
+//! Maps are sharded; an account has its own locks (see [`crate::directory`]). [`Network`] is a handle: clones share.
+
+mod api;
+mod orders;
+mod views;
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use dashmap::DashMap;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wacore_binary::Jid;
+use wacore_libsignal::protocol::CurveError;
+
+use crate::connection::{Command, ConnectionRecord, Goodbye, stream_error_removed};
+use crate::directory::{Account, Link};
+use crate::pairing::OpenReference;
+use crate::phone::{InboxItem, process_inbox};
+use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
+use crate::{Config, lock, login};
+
+pub use orders::{AcceptedQuery, Fault, NewPhone, PhoneSettings, TextOrder};
+pub use views::{CompanionView, ConnectionView, EndedView, Health, PhoneView, ScanResult};
+
+/// How many ended connections are remembered.
+const REMEMBERED_ENDS: usize = 20_000;
+/// How many different unsimulated namespaces are counted.
+const COUNTED_NAMESPACES: usize = 200;
+
+/// Why the network refused an order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NetworkError {
+    /// No phone has that number.
+    #[error("unknown phone")]
+    UnknownPhone,
+    /// A phone number is 5 to 15 digits.
+    #[error("a phone number is 5 to 15 digits, without plus or spaces")]
+    InvalidPhone,
+    /// No connection shows that QR (any more), or it was scanned already.
+    #[error("unknown QR")]
+    UnknownQr,
+    /// The QR's time was up.
+    #[error("the QR has expired")]
+    ExpiredQr,
+    /// The text is not a QR of a client, or its keys are not those of the client that shows it.
+    #[error("malformed QR")]
+    MalformedQr,
+    /// The companion refused the pairing or went away.
+    #[error("the companion did not complete the pairing")]
+    PairingFailed,
+    /// The companion did not answer in time.
+    #[error("the companion did not answer in time")]
+    PairingTimeout,
+    /// No such device is linked.
+    #[error("unknown device")]
+    UnknownDevice,
+    /// The device has no connection to break.
+    #[error("the device is not connected")]
+    NotConnected,
+    /// The order itself is wrong.
+    #[error("{0}")]
+    Invalid(&'static str),
+    /// A fault of the simulator.
+    #[error("internal: {0}")]
+    Internal(&'static str),
+}
+
+/// A handle on the network; clones share it.
+#[derive(Clone)]
+pub struct Network {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    config: Config,
+    authority: CertificateAuthority,
+    replay_guard: Mutex<ReplayGuard>,
+    accounts: DashMap<String, Arc<Account>>,
+    by_lid: DashMap<String, Arc<Account>>,
+    references: DashMap<String, OpenReference>,
+    connections: DashMap<u64, Arc<ConnectionRecord>>,
+    ended: Mutex<VecDeque<EndedView>>,
+    unimplemented: DashMap<String, u64>,
+    next_connection: AtomicU64,
+    next_alias: AtomicU64,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+/// A message id as WhatsApp Web makes them: `3EB0` and random hexadecimal digits.
+pub(crate) fn message_id() -> String {
+    let mut id = String::from("3EB0");
+    for byte in rand::random::<[u8; 9]>() {
+        id.push_str(&format!("{byte:02X}"));
+    }
+    id
+}
+
+impl Network {
+    pub(crate) fn new(config: Config) -> Result<Self, CurveError> {
+        Ok(Self {
+            inner: Arc::new(Inner {
+                config,
+                authority: CertificateAuthority::generate(crate::unix_seconds())?,
+                replay_guard: Mutex::default(),
+                accounts: DashMap::new(),
+                by_lid: DashMap::new(),
+                references: DashMap::new(),
+                connections: DashMap::new(),
+                ended: Mutex::default(),
+                unimplemented: DashMap::new(),
+                next_connection: AtomicU64::new(1),
+                next_alias: AtomicU64::new(1),
+                tasks: TaskTracker::new(),
+                stop: CancellationToken::new(),
+            }),
+        })
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.inner.config
+    }
+
+    pub(crate) fn authority(&self) -> &CertificateAuthority {
+        &self.inner.authority
+    }
+
+    pub(crate) fn replay_guard(&self) -> &Mutex<ReplayGuard> {
+        &self.inner.replay_guard
+    }
+
+    pub(crate) fn references(&self) -> &DashMap<String, OpenReference> {
+        &self.inner.references
+    }
+
+    /// Runs a task that [`Network::stopped`] waits for.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.inner.tasks.spawn(task);
+    }
+
+    pub(crate) fn stop(&self) {
+        self.inner.stop.cancel();
+        self.inner.tasks.close();
+    }
+
+    pub(crate) async fn stopping(&self) {
+        self.inner.stop.cancelled().await;
+    }
+
+    pub(crate) async fn stopped(&self) {
+        self.inner.tasks.wait().await;
+    }
+
+    /// The account with this phone number.
+    pub(crate) fn account(&self, phone: &str) -> Option<Arc<Account>> {
+        self.inner.accounts.get(phone).map(|account| Arc::clone(&account))
+    }
+
+    /// The account an address belongs to, by phone number or LID.
+    pub(crate) fn resolve(&self, jid: &Jid) -> Option<Arc<Account>> {
+        let map = if jid.server.is_lid_family() { &self.inner.by_lid } else { &self.inner.accounts };
+        map.get(jid.user.as_str()).map(|account| Arc::clone(&account))
+    }
+
+    /// Hands an item to a phone and makes sure that someone works it off.
+    pub(crate) fn put_in_inbox(&self, account: &Arc<Account>, item: InboxItem) {
+        let idle = {
+            let mut state = account.state();
+            state.inbox.push_back(item);
+            !std::mem::replace(&mut state.inbox_busy, true)
+        };
+        if idle {
+            self.spawn(process_inbox(self.clone(), Arc::clone(account)));
+        }
+    }
+
+    /// Makes a device unknown; its connection, if any, is the caller's to end.
+    pub(crate) fn forget_device(&self, account: &Account, device: u16) -> Result<Option<Link>, NetworkError> {
+        let removed = account
+            .change_companions(|companions| companions.remove(&device))
+            .map_err(|_| NetworkError::Internal("signing the key index list"))?;
+        removed.ok_or(NetworkError::UnknownDevice).map(|companion| companion.link)
+    }
+
+    /// Ends the connection of a device that was unlinked.
+    pub(crate) fn end_removed(&self, link: &Link) {
+        login::end(
+            &link.commands,
+            Command::End {
+                stanza: Some(Box::new(stream_error_removed())),
+                reason: EndReason::DeviceRemoved,
+                goodbye: Goodbye::AfterClient,
+            },
+        );
+    }
+
+    pub(crate) fn open_connection(&self) -> Arc<ConnectionRecord> {
+        let id = self.inner.next_connection.fetch_add(1, Ordering::Relaxed);
+        let record = Arc::new(ConnectionRecord::new(id));
+        self.inner.connections.insert(id, Arc::clone(&record));
+        record
+    }
+
+    pub(crate) fn close_connection(&self, record: &ConnectionRecord, reason: EndReason) {
+        self.inner.connections.remove(&record.id);
+        let shown = record.shown();
+        let mut ended = lock(&self.inner.ended);
+        ended.push_back(EndedView {
+            jid: shown.jid,
+            pattern: shown.pattern.map(str::to_owned),
+            since: record.since,
+            ended: crate::unix_millis(),
+            reason: reason.to_string(),
+        });
+        if ended.len() > REMEMBERED_ENDS {
+            ended.pop_front();
+        }
+    }
+
+    pub(crate) fn count_unimplemented(&self, namespace: &str) {
+        if self.inner.unimplemented.contains_key(namespace) || self.inner.unimplemented.len() < COUNTED_NAMESPACES {
+            *self.inner.unimplemented.entry(namespace.to_owned()).or_default() += 1;
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! What the network can be told, in Rust and as JSON.
+
+use serde::Deserialize;
+
+/// A phone to create. All fields are optional.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewPhone {
+    /// The number, digits only; a free one from 1555 0 on if absent.
+    pub phone: Option<String>,
+    /// The name shown to others.
+    pub push_name: Option<String>,
+    /// Mark as read what arrives.
+    #[serde(default)]
+    pub auto_read: bool,
+    /// Answer every text from a companion device with this.
+    pub auto_reply: Option<String>,
+}
+
+/// Changes to a phone; what is absent stays, and an empty `auto_reply` turns it off.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PhoneSettings {
+    /// Mark as read what arrives.
+    pub auto_read: Option<bool>,
+    /// Answer every text from a companion device with this.
+    pub auto_reply: Option<String>,
+}
+
+/// Texts to write.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TextOrder {
+    /// The recipient's number.
+    pub to: String,
+    /// The text; with `count` above 1, " #n" is appended.
+    pub text: String,
+    /// The message id, for a single text; a random one if absent.
+    pub id: Option<String>,
+    /// How many to write, 1 if absent.
+    pub count: Option<usize>,
+    /// Address the recipient by LID instead of by number.
+    #[serde(default)]
+    pub by_lid: bool,
+}
+
+/// Which accepted messages to show, newest last.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AcceptedQuery {
+    /// Only those of this device.
+    pub sender: Option<String>,
+    /// Only those with this id.
+    pub id: Option<String>,
+    /// At most this many, the newest; 1,000 if absent.
+    pub limit: Option<usize>,
+}
+
+/// What to do to a device's connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// `<stream:error code=401>` with `<conflict type=device_removed>`, without unlinking.
+    #[serde(rename = "stream_error_401")]
+    StreamError401,
+    /// `<stream:error>` with `<conflict type=replaced>`.
+    Conflict,
+    /// `<stream:error code=515>`: restart.
+    #[serde(rename = "stream_error_515")]
+    StreamError515,
+    /// `<stream:error code=503>`: service unavailable.
+    #[serde(rename = "stream_error_503")]
+    StreamError503,
+    /// A close frame.
+    Close,
+    /// The TCP stream ends without a close frame.
+    Eof,
+    /// Accept what it sends, deliver nothing to it.
+    Hold,
+    /// Deliver again.
+    Release,
+}

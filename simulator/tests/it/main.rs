@@ -1,0 +1,11 @@
+//! The network seen by the real client: whatsapp-rust, unmodified, over real sockets.
+
+#![recursion_limit = "512"]
+
+mod client;
+mod control;
+mod faults;
+mod messages;
+mod offline;
+mod pairing;
+mod wire;

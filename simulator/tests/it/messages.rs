@@ -1,0 +1,322 @@
+//! Texts and receipts, end to end encrypted, between phones and clients.
+
+use simulator::{AcceptedQuery, NewPhone, PhoneSettings, TextOrder};
+use whatsapp_rust::Jid;
+use whatsapp_rust::wacore::types::presence::ReceiptType;
+
+use crate::client::{World, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_writes_to_a_client_and_learns_of_delivery_and_reading() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, jid) = world.pair(&own).await;
+    let id = world.write(&other, &own, "hello, client").await;
+    assert_eq!(running.text(&id).await, "hello, client");
+    assert_eq!(world.opened(&own, &id).await.text, "hello, client", "the phone of the account reads along");
+    world.drained(&jid).await;
+
+    let sender = Jid::pn(other.as_str());
+    running.client.mark_as_read(&sender, None, &[id.as_str()]).await.expect("mark as read");
+    until("the client's receipts on the phone", async || {
+        let receipts = world.network.receipts(&other, Some(&id), None).await.expect("receipts");
+        let got = |device, kinds: &[&str]| {
+            receipts.iter().any(|receipt| {
+                receipt.from == own && receipt.from_device == device && kinds.contains(&receipt.kind.as_str())
+            })
+        };
+        (got(0, &["delivered"]) && got(1, &["delivered", "inactive"]) && got(1, &["read"])).then_some(())
+    })
+    .await;
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_writes_to_a_phone_and_learns_of_ack_delivery_and_reading() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, jid) = world.pair(&own).await;
+    running.send(&other, "ID-1", "hello, phone").await;
+    assert_eq!(running.acked("ID-1").await, None);
+    let message = world.opened(&other, "ID-1").await;
+    assert_eq!((message.text.as_str(), message.from.as_str(), message.from_device), ("hello, phone", own.as_str(), 1));
+    let copy = world.opened(&own, "ID-1").await;
+    assert_eq!((copy.text.as_str(), copy.chat.as_str()), ("hello, phone", other.as_str()), "the own phone gets a copy");
+    running.receipt("ID-1", &ReceiptType::Delivered).await;
+
+    world.network.read(&other, &own, &["ID-1".to_owned()]).await.expect("read");
+    running.receipt("ID-1", &ReceiptType::Read).await;
+    assert!(world.opened(&other, "ID-1").await.read);
+
+    let accepted = until("the log entry", async || {
+        let entries =
+            world.network.accepted(&AcceptedQuery { id: Some("ID-1".to_owned()), ..Default::default() }).await;
+        entries.into_iter().find(|entry| entry.ack_written && entry.decrypted_by.len() == 2)
+    })
+    .await;
+    assert_eq!(accepted.device, jid);
+    assert!(accepted.failed_at.is_empty());
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_accepted_ciphertext_opens_only_at_its_addressee() {
+    let world = World::new().await;
+    let phones = [world.phone().await, world.phone().await, world.phone().await];
+    let (_device, running, jid) = world.pair(&phones[0]).await;
+    // The first message starts sessions (pkmsg); after the reply's round trip the second one uses them (msg).
+    running.send(&phones[1], "FIRST", "one").await;
+    world.opened(&phones[1], "FIRST").await;
+    let reply = world.write(&phones[1], &phones[0], "two").await;
+    running.text(&reply).await;
+    running.send(&phones[1], "SECOND", "three").await;
+    world.opened(&phones[1], "SECOND").await;
+
+    for (id, kind) in [("FIRST", "pkmsg"), ("SECOND", "msg")] {
+        let entry =
+            world.network.accepted(&AcceptedQuery { id: Some(id.to_owned()), ..Default::default() }).await.remove(0);
+        let expected: Vec<String> =
+            [&phones[0], &phones[1]].iter().map(|phone| format!("{phone}@s.whatsapp.net")).collect();
+        let mut opened = until("both phones", async || {
+            let entry = world
+                .network
+                .accepted(&AcceptedQuery { id: Some(id.to_owned()), ..Default::default() })
+                .await
+                .remove(0);
+            (entry.decrypted_by.len() == 2).then_some(entry.decrypted_by)
+        })
+        .await;
+        opened.sort();
+        let mut sorted = expected.clone();
+        sorted.sort();
+        assert_eq!(opened, sorted);
+        assert_eq!(entry.parts.len(), 2);
+        assert!(entry.parts.iter().any(|part| part.kind == kind));
+        for part in &entry.parts {
+            for phone in &phones {
+                if part.device != format!("{phone}@s.whatsapp.net") {
+                    let opens = world.network.could_open(phone, &jid, &part.kind, &part.ciphertext).await.expect("try");
+                    assert!(!opens, "a part of {id} opens where it was not sent");
+                }
+            }
+        }
+    }
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_clients_of_two_accounts_exchange_texts_in_order() {
+    let world = World::new().await;
+    let (one, two) = (world.phone().await, world.phone().await);
+    let (_d1, first, _) = world.pair(&one).await;
+    let (_d2, second, _) = world.pair(&two).await;
+    for number in 0..20 {
+        first.send(&two, &format!("A{number}"), &format!("from one {number}")).await;
+        second.send(&one, &format!("B{number}"), &format!("from two {number}")).await;
+    }
+    for number in 0..20 {
+        assert_eq!(second.text(&format!("A{number}")).await, format!("from one {number}"));
+        assert_eq!(first.text(&format!("B{number}")).await, format!("from two {number}"));
+    }
+    let order: Vec<String> = second.texts().into_iter().map(|(id, _)| id).filter(|id| id.starts_with('A')).collect();
+    assert_eq!(order, (0..20).map(|number| format!("A{number}")).collect::<Vec<_>>());
+    let summary = world.network.accepted_summary().await;
+    assert_eq!((summary.total, summary.distinct, summary.repeats), (40, 40, 0));
+    first.receipt("A19", &ReceiptType::Delivered).await;
+    first.stop().await;
+    second.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_id_is_delivered_and_counted_again() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, jid) = world.pair(&own).await;
+    running.send(&other, "SAME", "again").await;
+    running.send(&other, "SAME", "again").await;
+    until("both copies on the phone", async || {
+        let messages = world.network.messages(&other, Some(&own), None).await.expect("messages");
+        (messages.iter().filter(|message| message.id == "SAME").count() == 2).then_some(())
+    })
+    .await;
+    let summary = world.network.accepted_summary().await;
+    assert_eq!((summary.total, summary.distinct, summary.repeats), (2, 1, 1));
+    assert_eq!(summary.by_device.get(&jid), Some(&2));
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_reads_and_answers_when_told_to() {
+    let world = World::new().await;
+    let own = world.phone().await;
+    let new = NewPhone {
+        push_name: Some("Echo".to_owned()),
+        auto_read: true,
+        auto_reply: Some("got it".to_owned()),
+        ..Default::default()
+    };
+    let other = world.network.create_phone(new).await.expect("phone").phone;
+    let (_device, running, _) = world.pair(&own).await;
+    running.send(&other, "ASK", "anyone there?").await;
+    running.receipt("ASK", &ReceiptType::Read).await;
+    let reply = until("the reply", async || {
+        running.inbound().into_iter().find(|inbound| inbound.message.conversation.as_deref() == Some("got it"))
+    })
+    .await;
+    assert_eq!(reply.info.push_name, "Echo");
+
+    world
+        .network
+        .configure(&other, PhoneSettings { auto_reply: Some(String::new()), auto_read: Some(false) })
+        .await
+        .expect("configure");
+    running.send(&other, "ASK-2", "and now?").await;
+    running.receipt("ASK-2", &ReceiptType::Delivered).await;
+    assert_eq!(running.texts().iter().filter(|(_, text)| text == "got it").count(), 1);
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_addressed_by_lid_answers_by_lid() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, _) = world.pair(&own).await;
+    let order = TextOrder {
+        to: own.clone(),
+        text: "by lid".to_owned(),
+        id: Some("LID-1".to_owned()),
+        count: None,
+        by_lid: true,
+    };
+    world.network.write(&other, order).await.expect("write");
+    assert_eq!(running.text("LID-1").await, "by lid");
+    let inbound = running.inbound().into_iter().find(|inbound| inbound.info.id == "LID-1").expect("inbound");
+    assert!(inbound.info.source.sender.is_lid());
+    assert_eq!(inbound.info.source.sender_alt.as_ref().map(|alt| alt.user.to_string()), Some(other));
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_nobody_is_refused_with_404() {
+    let world = World::new().await;
+    let own = world.phone().await;
+    let (_device, running, _) = world.pair(&own).await;
+    let message =
+        whatsapp_rust::waproto::whatsapp::Message { conversation: Some("hello?".to_owned()), ..Default::default() };
+    let options = whatsapp_rust::SendOptions::default().with_message_id("NOBODY");
+    let sent = running.client.send_message_with_options(Jid::pn("19990001111"), message, options).await;
+    if sent.is_ok() {
+        assert_eq!(running.acked("NOBODY").await.as_deref(), Some("404"));
+    }
+    assert_eq!(world.network.accepted_summary().await.total, 0);
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_companion_paired_to_a_second_account_gets_copies_of_what_its_phone_writes() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, jid) = world.pair(&own).await;
+    let id = world.write(&own, &other, "from my phone").await;
+    assert_eq!(running.text(&id).await, "from my phone");
+    let inbound = running.inbound().into_iter().find(|inbound| inbound.info.id == id).expect("inbound");
+    assert!(inbound.info.source.is_from_me);
+    assert_eq!(inbound.info.source.chat.user, other);
+    world.drained(&jid).await;
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_texts_are_written_in_well_under_a_second_each_hundred() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, jid) = world.pair(&own).await;
+    let started = std::time::Instant::now();
+    let order = TextOrder { to: own.clone(), text: "burst".to_owned(), id: None, count: Some(300), by_lid: false };
+    let ids = world.network.write(&other, order).await.expect("write");
+    let took = started.elapsed();
+    assert!(took < std::time::Duration::from_secs(3), "300 texts took {took:?}");
+    assert_eq!(ids.len(), 300);
+    world.drained(&jid).await;
+    let texts = running.texts();
+    assert_eq!(texts.iter().map(|(id, _)| id).filter(|id| ids.contains(id)).count(), 300);
+    assert_eq!(running.text(&ids[299]).await, "burst #300");
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_companion_of_both_accounts_gets_a_message_once() {
+    let world = World::new().await;
+    let (one, two) = (world.phone().await, world.phone().await);
+    let (_a, sender, _) = world.pair(&one).await;
+    let (_b, sibling, sibling_jid) = world.pair(&one).await;
+    let (_c, first, first_jid) = world.pair(&two).await;
+    let (_d, second, second_jid) = world.pair(&two).await;
+    // The sender learnt its own devices before the sibling was linked; the server's phash tells it.
+    sender.send(&two, "STALE", "for those I know").await;
+    assert_eq!(first.text("STALE").await, "for those I know");
+    assert_eq!(second.text("STALE").await, "for those I know");
+    until("the sender to have heard of its sibling", async || {
+        let id = format!("FRESH-{}", rand::random::<u32>());
+        sender.send(&two, &id, "for all").await;
+        assert_eq!(first.text(&id).await, "for all");
+        assert_eq!(second.text(&id).await, "for all");
+        let query = AcceptedQuery { id: Some(id.clone()), ..Default::default() };
+        let parts = world.network.accepted(&query).await.remove(0).parts;
+        parts.iter().any(|part| part.device == sibling_jid).then_some(id)
+    })
+    .await;
+    let id = "LAST";
+    sender.send(&two, id, "the last").await;
+    assert_eq!(sibling.text(id).await, "the last");
+    let inbound = sibling.inbound();
+    let copy = inbound.iter().find(|inbound| inbound.info.id == id).expect("copy");
+    assert!(copy.info.source.is_from_me);
+    for jid in [&sibling_jid, &first_jid, &second_jid] {
+        world.drained(jid).await;
+    }
+    for client in [sender, sibling, first, second] {
+        client.stop().await;
+    }
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_lost_its_session_gets_the_message_encrypted_anew() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (device, running, jid) = world.pair(&own).await;
+    let first = world.write(&other, &own, "before").await;
+    running.text(&first).await;
+    // An answer, so that the phone no longer repeats the pre-key part that would heal the session by itself.
+    running.send(&other, "ANSWER", "seen").await;
+    world.opened(&other, "ANSWER").await;
+    running.stop().await;
+    device.forget_sessions_with(&[&other, &lid_of(&world, &other).await]).await;
+
+    let again = device.start().await;
+    again.connected().await;
+    let second = world.write(&other, &own, "after").await;
+    assert_eq!(again.text(&second).await, "after");
+    let receipts = world.network.receipts(&other, Some(&second), None).await.expect("receipts");
+    assert!(receipts.iter().any(|receipt| receipt.kind == "retry"));
+    world.drained(&jid).await;
+    again.stop().await;
+    world.simulator.shutdown().await;
+}
+
+async fn lid_of(world: &World, phone: &str) -> String {
+    let phones = world.network.phones().await;
+    let view = phones.iter().find(|view| view.phone == phone).expect("phone");
+    view.lid.split('@').next().expect("user").to_owned()
+}

@@ -1,0 +1,121 @@
+//! Pairing by QR and login.
+
+use simulator::NetworkError;
+
+use crate::client::{World, until};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_pairs_by_qr_and_resumes_with_ik() {
+    let world = World::new().await;
+    let phone = world.phone().await;
+    let (device, running, jid) = world.pair(&phone).await;
+    assert_eq!(jid, format!("{phone}:1@s.whatsapp.net"));
+    world.ended("restart after pairing (515)").await;
+    assert_eq!(running.client.push_name(), "Phone 1", "the push name comes from app state");
+    running.stop().await;
+
+    let again = device.start().await;
+    again.connected().await;
+    let connections = world.network.connections().await;
+    assert_eq!(connections.len(), 1);
+    assert_eq!(connections[0].pattern.as_deref(), Some("IK"));
+    assert_eq!(connections[0].jid.as_deref(), Some(jid.as_str()));
+    again.stop().await;
+    until("pairing, first login, second login", async || {
+        let patterns: Vec<_> = world.network.ended(None).await.into_iter().filter_map(|ended| ended.pattern).collect();
+        (patterns == ["XX", "XX", "IK"]).then_some(())
+    })
+    .await;
+    assert!(world.network.health().await.unimplemented.is_empty());
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_qr_is_good_once_and_only_as_it_was_shown() {
+    let world = World::new().await;
+    let phone = world.phone().await;
+    let device = world.device();
+    let running = device.start().await;
+    let qr = running.qr().await;
+
+    assert_eq!(world.network.scan("19998887777", &qr).await.err(), Some(NetworkError::UnknownPhone));
+    assert_eq!(world.network.scan(&phone, "not a qr").await.err(), Some(NetworkError::MalformedQr));
+    let mut fields: Vec<&str> = qr.split(',').collect();
+    fields[0] = "2@AAAA";
+    assert_eq!(world.network.scan(&phone, &fields.join(",")).await.err(), Some(NetworkError::UnknownQr));
+
+    world.network.scan(&phone, &qr).await.expect("scan");
+    assert_eq!(world.network.scan(&phone, &qr).await.err(), Some(NetworkError::UnknownQr));
+    running.connected().await;
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_with_the_wrong_secret_pairs_nobody() {
+    let world = World::new().await;
+    let phone = world.phone().await;
+    let device = world.device();
+    let running = device.start().await;
+    let qr = running.qr().await;
+    let mut fields: Vec<String> = qr.split(',').map(str::to_owned).collect();
+    // The HMAC under another ADV secret must not convince the client.
+    fields[3] = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=".to_owned();
+    assert_eq!(world.network.scan(&phone, &fields.join(",")).await.err(), Some(NetworkError::PairingFailed));
+    world.ended("pairing failed").await;
+    assert!(world.network.phones().await[0].companions.is_empty());
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_qr_is_refused() {
+    let config = simulator::Config {
+        first_ref_ttl: std::time::Duration::ZERO,
+        ref_ttl: std::time::Duration::from_secs(60),
+        ..Default::default()
+    };
+    let simulator = simulator::Simulator::start(config).await.expect("start");
+    let network = simulator.network();
+    let phone = network.create_phone(simulator::NewPhone::default()).await.expect("phone").phone;
+    let device = crate::client::Device::new(simulator.ws_url());
+    let running = device.start().await;
+    let qr = running.qr().await;
+
+    assert_eq!(network.scan(&phone, &qr).await.err(), Some(NetworkError::ExpiredQr));
+    running.stop().await;
+    simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unlinked_device_is_told_and_cannot_log_in_again() {
+    let world = World::new().await;
+    let phone = world.phone().await;
+    let (device, running, _) = world.pair(&phone).await;
+    world.network.unlink(&phone, 1).await.expect("unlink");
+    running
+        .event("LoggedOut", |event| match event {
+            whatsapp_rust::wacore::types::events::Event::LoggedOut(out) => Some(out.on_connect),
+            _ => None,
+        })
+        .await;
+    world.ended("device removed (401)").await;
+    running.stop().await;
+
+    let again = device.start().await;
+    world.ended("login refused").await;
+    again.stop().await;
+    assert!(world.network.phones().await[0].companions.is_empty());
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_logout_by_the_client_unlinks_it() {
+    let world = World::new().await;
+    let phone = world.phone().await;
+    let (_device, running, _) = world.pair(&phone).await;
+    running.client.logout().await;
+    until("the device to be gone", async || world.network.phones().await[0].companions.is_empty().then_some(())).await;
+    running.stop().await;
+    world.simulator.shutdown().await;
+}

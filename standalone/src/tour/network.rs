@@ -1,0 +1,147 @@
+//! The simulated WhatsApp beside us: a process of its own, as WhatsApp would be, spoken to over its control API.
+
+use std::{process::Stdio, time::Duration};
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{Child, Command},
+    time::timeout,
+};
+
+/// A running simulator. It ends with this value.
+pub struct Network {
+    process: Child,
+    addresses: Addresses,
+    http: reqwest::Client,
+}
+
+#[derive(Deserialize)]
+struct Addresses {
+    ws_url: String,
+    control_url: String,
+}
+
+/// A message that a simulated phone decrypted.
+#[derive(Debug, Deserialize)]
+pub struct PhoneMessage {
+    /// Its text.
+    pub text: String,
+}
+
+#[derive(Deserialize)]
+struct PhoneView {
+    phone: String,
+    companions: Vec<CompanionView>,
+}
+
+#[derive(Deserialize)]
+struct CompanionView {
+    queued: usize,
+}
+
+/// What WhatsApp accepted from companions and phones.
+#[derive(Debug, Deserialize)]
+pub struct Accepted {
+    /// Stanzas.
+    pub total: usize,
+    /// Distinct (device, id).
+    pub distinct: usize,
+}
+
+impl Network {
+    /// Starts the `simulator` binary that was built beside this one.
+    pub async fn start() -> Result<Self> {
+        let binary = std::env::current_exe()?.with_file_name("simulator");
+        let mut process = Command::new(&binary)
+            .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+            .env("LOG_LEVEL", "warn")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .context("the simulator, built beside this program, does not start")?;
+        let stdout = process.stdout.take().context("the simulator has no standard output")?;
+        let line = timeout(Duration::from_secs(20), BufReader::new(stdout).lines().next_line())
+            .await
+            .context("the simulator did not say its addresses within 20 s")??
+            .context("the simulator ended at once")?;
+        let http = reqwest::Client::builder().timeout(Duration::from_secs(30)).no_proxy().build()?;
+        Ok(Self { process, addresses: serde_json::from_str(&line)?, http })
+    }
+
+    /// Where workers dial.
+    pub fn ws_url(&self) -> &str {
+        &self.addresses.ws_url
+    }
+
+    /// Where the control API is.
+    pub fn control_url(&self) -> &str {
+        &self.addresses.control_url
+    }
+
+    /// A new phone with its account; `auto_reply` is what it answers to each message.
+    pub async fn new_phone(&self, phone: &str, push_name: &str, auto_reply: Option<&str>) -> Result<()> {
+        let body = json!({ "phone": phone, "push_name": push_name, "auto_read": true, "auto_reply": auto_reply });
+        self.post::<Value>("phones", &body).await.map(drop)
+    }
+
+    /// The phone scans a QR code.
+    pub async fn scan(&self, phone: &str, qr: &str) -> Result<()> {
+        self.post::<Value>(&format!("phones/{phone}/scan"), &json!({ "qr": qr })).await.map(drop)
+    }
+
+    /// What a phone received and decrypted.
+    pub async fn messages(&self, phone: &str) -> Result<Vec<PhoneMessage>> {
+        let response = self.http.get(self.url(&format!("phones/{phone}/messages"))).send().await?;
+        read(response).await
+    }
+
+    /// A phone writes `count` messages; with more than one, each text gets ` #n`. `id` chooses the first's id.
+    pub async fn write(&self, from: &str, to: &str, text: &str, count: usize, id: Option<&str>) -> Result<()> {
+        let body = json!({ "to": to, "text": text, "count": count, "id": id });
+        self.post::<Value>(&format!("phones/{from}/messages"), &body).await.map(drop)
+    }
+
+    /// How many stanzas wait for the companions of an account to acknowledge them.
+    pub async fn unacknowledged(&self, phone: &str) -> Result<usize> {
+        let phones: Vec<PhoneView> = read(self.http.get(self.url("phones")).send().await?).await?;
+        let phone = phones.into_iter().find(|view| view.phone == phone).context("no such phone")?;
+        Ok(phone.companions.iter().map(|companion| companion.queued).sum())
+    }
+
+    /// Connections that have ended so far.
+    pub async fn ended_connections(&self) -> Result<usize> {
+        let ended: Vec<Value> = read(self.http.get(self.url("connections/ended?limit=10000")).send().await?).await?;
+        Ok(ended.len())
+    }
+
+    /// Messages that WhatsApp accepted: all, and distinct ids.
+    pub async fn accepted(&self) -> Result<Accepted> {
+        read(self.http.get(self.url("accepted/summary")).send().await?).await
+    }
+
+    /// Ends the simulator.
+    pub async fn stop(mut self) -> Result<()> {
+        self.process.kill().await?;
+        Ok(())
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/control/v1/{path}", self.addresses.control_url)
+    }
+
+    async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T> {
+        read(self.http.post(self.url(path)).json(body).send().await?).await
+    }
+}
+
+async fn read<T: DeserializeOwned>(response: reqwest::Response) -> Result<T> {
+    let status = response.status();
+    if !status.is_success() {
+        bail!("the simulator answered {status}: {}", response.text().await?);
+    }
+    Ok(response.json().await?)
+}

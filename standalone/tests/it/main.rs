@@ -1,0 +1,11 @@
+//! The whole system: separate processes, real databases, the real protocol, and somebody who kills things.
+#![cfg(feature = "sandbox")]
+#![recursion_limit = "512"]
+
+mod chaos;
+mod history;
+mod hygiene;
+mod outages;
+mod postgres;
+mod stack;
+mod tenants;

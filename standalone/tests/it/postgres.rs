@@ -1,0 +1,87 @@
+//! Databases for tests: a fresh one on the server that `make test` started, or a whole server of a test's own.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sea_orm::{ConnectionTrait, Database};
+use tempfile::TempDir;
+
+/// Which engine a test runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    Sqlite,
+    Postgres,
+}
+
+/// Makes a fresh database on `TEST_POSTGRES_URL`. `None` if there is no server, after saying so; never silently.
+pub async fn fresh_database() -> Option<String> {
+    let Ok(server) = std::env::var("TEST_POSTGRES_URL") else {
+        assert!(std::env::var("CI_REQUIRE_POSTGRES").is_err(), "PostgreSQL is required and TEST_POSTGRES_URL is unset");
+        eprintln!("SKIPPED: no PostgreSQL (TEST_POSTGRES_URL is unset; `make test` starts one)");
+        return None;
+    };
+    Some(database_on(&server).await)
+}
+
+/// Makes a fresh database on a server.
+pub async fn database_on(server: &str) -> String {
+    let name = format!("t{}", uuid::Uuid::new_v4().simple());
+    let connection = Database::connect(server).await.unwrap();
+    connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
+    connection.close().await.unwrap();
+    let (base, _) = server.rsplit_once('/').unwrap();
+    format!("{base}/{name}")
+}
+
+/// A server of a test's own, to be stopped and started under its users' feet.
+pub struct Server {
+    dir: TempDir,
+    url: String,
+}
+
+impl Server {
+    /// `None` where PostgreSQL is not to be had.
+    pub fn start() -> Option<Self> {
+        if std::env::var("TEST_POSTGRES_URL").is_err() {
+            assert!(std::env::var("CI_REQUIRE_POSTGRES").is_err(), "PostgreSQL is required and not here");
+            eprintln!("SKIPPED: no PostgreSQL (TEST_POSTGRES_URL is unset; `make test` starts one)");
+            return None;
+        }
+        let dir = TempDir::with_prefix("switchboard-pg-").unwrap();
+        // The server runs as another user, who has to be let in.
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let url = run("start", dir.path());
+        Some(Self { dir, url })
+    }
+
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// As a machine that loses power would: without saying goodbye to anybody.
+    pub fn stop(&self) {
+        script().args(["stop"]).arg(self.dir.path()).arg("immediate").status().unwrap();
+    }
+
+    pub fn start_again(&self) {
+        assert_eq!(run("start", self.dir.path()), self.url);
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(command: &str, dir: &Path) -> String {
+    let output = script().arg(command).arg(dir).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn script() -> Command {
+    Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../scripts/postgres"))
+}

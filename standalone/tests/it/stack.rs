@@ -1,0 +1,314 @@
+//! A control plane, a worker and a simulated WhatsApp as separate processes, with logs in files and ports that survive a
+//! restart.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+use standalone::tour::{
+    api::{Api, text},
+    network::Network,
+    receiver::Receiver,
+};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep};
+
+use crate::postgres::{Engine, database_on, fresh_database};
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The whole system. Everything ends with it.
+pub struct Stack {
+    pub network: Network,
+    pub receiver: Receiver,
+    pub dir: TempDir,
+    settings: BTreeMap<&'static str, String>,
+    log_level: String,
+    control_plane: Option<Child>,
+    worker: Option<Child>,
+    starts: usize,
+    public: String,
+    internal: String,
+}
+
+impl Stack {
+    /// `None` if the engine isn't here (which was said aloud).
+    pub async fn start(engine: Engine) -> Option<Self> {
+        let (dir, control_plane_db, worker_db) = match engine {
+            Engine::Sqlite => {
+                let dir = TempDir::with_prefix("switchboard-").unwrap();
+                let file = |name: &str| format!("sqlite://{}?mode=rwc", dir.path().join(name).display());
+                let urls = (file("control-plane.db"), file("store.db"));
+                (dir, urls.0, urls.1)
+            }
+            Engine::Postgres => {
+                (TempDir::with_prefix("switchboard-").unwrap(), fresh_database().await?, fresh_database().await?)
+            }
+        };
+        Some(Self::on(dir, control_plane_db, worker_db, "info").await)
+    }
+
+    /// On fresh databases of one server.
+    pub async fn on_server(server: &str) -> Self {
+        let dir = TempDir::with_prefix("switchboard-").unwrap();
+        Self::on(dir, database_on(server).await, database_on(server).await, "info").await
+    }
+
+    pub async fn on(dir: TempDir, control_plane_db: String, worker_db: String, log_level: &str) -> Self {
+        shared::tls::install_provider();
+        let network = Network::start().await.unwrap();
+        let receiver = Receiver::start().await.unwrap();
+        let (public, internal) = (free_address(), free_address());
+        let master_key = shared::seal::DataKey::generate().to_base64();
+        let settings = BTreeMap::from([
+            ("DATABASE_URL", control_plane_db),
+            ("DATA_PLANE_DATABASE_URL", worker_db),
+            ("MASTER_KEY", master_key),
+            ("LISTEN", public.clone()),
+            ("INTERNAL_LISTEN", internal.clone()),
+            ("WORKER_JOIN_TOKEN", "a-join-token-for-tests-only".to_owned()),
+            ("OUTBOUND_ALLOW_CIDRS", "127.0.0.1/32".to_owned()),
+            ("OUTBOUND_ALLOW_PORTS", receiver.port().to_string()),
+            ("WORKER_ID", "worker-1".to_owned()),
+            ("WORKER_LISTEN", free_address()),
+            ("WORKER_KEY_FILE", dir.path().join("worker-1.key").display().to_string()),
+            ("CONTROL_PLANE_URL", format!("http://{internal}")),
+            ("WHATSAPP_WS_URL", network.ws_url().to_owned()),
+        ]);
+        let mut stack = Self {
+            network,
+            receiver,
+            dir,
+            settings,
+            log_level: log_level.to_owned(),
+            control_plane: None,
+            worker: None,
+            starts: 0,
+            public,
+            internal,
+        };
+        stack.start_control_plane(&[]).await;
+        stack.start_worker();
+        stack
+    }
+
+    pub fn set(&mut self, name: &'static str, value: String) {
+        self.settings.insert(name, value);
+    }
+
+    pub fn base(&self) -> String {
+        format!("http://{}", self.public)
+    }
+
+    pub fn api(&self) -> Api {
+        Api::new(&self.base()).unwrap()
+    }
+
+    /// Starts the control plane and waits until it is ready.
+    pub async fn start_control_plane(&mut self, extra: &[(&str, &str)]) {
+        assert!(self.control_plane.is_none());
+        self.control_plane = Some(self.spawn("control-plane", extra));
+        let ready = format!("{}/readyz", self.base());
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().unwrap();
+        until("the control plane is ready", PATIENCE, async || {
+            http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success()).then_some(())
+        })
+        .await;
+    }
+
+    pub fn start_worker(&mut self) {
+        assert!(self.worker.is_none());
+        self.worker = Some(self.spawn("data-plane-sandbox", &[]));
+    }
+
+    /// `kill -9`.
+    pub fn kill_worker(&mut self) {
+        kill(self.worker.take());
+    }
+
+    /// `kill -9`.
+    pub fn kill_control_plane(&mut self) {
+        kill(self.control_plane.take());
+    }
+
+    /// Whether the control plane ended by itself (at a planted crash point); takes note of it if so.
+    pub fn control_plane_died(&mut self) -> bool {
+        let died = self.control_plane.as_mut().is_some_and(|process| process.try_wait().unwrap().is_some());
+        if died {
+            self.control_plane = None;
+        }
+        died
+    }
+
+    /// The worker's process id: to show that it was never restarted.
+    pub fn worker_process(&self) -> u32 {
+        self.worker.as_ref().unwrap().id()
+    }
+
+    pub fn worker_is_running(&mut self) -> bool {
+        self.worker.as_mut().is_some_and(|process| process.try_wait().unwrap().is_none())
+    }
+
+    /// Everything that the processes have logged.
+    pub fn logs(&self) -> String {
+        let mut logs = String::new();
+        for entry in std::fs::read_dir(self.dir.path()).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|extension| extension == "log") {
+                logs.push_str(&String::from_utf8_lossy(&std::fs::read(path).unwrap()));
+            }
+        }
+        logs
+    }
+
+    /// Secrets that the processes were started with.
+    pub fn secrets(&self) -> Vec<String> {
+        ["MASTER_KEY", "WORKER_JOIN_TOKEN"].iter().map(|name| self.settings[name].clone()).collect()
+    }
+
+    fn spawn(&mut self, binary: &str, extra: &[(&str, &str)]) -> Child {
+        self.starts += 1;
+        let log = File::create(self.dir.path().join(format!("{binary}-{}.log", self.starts))).unwrap();
+        Command::new(binary_path(binary))
+            .env_clear()
+            .envs(self.settings.iter())
+            .envs(extra.iter().copied())
+            .env("LOG_LEVEL", &self.log_level)
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone().unwrap()))
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap_or_else(|error| panic!("{binary}: {error} (make build-sandbox builds it)"))
+    }
+
+    /// A tenant with a key, a webhook endpoint if `webhook`, and a session connected as `phone`.
+    pub async fn tenant(&self, phone: &str, webhook: bool) -> Tenant {
+        let nobody = self.api();
+        let email = format!("owner-{phone}@example.com");
+        let answer = nobody
+            .post(
+                "auth/signup",
+                json!({ "email": email, "password": "a long enough password", "name": "O", "tenant_name": "T" }),
+            )
+            .await
+            .unwrap();
+        let owner = nobody.with(text(&answer, "/access_token").unwrap());
+        let scopes = ["sessions:read", "sessions:write", "messages:read", "messages:send", "webhooks", "usage:read"];
+        let answer =
+            owner.post("api-keys", json!({ "name": "t", "network": "sandbox", "scopes": scopes })).await.unwrap();
+        let api = nobody.with(text(&answer, "/key").unwrap());
+        if webhook {
+            let answer =
+                api.post("webhooks", json!({ "url": self.receiver.url(), "event_types": ["*"] })).await.unwrap();
+            self.receiver.expect_secret(text(&answer, "/secret").unwrap());
+        }
+        self.network.new_phone(phone, "Tenant", None).await.unwrap();
+        let answer = api.post("sessions", json!({ "name": phone })).await.unwrap();
+        let session = text(&answer, "/id").unwrap();
+        api.post(&format!("sessions/{session}/start"), json!({})).await.unwrap();
+        let qr = api
+            .until(&format!("sessions/{session}/qr"), PATIENCE, |answer| text(answer, "/qr").ok())
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()));
+        self.network.scan(phone, &qr).await.unwrap();
+        let tenant = Tenant { api, session, phone: phone.to_owned() };
+        tenant.connected(PATIENCE).await;
+        tenant
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        kill(self.worker.take());
+        kill(self.control_plane.take());
+        if std::thread::panicking() {
+            let kept = std::env::temp_dir().join(format!("switchboard-failed-{}", std::process::id()));
+            if std::fs::create_dir_all(&kept).is_ok() {
+                for entry in std::fs::read_dir(self.dir.path()).into_iter().flatten().flatten() {
+                    drop(std::fs::copy(entry.path(), kept.join(entry.file_name())));
+                }
+                eprintln!("logs of the processes: {}", kept.display());
+            }
+        }
+    }
+}
+
+/// One tenant with one session.
+pub struct Tenant {
+    pub api: Api,
+    pub session: String,
+    pub phone: String,
+}
+
+impl Tenant {
+    /// Waits until the session is connected.
+    pub async fn connected(&self, within: Duration) {
+        self.api
+            .until(&format!("sessions/{}/status", self.session), within, |answer| {
+                (answer["status"] == "connected").then_some(())
+            })
+            .await
+            .unwrap();
+    }
+
+    /// The texts of all messages of this session in one direction, in the order of history, repeats included.
+    pub async fn texts(&self, direction: &str) -> Vec<String> {
+        let mut texts = Vec::new();
+        let mut cursor = String::new();
+        loop {
+            let path = format!("messages?session_id={}&direction={direction}&limit=100{cursor}", self.session);
+            let page = self.api.get(&path).await.unwrap();
+            for message in page["data"].as_array().unwrap() {
+                texts.push(text(message, "/text/body").unwrap());
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => return texts,
+            }
+        }
+    }
+}
+
+/// Waits for a condition; panics with its name when time runs out.
+pub async fn until<T>(what: &str, within: Duration, mut check: impl AsyncFnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(value) = check().await {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "not within {} s: {what}", within.as_secs());
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+fn kill(process: Option<Child>) {
+    if let Some(mut process) = process {
+        drop(process.kill());
+        drop(process.wait());
+    }
+}
+
+/// Test binaries lie in `deps/`, the programs one folder up.
+fn binary_path(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.parent().unwrap().parent().unwrap().join(name)
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+/// The texts that a receiver's verified `message.received` events carry.
+pub fn received_texts(events: &[Value]) -> Vec<String> {
+    events
+        .iter()
+        .filter(|event| event["type"] == "message.received")
+        .filter_map(|event| text(event, "/data/text/body").ok())
+        .collect()
+}
