@@ -112,6 +112,9 @@ impl Network {
         if order.id.as_ref().is_some_and(|id| count > 1 || id.is_empty() || id.len() > 128) {
             return Err(NetworkError::Invalid("an id is 1 to 128 bytes and for a single text"));
         }
+        if to.has_full_mailbox() || author.has_full_mailbox() {
+            return Err(NetworkError::MailboxFull);
+        }
         let texts: Vec<(String, String)> = match count {
             1 => vec![(order.id.unwrap_or_else(message_id), order.text)],
             _ => (1..=count).map(|number| (message_id(), format!("{} #{number}", order.text))).collect(),
