@@ -13,11 +13,7 @@ use wacore::{
     net::{HttpClient, HttpRequest, HttpResponse, Transport, TransportEvent, TransportFactory},
     store::InMemoryBackend,
 };
-use whatsapp_rust::{
-    TokioRuntime, async_channel,
-    bot::Bot,
-    client::ConnectError,
-};
+use whatsapp_rust::{TokioRuntime, async_channel, bot::Bot, client::ConnectError};
 
 struct Dials(Dialer);
 

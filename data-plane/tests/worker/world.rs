@@ -110,7 +110,8 @@ impl World {
         let worker = Worker::start(config).await.unwrap();
         until("the worker joins", async || self.plane.has_joined(&id).then_some(())).await;
         let ready = format!("http://{}/readyz", worker.addr());
-        until("the worker is ready", async || reqwest::get(&ready).await.ok()?.status().is_success().then_some(())).await;
+        until("the worker is ready", async || reqwest::get(&ready).await.ok()?.status().is_success().then_some(()))
+            .await;
         worker
     }
 
