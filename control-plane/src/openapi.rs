@@ -58,6 +58,10 @@ problem_responses!(
     /// Of an operation that only reads, by anybody with credentials.
     ReadProblems = CALLER
 );
+problem_responses!(
+    /// Of an operation that only reads one thing, named in the path.
+    ReadByIdProblems = CALLER, BY_ID
+);
 
 /// One response for each status, with an example for each type of problem.
 #[must_use]

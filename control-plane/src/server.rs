@@ -18,7 +18,7 @@ use crate::{
     health, idempotency, internal,
     jobs::{Bell, Handler, Runner},
     master_key::MasterKey,
-    outbound, sessions,
+    messages, outbound, sessions,
     state::{App, Shared},
     webhooks,
     workers::Fleet,
@@ -135,7 +135,7 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
 
 /// What works on jobs, by kind.
 fn handlers() -> Vec<Arc<dyn Handler>> {
-    vec![Arc::new(webhooks::Deliverer)]
+    vec![Arc::new(webhooks::Deliverer), Arc::new(messages::send::SendHandler)]
 }
 
 /// A task of ours that panicked is a defect: the process goes on without it, and says so.

@@ -13,7 +13,7 @@ use waproto::buffa::Message as _;
 use waproto::whatsapp::ClientPayload;
 use waproto::whatsapp::client_payload::DevicePairingRegistrationData;
 
-use crate::connection::{Command, stream_error_replaced};
+use crate::connection::{Command, Goodbye, stream_error_replaced};
 use crate::directory::{Account, KeyBundle, Link, SignedKey};
 use crate::network::Network;
 use crate::wire::{EndReason, Session};
@@ -67,7 +67,11 @@ pub(crate) fn take_over(account: &Account, device: u16, link: Link) -> Result<()
     if let Some(older) = companion.link.replace(link) {
         end(
             &older.commands,
-            Command::End { stanza: Some(Box::new(stream_error_replaced())), reason: EndReason::Replaced, close: true },
+            Command::End {
+                stanza: Some(Box::new(stream_error_replaced())),
+                reason: EndReason::Replaced,
+                goodbye: Goodbye::AfterClient,
+            },
         );
     }
     Ok(())

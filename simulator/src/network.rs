@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 use wacore_binary::Jid;
 use wacore_libsignal::protocol::CurveError;
 
-use crate::connection::{Command, ConnectionRecord, stream_error_removed};
-use crate::directory::{Account, Link};
+use crate::connection::{Command, ConnectionRecord, Goodbye, stream_error_removed};
+use crate::directory::{Account, DeviceChange, Link, announce};
 use crate::pairing::OpenReference;
 use crate::phone::{InboxItem, process_inbox};
 use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
@@ -58,6 +58,9 @@ pub enum NetworkError {
     /// No such device is linked.
     #[error("unknown device")]
     UnknownDevice,
+    /// A recipient's mailbox is full.
+    #[error("a recipient's mailbox is full")]
+    MailboxFull,
     /// The device has no connection to break.
     #[error("the device is not connected")]
     NotConnected,
@@ -179,11 +182,13 @@ impl Network {
     }
 
     /// Makes a device unknown; its connection, if any, is the caller's to end.
-    pub(crate) fn forget_device(&self, account: &Account, device: u16) -> Result<Option<Link>, NetworkError> {
+    pub(crate) fn forget_device(&self, account: &Arc<Account>, device: u16) -> Result<Option<Link>, NetworkError> {
         let removed = account
             .change_companions(|companions| companions.remove(&device))
             .map_err(|_| NetworkError::Internal("signing the key index list"))?;
-        removed.ok_or(NetworkError::UnknownDevice).map(|companion| companion.link)
+        let companion = removed.ok_or(NetworkError::UnknownDevice)?;
+        announce(account, device, DeviceChange::Removed);
+        Ok(companion.link)
     }
 
     /// Ends the connection of a device that was unlinked.
@@ -193,7 +198,7 @@ impl Network {
             Command::End {
                 stanza: Some(Box::new(stream_error_removed())),
                 reason: EndReason::DeviceRemoved,
-                close: true,
+                goodbye: Goodbye::AfterClient,
             },
         );
     }

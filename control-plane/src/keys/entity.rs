@@ -1,13 +1,10 @@
 //! Table `api_keys`.
 
-use sea_orm::{FromJsonQueryResult, entity::prelude::*};
-use serde::{Deserialize, Serialize};
+use sea_orm::entity::prelude::*;
 use shared::{
     ids::{KeyId, TenantId, UserId},
     time::Timestamp,
 };
-
-use crate::auth::Scope;
 
 /// An API key.
 #[derive(Clone, PartialEq, Eq, DeriveEntityModel)]
@@ -26,9 +23,8 @@ pub struct Model {
     pub secret_hash: Vec<u8>,
     /// The end of the key.
     pub last_four: String,
-    /// What it may do.
-    #[sea_orm(column_type = "Text")]
-    pub scopes: Scopes,
+    /// What it may do: the names of scopes, as JSON.
+    pub scopes: String,
     /// Who made it.
     pub created_by: UserId,
     /// When.
@@ -46,10 +42,6 @@ impl std::fmt::Debug for Model {
         f.debug_struct("ApiKey").field("id", &self.id).finish_non_exhaustive()
     }
 }
-
-/// Scopes, stored as JSON.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, FromJsonQueryResult)]
-pub struct Scopes(pub Vec<Scope>);
 
 /// None.
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

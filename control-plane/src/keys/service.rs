@@ -15,8 +15,7 @@ use shared::{
 
 use super::{
     dto::{ApiKey, CreateApiKey, CreatedApiKey},
-    entity::{self, Scopes},
-    token,
+    entity, token,
 };
 use crate::{
     auth::{Scope, TenantScope},
@@ -65,12 +64,10 @@ pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<Wo
     if row.last_used_at.is_none_or(|at| at <= now.minus(LAST_USED_STEP)) {
         touch(app, &row.id, now).await;
     }
-    let scopes: Scopes =
-        serde_json::from_str(&row.scopes).map_err(|_| ApiError::Defect("stored scopes can't be read"))?;
     Ok(Some(WorkingKey {
         id: row.id,
         tenant_id: row.tenant_id,
-        scopes: scopes.0,
+        scopes: scopes_from_stored(&row.scopes)?,
         network: network_from_stored(&row.network)?,
         tenant_status: row.tenant_status,
     }))
@@ -102,6 +99,7 @@ pub(super) async fn create(
 ) -> ApiResult<CreatedApiKey> {
     wanted.scopes.sort_unstable();
     wanted.scopes.dedup();
+    let scopes = serde_json::to_string(&wanted.scopes).map_err(|_| ApiError::Defect("scopes have no JSON form"))?;
     let key = token::generate(wanted.network);
     let row = entity::ActiveModel {
         id: Set(KeyId::new()),
@@ -110,7 +108,7 @@ pub(super) async fn create(
         network: Set(wanted.network.as_str().into()),
         secret_hash: Set(app.keyring.api_key_hash().of(key.expose_secret())),
         last_four: Set(token::last_four(&key)),
-        scopes: Set(Scopes(wanted.scopes)),
+        scopes: Set(scopes),
         created_by: Set(maker.clone()),
         created_at: Set(Timestamp::now()),
         expires_at: Set(wanted.expires_at),
@@ -156,7 +154,7 @@ fn dto(row: entity::Model) -> ApiResult<ApiKey> {
         id: row.id,
         name: row.name,
         network: network_from_stored(&row.network)?,
-        scopes: row.scopes.0,
+        scopes: scopes_from_stored(&row.scopes)?,
         last_four: row.last_four,
         created_by: row.created_by,
         created_at: row.created_at,
@@ -170,4 +168,8 @@ fn network_from_stored(text: &str) -> ApiResult<Network> {
         .into_iter()
         .find(|network| network.as_str() == text)
         .ok_or(ApiError::Defect("a stored network is not known"))
+}
+
+fn scopes_from_stored(text: &str) -> ApiResult<Vec<Scope>> {
+    serde_json::from_str(text).map_err(|_| ApiError::Defect("stored scopes can't be read"))
 }

@@ -35,7 +35,7 @@ use crate::{
     },
     idempotency::{IdempotencyKey, Idempotent, Reply},
     jobs::{self, JobKind, NewJob},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
     sessions::{
         self,
         entity::DesiredColumn,
@@ -60,6 +60,7 @@ pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(send_message)).routes(routes!(list_messages)).routes(routes!(get_message))
 }
 
+problem_responses!(ReadByIdProblems = CALLER, BY_ID);
 problem_responses!(
     SendProblems = CALLER,
     WRITE,

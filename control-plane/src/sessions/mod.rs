@@ -32,18 +32,14 @@
 //! 2. `worker_id` is set exactly while the session counts in that worker's `assigned`.
 //! 3. Nothing is locked while a worker is called.
 
+pub mod dto;
 pub mod entity;
 pub mod policy;
+pub mod qr;
 pub mod reconciler;
 pub mod reports;
+mod routes;
 pub mod service;
 pub mod status;
 
-use utoipa_axum::router::OpenApiRouter;
-
-use crate::state::App;
-
-/// The routes of sessions.
-pub fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new()
-}
+pub use routes::router;

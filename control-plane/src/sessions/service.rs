@@ -10,6 +10,7 @@ use shared::{
 };
 
 use super::{
+    dto::ChangeSettings,
     entity::{self, DesiredColumn, Model, ObservedColumn, Settings},
     policy::NEVER,
     status::{Facts, State, Status, status},
@@ -242,7 +243,7 @@ pub async fn create(
 }
 
 /// What an owner can ask of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Wish {
     /// Be connected; pair if need be.
     Start,
@@ -259,11 +260,11 @@ pub enum Wish {
         /// The name.
         name: Option<String>,
         /// The settings.
-        settings: Option<SessionSettings>,
+        settings: Option<ChangeSettings>,
     },
 }
 
-/// Writes what a session's owner wants.
+/// Writes what a session's owner wants; gives the session and the worker that it is placed on.
 ///
 /// # Errors
 /// `not-found`; `conflict` if the session is on its way out, or can't be restarted because it doesn't run.
@@ -273,7 +274,7 @@ pub async fn wish(
     scope: &TenantScope,
     id: &SessionId,
     wish: Wish,
-) -> ApiResult<Model> {
+) -> ApiResult<(Model, Option<worker::Model>)> {
     let mut row = entity::lock(tx, id)
         .await?
         .filter(|row| row.tenant_id == *scope.id() && row.deleted_at.is_none())
@@ -281,7 +282,7 @@ pub async fn wish(
     let now = Timestamp::now();
     let holder = holder(tx, &row).await?;
     if !apply(&mut row, &wish)? {
-        return Ok(row);
+        return Ok((row, holder));
     }
     row.intent_seq += 1;
     row.reconcile_at = now;
@@ -289,7 +290,7 @@ pub async fn wish(
     row.updated_at = now;
     let saved = save(tx, row, holder.as_ref(), now).await?;
     announce(tx, app, scope, saved.event.into_iter().collect()).await?;
-    Ok(saved.row)
+    Ok((saved.row, holder))
 }
 
 /// Changes the desired side; says whether anything changed.
@@ -332,7 +333,7 @@ fn apply(row: &mut Model, wish: &Wish) -> ApiResult<bool> {
                 row.name.clone_from(name);
             }
             if let Some(settings) = settings {
-                row.settings = Settings(settings.clone());
+                row.settings = Settings(settings.clone().over(row.settings.0.clone()));
             }
             row.desired
         }

@@ -17,7 +17,7 @@ use crate::{
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     jobs::JobKind,
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
     state::App,
 };
 
@@ -80,8 +80,6 @@ async fn list_webhooks(
 ) -> ApiResult<Json<Page<Webhook>>> {
     Ok(Json(service::list(app.db.read(), auth.tenant(), &page).await?))
 }
-
-problem_responses!(ReadByIdProblems = CALLER, BY_ID);
 
 /// Get a webhook endpoint
 ///

@@ -35,13 +35,14 @@ pub enum Engine {
 }
 
 /// A fresh database, gone with the test.
-enum Storage {
+pub enum Storage {
     File(TempDir),
     Server { name: String, admin: DatabaseConnection, url: String },
 }
 
 impl Storage {
-    async fn new(engine: Engine) -> Option<Self> {
+    /// Makes one; nothing if this engine isn't there.
+    pub async fn new(engine: Engine) -> Option<Self> {
         if engine == Engine::Sqlite {
             return Some(Self::File(tempfile::tempdir().unwrap()));
         }
@@ -68,7 +69,23 @@ impl Storage {
         }
     }
 
-    async fn remove(self) {
+    /// Settings of a control plane over it.
+    pub fn config(&self) -> Config {
+        let free = "127.0.0.1:0".parse().unwrap();
+        Config {
+            http: HttpConfig { listen: free, public_url: None, body_limit: 1 << 20 },
+            internal: InternalConfig {
+                listen: free,
+                join_token: JOIN_TOKEN.into(),
+                worker_endpoint_cidrs: vec!["127.0.0.0/8".parse().unwrap()],
+            },
+            database: DatabaseConfig { url: self.url().into(), pool_size: 8 },
+            secrets: SecretsConfig { master_key: DataKey::generate().to_base64().into() },
+            outbound: OutboundConfig { allow_cidrs: Vec::new(), allow_ports: vec![8080, 8443] },
+        }
+    }
+
+    pub async fn remove(self) {
         if let Self::Server { name, admin, .. } = self {
             admin.execute_unprepared(&format!("DROP DATABASE {name} WITH (FORCE)")).await.unwrap();
         }
@@ -95,18 +112,7 @@ impl TestApp {
         shared::tls::install_provider();
         collect_errors();
         let storage = Storage::new(engine).await?;
-        let free = "127.0.0.1:0".parse().unwrap();
-        let mut config = Config {
-            http: HttpConfig { listen: free, public_url: None, body_limit: 1 << 20 },
-            internal: InternalConfig {
-                listen: free,
-                join_token: JOIN_TOKEN.into(),
-                worker_endpoint_cidrs: vec!["127.0.0.0/8".parse().unwrap()],
-            },
-            database: DatabaseConfig { url: storage.url().into(), pool_size: 8 },
-            secrets: SecretsConfig { master_key: DataKey::generate().to_base64().into() },
-            outbound: OutboundConfig { allow_cidrs: Vec::new(), allow_ports: vec![8080, 8443] },
-        };
+        let mut config = storage.config();
         change(&mut config);
         let server = ControlPlane::start(config.clone()).await.unwrap();
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();

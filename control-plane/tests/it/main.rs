@@ -3,9 +3,15 @@
 mod auth;
 mod bad_input;
 mod contract;
+mod events;
 mod harness;
 mod health;
 mod idempotency;
+mod jobs;
 mod keys;
+mod outbound;
+mod parts;
 mod tenants;
 mod tokens;
+mod usage;
+mod webhooks;

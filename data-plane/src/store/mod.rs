@@ -37,7 +37,10 @@ mod protocol;
 pub mod session;
 mod signal;
 mod state;
-pub mod transaction;
+#[cfg(test)]
+#[path = "../../tests/store/test_database.rs"]
+mod test_database;
+mod transaction;
 mod value;
 
 use std::{sync::Arc, time::Duration};

@@ -63,6 +63,12 @@ impl FencedBackend {
         &self.fence
     }
 
+    /// The lease it writes under.
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
     /// Whose.
     #[must_use]
     pub fn session_id(&self) -> &SessionId {

@@ -227,3 +227,6 @@ impl Locked {
 pub(super) fn bytes(hash: &[u8]) -> Value {
     hash.to_vec().into()
 }
+
+#[cfg(test)]
+mod tests;

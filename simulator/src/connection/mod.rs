@@ -28,6 +28,8 @@ use crate::wire::{EndReason, FrameReader, FrameWriter, Handshake, Session, WebSo
 
 /// How long the upgrade and the handshake may take.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a client may take to close after a final stream error.
+const LINGER: Duration = Duration::from_secs(2);
 /// Orders that may wait for a connection.
 const COMMANDS: usize = 8;
 /// Frames are at most 16 MiB less one byte, their header 3.
@@ -37,8 +39,8 @@ const MAX_MESSAGE: usize = (1 << 24) + 1024;
 pub(crate) enum Command {
     /// A phone has scanned this connection's QR.
     Scanned(Box<ScanOrder>),
-    /// End, after this stanza if there is one, with a close frame or by just dropping the socket.
-    End { stanza: Option<Box<Node>>, reason: EndReason, close: bool },
+    /// End, after this stanza if there is one.
+    End { stanza: Option<Box<Node>>, reason: EndReason, goodbye: Goodbye },
 }
 
 /// What is shown of a connection.
@@ -89,10 +91,13 @@ pub(crate) async fn serve(network: Network, socket: TcpStream) {
             let mut wire = Wire { reader: FrameReader::new(stream), writer: FrameWriter::new(sink) };
             let (commands, orders) = mpsc::channel(COMMANDS);
             let ended = tokio::select! {
-                () = network.stopping() => Ended { reason: EndReason::Shutdown, close: true },
+                () = network.stopping() => Ended { reason: EndReason::Shutdown, goodbye: Goodbye::Close },
                 ended = converse(&network, &record, &mut wire, commands, orders) => ended,
             };
-            if ended.close {
+            if ended.goodbye == Goodbye::AfterClient {
+                linger(&network, &mut wire.reader).await;
+            }
+            if ended.goodbye != Goodbye::Drop {
                 wire.writer.close(ended.reason).await;
             }
             ended.reason
@@ -104,16 +109,40 @@ pub(crate) async fn serve(network: Network, socket: TcpStream) {
     network.close_connection(&record, reason);
 }
 
-/// How a connection ended, and whether to say so with a close frame.
+/// How to part from a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goodbye {
+    /// Drop the socket: the client sees the stream end.
+    Drop,
+    /// Send a close frame.
+    Close,
+    /// Let the client close first, as it does on a final stream error; a moment later, close anyway.
+    AfterClient,
+}
+
+/// How a connection ended.
 struct Ended {
     reason: EndReason,
-    close: bool,
+    goodbye: Goodbye,
 }
 
 impl From<EndReason> for Ended {
     fn from(reason: EndReason) -> Self {
-        let close = !matches!(reason, EndReason::StreamEnded | EndReason::WriteFailed | EndReason::WriteDeadline);
-        Self { reason, close }
+        let goodbye = match reason {
+            EndReason::StreamEnded | EndReason::WriteFailed | EndReason::WriteDeadline => Goodbye::Drop,
+            EndReason::Paired | EndReason::DeviceRemoved | EndReason::LoginRefused => Goodbye::AfterClient,
+            _ => Goodbye::Close,
+        };
+        Self { reason, goodbye }
+    }
+}
+
+/// Discards what still comes until the client closes.
+async fn linger(network: &Network, reader: &mut FrameReader) {
+    let discard = async { while reader.next_frame().await.is_ok() {} };
+    tokio::select! {
+        () = network.stopping() => {}
+        _ = tokio::time::timeout(LINGER, discard) => {}
     }
 }
 

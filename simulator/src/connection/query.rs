@@ -54,7 +54,7 @@ pub(super) fn answer(
             let answer = answer_encrypt(network, account, device, id, query)?;
             Answer { reply: answer.reply, effect: if answer.uploaded { Effect::KeysUploaded } else { Effect::None } }
         }
-        "usync" => answer_usync(network, id, query)?.into(),
+        "usync" => answer_usync(network, account, id, query)?.into(),
         "w:sync:app:state" => answer_app_state(account, device, id, query)?.into(),
         "abt" => {
             let props = NodeBuilder::new("props")

@@ -73,13 +73,13 @@ pub(super) async fn run(
     loop {
         let step = tokio::select! {
             order = orders.recv() => match order {
-                Some(Command::End { stanza, reason, close }) => {
+                Some(Command::End { stanza, reason, goodbye }) => {
                     if let Some(stanza) = stanza
                         && let Err(failed) = stream.wire.writer.send(std::slice::from_ref(&*stanza)).await
                     {
                         return failed.into();
                     }
-                    return Ended { reason, close };
+                    return Ended { reason, goodbye };
                 }
                 Some(Command::Scanned(_)) | None => Ok(()),
             },

@@ -1,5 +1,7 @@
 //! The stream of a client that has no identity yet: references, a scan, the client's signature, and 515.
 
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use wacore_binary::NodeRef;
@@ -9,6 +11,10 @@ use crate::directory::KeyBundle;
 use crate::network::{Network, NetworkError};
 use crate::pairing::{self, References, ScanOrder};
 use crate::wire::{EndReason, iq_result};
+
+/// How long after the client's signature the restart is ordered. On the real network that is a round trip; without it the
+/// order can overtake what the client still has to note down, which costs whatsapp-rust 0.7.0 a second reconnect.
+const RESTART_AFTER: Duration = Duration::from_millis(50);
 
 /// Runs until the client is paired or gone.
 pub(super) async fn run(
@@ -36,7 +42,7 @@ pub(super) async fn run(
                 }
                 // A second scan of the same client: its waiter learns from the dropped channel.
                 Some(Command::Scanned(_)) | None => Ok(()),
-                Some(Command::End { reason, close, .. }) => return Ended { reason, close },
+                Some(Command::End { reason, goodbye, .. }) => return Ended { reason, goodbye },
             },
             stanza = tokio::time::timeout(network.config().idle_timeout, wire.reader.next_stanza()) => match stanza {
                 Ok(Ok(stanza)) => {
@@ -74,6 +80,7 @@ async fn finish(
         tracing::debug!("the scan had stopped waiting");
     }
     completed?;
+    tokio::time::sleep(RESTART_AFTER).await;
     wire.writer.send(&[stream_error("515")]).await?;
     Err(EndReason::Paired)
 }

@@ -1,6 +1,6 @@
 //! The control API over HTTP: JSON below `/control/v1`, on loopback, without authentication.
 //!
-//! Each route calls the method of the same purpose on [`Network`]. Errors are `{"error": "..."}` with 400, 404, 409 or 504.
+//! Each route calls the method of the same purpose on [`Network`]. Errors are `{"error": "..."}` with a matching status.
 
 use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
@@ -50,6 +50,7 @@ impl IntoResponse for NetworkError {
             Self::ExpiredQr => StatusCode::GONE,
             Self::PairingFailed | Self::NotConnected => StatusCode::CONFLICT,
             Self::PairingTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::MailboxFull => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         (status, Json(json!({ "error": self.to_string() }))).into_response()

@@ -6,13 +6,14 @@
 //! Locks, in the order in which they may be taken: an account's handset, then at most one account's state (or keys, or
 //! log) at a time. There is no lock over all accounts; the maps in [`crate::network`] are sharded.
 
+mod announcement;
 mod companion;
 mod key_bundle;
 mod prekeys;
 mod usync;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Mutex, MutexGuard, Weak};
 
 use wacore_binary::{Jid, Server};
 use wacore_libsignal::protocol::CurveError;
@@ -22,7 +23,9 @@ use waproto::whatsapp::{ADVKeyIndexList, ADVSignedKeyIndexList};
 use crate::accepted::AcceptedLog;
 use crate::lock;
 use crate::phone::{AppStateCollection, Handset, InboxItem, PrimaryKeys};
+use crate::routing::MAILBOX_LIMIT;
 
+pub(crate) use announcement::{DeviceChange, announce};
 pub(crate) use companion::{Companion, Link};
 pub(crate) use key_bundle::{KeyBundle, SignedKey};
 pub(crate) use prekeys::{answer_encrypt, bundle_children};
@@ -59,6 +62,8 @@ pub(crate) struct AccountState {
     pub(crate) auto_reply: Option<String>,
     /// The linked devices by device id.
     pub(crate) companions: BTreeMap<u16, Companion>,
+    /// The accounts that have asked for this one's devices, by alias: they hear of changes.
+    pub(crate) watchers: BTreeMap<String, Weak<Account>>,
     next_device: u16,
     key_index_list: Vec<u8>,
     key_index_timestamp: u64,
@@ -87,6 +92,7 @@ impl Account {
                 auto_read: false,
                 auto_reply: None,
                 companions: BTreeMap::new(),
+                watchers: BTreeMap::new(),
                 next_device: 1,
                 key_index_list: Vec::new(),
                 key_index_timestamp: 0,
@@ -125,6 +131,12 @@ impl Account {
     /// The account's own address without a device.
     pub(crate) fn bare_jid(&self, server: Server) -> Jid {
         self.jid(server, 0)
+    }
+
+    /// Whether a message to the account would find a mailbox, or the phone's inbox, full.
+    pub(crate) fn has_full_mailbox(&self) -> bool {
+        let state = self.state();
+        state.inbox.len() >= MAILBOX_LIMIT || state.companions.values().any(|companion| companion.mailbox.is_full())
     }
 
     /// Reserves the next device id; it doubles as the key index.

@@ -1,7 +1,10 @@
 //! `xmlns=usync`: who is registered, under which LID, with which devices.
 //!
 //! Formats from wacore 0.7.0 `iq/usync.rs` and `iq/usync/query.rs`. A user with companions but without a signed key index
-//! list is dropped by clients, so the list always goes along.
+//! list is dropped by clients, so the list always goes along. Who asks for
+//! devices is told of later changes.
+
+use std::sync::Arc;
 
 use wacore_binary::builder::NodeBuilder;
 use wacore_binary::{Jid, Node, NodeRef, Server};
@@ -14,7 +17,12 @@ use crate::wire::{EndReason, children, iq_result};
 const MAX_USERS: usize = 5_000;
 
 /// Answers a `usync` query.
-pub(crate) fn answer_usync(network: &Network, id: &str, request: &NodeRef<'_>) -> Result<Node, EndReason> {
+pub(crate) fn answer_usync(
+    network: &Network,
+    asker: &Arc<Account>,
+    id: &str,
+    request: &NodeRef<'_>,
+) -> Result<Node, EndReason> {
     let usync = request.get_optional_child("usync").ok_or(EndReason::MalformedStanza("usync"))?;
     let query = usync.get_optional_child("query").ok_or(EndReason::MalformedStanza("query"))?;
     let list = usync.get_optional_child("list").ok_or(EndReason::MalformedStanza("list"))?;
@@ -25,7 +33,7 @@ pub(crate) fn answer_usync(network: &Network, id: &str, request: &NodeRef<'_>) -
     let protocols = Protocols { contact: asks("contact"), lid: asks("lid"), devices: asks("devices") };
     let mut users = Vec::with_capacity(children(list).len());
     for user in children(list) {
-        users.push(answer_user(network, user, &protocols)?);
+        users.push(answer_user(network, asker, user, &protocols)?);
     }
     let mut answer = NodeBuilder::new("usync").children([NodeBuilder::new("list").children(users).build()]);
     for name in ["sid", "mode", "context", "index", "last"] {
@@ -42,7 +50,12 @@ struct Protocols {
     devices: bool,
 }
 
-fn answer_user(network: &Network, user: &NodeRef<'_>, protocols: &Protocols) -> Result<Node, EndReason> {
+fn answer_user(
+    network: &Network,
+    asker: &Arc<Account>,
+    user: &NodeRef<'_>,
+    protocols: &Protocols,
+) -> Result<Node, EndReason> {
     let named = user.get_attr("jid").and_then(|jid| jid.to_jid()).map(Jid::into_non_ad);
     let number = user.get_optional_child("contact").and_then(|contact| contact.content_as_string());
     let account = match (&named, &number) {
@@ -70,6 +83,9 @@ fn answer_user(network: &Network, user: &NodeRef<'_>, protocols: &Protocols) -> 
             content.push(NodeBuilder::new("lid").attr("val", account.bare_jid(Server::Lid)).build());
         }
         if protocols.devices {
+            if !Arc::ptr_eq(&account, asker) {
+                account.state().watchers.insert(asker.alias.clone(), Arc::downgrade(asker));
+            }
             content.push(devices_node(&account));
         }
     }

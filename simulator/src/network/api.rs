@@ -10,7 +10,7 @@ use super::{
     PhoneSettings, PhoneView, ScanResult, TextOrder, message_id,
 };
 use crate::accepted::{AcceptedEntry, AcceptedSummary};
-use crate::connection::{Command, stream_error, stream_error_removed, stream_error_replaced};
+use crate::connection::{Command, Goodbye, stream_error, stream_error_removed, stream_error_replaced};
 use crate::directory::Account;
 use crate::phone::{
     NewMessage, ReceivedMessage, ReceivedReceipt, SealedText, mark_read, signal_address, write_messages,
@@ -111,6 +111,9 @@ impl Network {
         }
         if order.id.as_ref().is_some_and(|id| count > 1 || id.is_empty() || id.len() > 128) {
             return Err(NetworkError::Invalid("an id is 1 to 128 bytes and for a single text"));
+        }
+        if to.has_full_mailbox() || author.has_full_mailbox() {
+            return Err(NetworkError::MailboxFull);
         }
         let texts: Vec<(String, String)> = match count {
             1 => vec![(order.id.unwrap_or_else(message_id), order.text)],
@@ -254,23 +257,23 @@ impl Network {
         let (account, device) = self.device(jid)?;
         let mut state = account.state();
         let companion = state.companions.get_mut(&device).ok_or(NetworkError::UnknownDevice)?;
-        let (stanza, name, close) = match fault {
+        let (stanza, name, goodbye) = match fault {
             Fault::Hold | Fault::Release => {
                 companion.mailbox.held = fault == Fault::Hold;
                 companion.wake();
                 return Ok(());
             }
-            Fault::StreamError401 => (Some(stream_error_removed()), "stream_error_401", true),
-            Fault::Conflict => (Some(stream_error_replaced()), "conflict", true),
-            Fault::StreamError515 => (Some(stream_error("515")), "stream_error_515", true),
-            Fault::StreamError503 => (Some(stream_error("503")), "stream_error_503", true),
-            Fault::Close => (None, "close", true),
-            Fault::Eof => (None, "eof", false),
+            Fault::StreamError401 => (Some(stream_error_removed()), "stream_error_401", Goodbye::AfterClient),
+            Fault::Conflict => (Some(stream_error_replaced()), "conflict", Goodbye::AfterClient),
+            Fault::StreamError515 => (Some(stream_error("515")), "stream_error_515", Goodbye::AfterClient),
+            Fault::StreamError503 => (Some(stream_error("503")), "stream_error_503", Goodbye::Close),
+            Fault::Close => (None, "close", Goodbye::Close),
+            Fault::Eof => (None, "eof", Goodbye::Drop),
         };
         let link = companion.link.as_ref().ok_or(NetworkError::NotConnected)?;
         login::end(
             &link.commands,
-            Command::End { stanza: stanza.map(Box::new), reason: EndReason::Fault(name), close },
+            Command::End { stanza: stanza.map(Box::new), reason: EndReason::Fault(name), goodbye },
         );
         Ok(())
     }

@@ -23,7 +23,7 @@ use waproto::buffa::Message as _;
 use waproto::whatsapp::{ADVDeviceIdentity, ADVSignedDeviceIdentity, ADVSignedDeviceIdentityHMAC};
 
 use crate::connection::Command;
-use crate::directory::{Account, Companion, KeyBundle};
+use crate::directory::{Account, Companion, DeviceChange, KeyBundle, announce};
 use crate::network::{Network, NetworkError};
 use crate::routing::Mailbox;
 use crate::wire::{EndReason, server_jid};
@@ -218,6 +218,7 @@ pub(crate) fn complete(
         .account
         .change_companions(|companions| companions.insert(order.device, companion))
         .map_err(|_| EndReason::PairingFailed)?;
+    announce(&order.account, order.device, DeviceChange::Added { key_index: u32::from(order.device) });
     Ok(())
 }
 

@@ -67,7 +67,7 @@ impl Mailbox {
         self.entries.len() >= MAILBOX_LIMIT
     }
 
-    /// Appends a stanza.
+    /// Appends a stanza. Senders of messages have been refused before it comes to this; what else finds no room is lost.
     pub(crate) fn push(
         &mut self,
         class: Class,
@@ -76,6 +76,10 @@ impl Mailbox {
         stanza: Node,
         accepted: Option<Arc<AcceptedMessage>>,
     ) {
+        if self.is_full() && class != Class::Message {
+            tracing::warn!("a full mailbox took no receipt or notification");
+            return;
+        }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         self.entries.push_back(Entry { sequence, class, id, sender, stanza, attempts: 0, accepted });

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use wacore_binary::builder::NodeBuilder;
 use wacore_binary::{Jid, Node, NodeRef, Server};
 
-use super::Class;
+use super::{Class, MAILBOX_LIMIT};
 use crate::accepted::{AcceptedEntry, AcceptedMessage, AcceptedPart};
 use crate::directory::Account;
 use crate::network::Network;
@@ -224,7 +224,11 @@ fn sealed_content(enc: &Node) -> (String, Vec<u8>) {
 }
 
 fn is_full(part: &Part) -> bool {
-    part.target.state().companions.get(&part.device).is_some_and(|companion| companion.mailbox.is_full())
+    let state = part.target.state();
+    match state.companions.get(&part.device) {
+        Some(companion) => companion.mailbox.is_full(),
+        None => state.inbox.len() >= MAILBOX_LIMIT,
+    }
 }
 
 fn ack<'a>(id: &str, to: &Jid, extra: impl IntoIterator<Item = (&'static str, &'a str)>) -> Node {

@@ -130,6 +130,12 @@ impl Device {
         Self { url, store: Arc::new(InMemoryBackend::new()), tap: Tap::new() }
     }
 
+    /// The Noise keys the device was paired with.
+    pub async fn noise_keys(&self) -> whatsapp_rust::wacore::libsignal::protocol::KeyPair {
+        use whatsapp_rust::wacore::store::traits::DeviceStore as _;
+        self.store.load().await.expect("load").expect("a device").noise_key
+    }
+
     /// Deletes the Signal sessions with the phones of these users, as a store that was set back would have.
     pub async fn forget_sessions_with(&self, users: &[&str]) {
         use whatsapp_rust::wacore::store::traits::SignalStore as _;
@@ -179,6 +185,11 @@ impl Running {
     /// Whether such an event has come so far.
     pub fn has(&self, mut select: impl FnMut(&Event) -> bool) -> bool {
         self.events.lock().expect("events").iter().any(|event| select(event))
+    }
+
+    /// How many such events have come so far.
+    pub fn count(&self, mut select: impl FnMut(&Event) -> bool) -> usize {
+        self.events.lock().expect("events").iter().filter(|event| select(event)).count()
     }
 
     pub async fn connected(&self) {

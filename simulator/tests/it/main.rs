@@ -8,4 +8,5 @@ mod faults;
 mod messages;
 mod offline;
 mod pairing;
+mod process;
 mod wire;

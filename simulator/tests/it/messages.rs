@@ -2,6 +2,7 @@
 
 use simulator::{AcceptedQuery, NewPhone, PhoneSettings, TextOrder};
 use whatsapp_rust::Jid;
+use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore::types::presence::ReceiptType;
 
 use crate::client::{World, until};
@@ -262,7 +263,7 @@ async fn every_companion_of_both_accounts_gets_a_message_once() {
     let (_b, sibling, sibling_jid) = world.pair(&one).await;
     let (_c, first, first_jid) = world.pair(&two).await;
     let (_d, second, second_jid) = world.pair(&two).await;
-    // The sender learnt its own devices before the sibling was linked; the server's phash tells it.
+    // The sender learnt its own devices before the sibling was linked; a notification, and the ack's phash, tell it.
     sender.send(&two, "STALE", "for those I know").await;
     assert_eq!(first.text("STALE").await, "for those I know");
     assert_eq!(second.text("STALE").await, "for those I know");
@@ -319,4 +320,44 @@ async fn lid_of(world: &World, phone: &str) -> String {
     let phones = world.network.phones().await;
     let view = phones.iter().find(|view| view.phone == phone).expect("phone");
     view.lid.split('@').next().expect("user").to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_companion_linked_later_is_announced_to_those_who_write_to_its_account() {
+    let world = World::new().await;
+    let (one, two) = (world.phone().await, world.phone().await);
+    let (_a, sender, sender_jid) = world.pair(&one).await;
+    sender.send(&two, "BEFORE", "to the phone alone").await;
+    world.opened(&two, "BEFORE").await;
+
+    let (_b, late, late_jid) = world.pair(&two).await;
+    sender.event("the device list update", |event| matches!(event, Event::DeviceListUpdate(_)).then_some(())).await;
+    sender.send(&two, "AFTER", "to both").await;
+    assert_eq!(late.text("AFTER").await, "to both");
+    until("both to have acknowledged everything, notifications included", async || {
+        let phones = world.network.phones().await;
+        let queued = |jid: &str| {
+            phones
+                .iter()
+                .flat_map(|phone| &phone.companions)
+                .find(|device| device.jid == jid)
+                .map(|device| device.queued)
+        };
+        (queued(&sender_jid) == Some(0) && queued(&late_jid) == Some(0)).then_some(())
+    })
+    .await;
+
+    world.network.unlink(&two, 1).await.expect("unlink");
+    until("the second device list update", async || {
+        sender.count(|event| matches!(event, Event::DeviceListUpdate(_))).eq(&2).then_some(())
+    })
+    .await;
+    sender.send(&two, "ALONE", "to the phone alone again").await;
+    world.opened(&two, "ALONE").await;
+    let query = AcceptedQuery { id: Some("ALONE".to_owned()), ..Default::default() };
+    let parts = world.network.accepted(&query).await.remove(0).parts;
+    assert!(parts.iter().all(|part| part.device != late_jid));
+    sender.stop().await;
+    late.stop().await;
+    world.simulator.shutdown().await;
 }

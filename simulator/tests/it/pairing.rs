@@ -119,3 +119,26 @@ async fn a_logout_by_the_client_unlinks_it() {
     running.stop().await;
     world.simulator.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fifty_clients_pair_at_once_and_each_gets_its_own_text() {
+    let world = World::new().await;
+    let writer = world.phone().await;
+    let clients = (0..50).map(async |_| {
+        let phone = world.phone().await;
+        let (device, running, jid) = world.pair(&phone).await;
+        let id = world.write(&writer, &phone, &phone).await;
+        assert_eq!(running.text(&id).await, phone);
+        running.send(&writer, &format!("TO-{phone}"), &phone).await;
+        world.opened(&writer, &format!("TO-{phone}")).await;
+        world.drained(&jid).await;
+        (device, running)
+    });
+    let clients = futures_util::future::join_all(clients).await;
+    assert_eq!(world.network.accepted_summary().await.distinct, 50);
+    assert!(world.network.connections().await.iter().filter(|connection| connection.state == "active").count() == 50);
+    for (_, running) in clients {
+        running.stop().await;
+    }
+    world.simulator.shutdown().await;
+}

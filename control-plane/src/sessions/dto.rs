@@ -1,0 +1,237 @@
+//! Sessions as the API tells them.
+
+use serde::{Deserialize, Serialize};
+use shared::{
+    ids::SessionId,
+    seal::SealError,
+    time::Timestamp,
+    wire::session::{Account, Network, OnUnknown, SessionSettings},
+};
+use utoipa::ToSchema;
+use validator::{Validate, ValidationError};
+
+use super::{
+    entity::{DesiredColumn, Model},
+    service,
+    status::{Facts, State, status},
+};
+use crate::{messages::recipient::phone_of, state::App, workers::entity as worker};
+
+/// A session to be made.
+#[derive(Debug, Clone, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreateSession {
+    /// What to call it.
+    #[schema(example = "Reception", min_length = 1, max_length = 100)]
+    #[validate(length(min = 1, max = 100), custom(function = "says_something"))]
+    pub name: String,
+    /// Which WhatsApp it speaks to, for good. An API key makes sessions of its own network only; people choose, and
+    /// get the real one if they don't.
+    pub network: Option<Network>,
+    /// How it runs.
+    #[validate(nested)]
+    pub settings: Option<ChangeSettings>,
+    /// Whether to start it at once. Default: yes.
+    pub start: Option<bool>,
+}
+
+/// What to change of a session.
+#[derive(Debug, Clone, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct UpdateSession {
+    /// Another name.
+    #[schema(example = "Front desk", min_length = 1, max_length = 100)]
+    #[validate(length(min = 1, max = 100), custom(function = "says_something"))]
+    pub name: Option<String>,
+    /// Other settings; those that are absent stay.
+    #[validate(nested)]
+    pub settings: Option<ChangeSettings>,
+}
+
+/// Settings of a session; those that are absent stay as they are.
+#[derive(Debug, Clone, Default, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangeSettings {
+    /// What to do with a send whose outcome isn't known after a crash.
+    pub on_unknown: Option<OnUnknown>,
+    /// The name that the linked device shows on the phone.
+    #[schema(example = "Switchboard", min_length = 1, max_length = 50)]
+    #[validate(length(min = 1, max = 50), custom(function = "says_something"))]
+    pub device_name: Option<String>,
+}
+
+impl ChangeSettings {
+    /// The settings after the change.
+    #[must_use]
+    pub fn over(self, held: SessionSettings) -> SessionSettings {
+        SessionSettings {
+            on_unknown: self.on_unknown.unwrap_or(held.on_unknown),
+            device_name: self.device_name.unwrap_or(held.device_name),
+        }
+    }
+}
+
+fn says_something(text: &str) -> Result<(), ValidationError> {
+    if text.trim().is_empty() {
+        return Err(ValidationError::new("blank").with_message("must not be only white space".into()));
+    }
+    Ok(())
+}
+
+/// A session.
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = Session)]
+pub struct SessionDto {
+    /// Its id.
+    pub id: SessionId,
+    /// What it is called.
+    #[schema(example = "Reception")]
+    pub name: String,
+    /// Which WhatsApp it speaks to.
+    pub network: Network,
+    /// What its owner wants of it.
+    pub desired: DesiredColumn,
+    /// What it is.
+    pub status: State,
+    /// Why, where the status alone doesn't say it: a stable word such as `no_capacity`.
+    pub reason: Option<String>,
+    /// Of a ban: when it ends, where known.
+    pub until: Option<Timestamp>,
+    /// Who it is on WhatsApp, once it was linked.
+    pub account: Option<AccountDto>,
+    /// How it runs.
+    pub settings: SettingsDto,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When its owner last changed it.
+    pub updated_at: Timestamp,
+}
+
+/// Settings of a session.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = SessionSettings)]
+pub struct SettingsDto {
+    /// What to do with a send whose outcome isn't known after a crash.
+    pub on_unknown: OnUnknown,
+    /// The name that the linked device shows on the phone.
+    #[schema(example = "Switchboard")]
+    pub device_name: String,
+}
+
+/// Who a session is on WhatsApp.
+#[derive(Clone, Serialize, ToSchema)]
+#[schema(as = Account)]
+pub struct AccountDto {
+    /// The account's JID in the phone-number namespace.
+    #[schema(example = "15550001234@s.whatsapp.net")]
+    pub jid: String,
+    /// Its LID, where known.
+    pub lid: Option<String>,
+    /// Its phone number in E.164.
+    #[schema(example = "+15550001234")]
+    pub phone: Option<String>,
+    /// The name that it shows to others.
+    pub name: Option<String>,
+}
+
+/// The account behind a device's JID, which has a device part (`…:12@…`).
+fn account_jid(jid: &str) -> String {
+    match jid.split_once('@') {
+        Some((user, server)) => format!("{}@{server}", user.split(':').next().unwrap_or(user)),
+        None => jid.to_owned(),
+    }
+}
+
+impl From<Account> for AccountDto {
+    fn from(account: Account) -> Self {
+        let jid = account_jid(&account.jid);
+        Self { phone: phone_of(&jid), jid, lid: account.lid.as_deref().map(account_jid), name: account.push_name }
+    }
+}
+
+impl SessionDto {
+    /// A row as it is now.
+    ///
+    /// # Errors
+    /// [`SealError`] if the row was tampered with.
+    pub fn of(app: &App, row: Model, holder: Option<&worker::Model>) -> Result<Self, SealError> {
+        let status = status(Facts::of(&row, holder, Timestamp::now()));
+        let account = service::account(app, &row)?;
+        Ok(Self {
+            id: row.id,
+            name: row.name,
+            network: row.network.into(),
+            desired: row.desired,
+            status: status.status,
+            reason: status.reason,
+            until: status.until,
+            account: account.map(AccountDto::from),
+            settings: SettingsDto { on_unknown: row.settings.0.on_unknown, device_name: row.settings.0.device_name },
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        })
+    }
+}
+
+/// What a session is, and since when.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct SessionStatus {
+    /// The session.
+    pub session_id: SessionId,
+    /// What it is.
+    pub status: State,
+    /// Why, where the status alone doesn't say it.
+    pub reason: Option<String>,
+    /// Of a ban: when it ends, where known.
+    pub until: Option<Timestamp>,
+    /// What its owner wants of it.
+    pub desired: DesiredColumn,
+    /// Since when its worker has seen it so.
+    pub since: Option<Timestamp>,
+    /// When the last frame came from WhatsApp, as far as reported.
+    pub last_frame_at: Option<Timestamp>,
+}
+
+impl SessionStatus {
+    /// A row's status now.
+    #[must_use]
+    pub fn of(row: Model, holder: Option<&worker::Model>) -> Self {
+        let status = status(Facts::of(&row, holder, Timestamp::now()));
+        Self {
+            status: status.status,
+            reason: status.reason,
+            until: status.until,
+            desired: row.desired,
+            since: row.observed_since.filter(|_| row.observed_generation == row.generation),
+            last_frame_at: row.last_frame_at,
+            session_id: row.id,
+        }
+    }
+}
+
+/// A QR code to be scanned.
+#[derive(Clone, Serialize, ToSchema)]
+pub struct QrDto {
+    /// The text in the code.
+    pub qr: String,
+    /// When WhatsApp stops accepting it. Ask again then: there is a next one, until pairing times out.
+    pub expires_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_account_is_told_without_its_device() {
+        let account = Account {
+            jid: "15550001234:7@s.whatsapp.net".into(),
+            lid: Some("99:7@lid".into()),
+            push_name: Some("Desk".into()),
+        };
+        let dto = AccountDto::from(account);
+        assert_eq!(dto.jid, "15550001234@s.whatsapp.net");
+        assert_eq!(dto.lid.as_deref(), Some("99@lid"));
+        assert_eq!(dto.phone.as_deref(), Some("+15550001234"));
+    }
+}

@@ -1,0 +1,385 @@
+//! `/api/v1/sessions`.
+
+use axum::{
+    Json,
+    extract::State,
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use shared::{
+    ids::SessionId,
+    wire::session::{Network, Observed, QrCode, SessionSettings},
+};
+use std::collections::HashMap;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    dto::{CreateSession, QrDto, SessionDto, SessionStatus, UpdateSession},
+    entity::{self, DesiredColumn, Model},
+    qr::{self, Form},
+    service::{self, NewSession, Wish},
+};
+use crate::{
+    auth::{Actor, Auth, TenantScope, scopes},
+    error::{ApiError, ApiResult, Kind, Refusal},
+    extract::{
+        PathId, ValidJson, ValidQuery,
+        page::{Page, PageQuery},
+    },
+    idempotency::{self, IdempotencyKey, Idempotent, Reply},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
+    state::App,
+    workers::{client::WorkerCallError, entity as worker},
+};
+
+/// The routes of sessions.
+#[must_use]
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(create_session, list_sessions))
+        .routes(routes!(get_session, update_session, delete_session))
+        .routes(routes!(get_session_status))
+        .routes(routes!(start_session))
+        .routes(routes!(stop_session))
+        .routes(routes!(restart_session))
+        .routes(routes!(logout_session))
+        .routes(routes!(get_session_qr))
+}
+
+problem_responses!(ReadByIdProblems = CALLER, BY_ID);
+problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT);
+problem_responses!(UpdateProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT);
+problem_responses!(DeleteProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
+problem_responses!(ActionProblems = CALLER, WRITE, BY_ID, IDEMPOTENT, &[Kind::Conflict]);
+problem_responses!(QrProblems = CALLER, BY_ID, &[Kind::NotAcceptable, Kind::NoQrCode]);
+
+/// Make a session
+///
+/// A session is one linked device. It is started at once unless `start` is false, and shows a QR code as soon as its
+/// status is `pairing`.
+#[utoipa::path(
+    post, path = "/api/v1/sessions", operation_id = "create_session", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:write"]), ("api_key_header" = ["sessions:write"])),
+    params(IdempotencyKey),
+    request_body(content = CreateSession, example = json!({"name": "Reception"})),
+    responses((status = 201, description = "The session.", body = SessionDto), CreateProblems),
+)]
+async fn create_session(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsWrite>,
+    idempotent: Idempotent,
+    ValidJson(body): ValidJson<CreateSession>,
+) -> ApiResult<Response> {
+    let network = network_of(&auth.principal.actor, body.network)?;
+    let new = NewSession {
+        name: body.name,
+        network,
+        settings: body.settings.unwrap_or_default().over(SessionSettings::default()),
+        start: body.start.unwrap_or(true),
+    };
+    let response = idempotent
+        .run(&app, idempotency::DAY, async |tx| {
+            let row = service::create(tx, &app, auth.tenant(), new).await?;
+            Reply::json(StatusCode::CREATED, &SessionDto::of(&app, row, None)?)
+        })
+        .await?;
+    service::rung(&app);
+    Ok(response)
+}
+
+/// A key's sessions speak to the key's network; people choose.
+fn network_of(actor: &Actor, wanted: Option<Network>) -> Result<Network, Refusal> {
+    match (actor, wanted) {
+        (Actor::User { .. }, wanted) => Ok(wanted.unwrap_or(Network::Whatsapp)),
+        (Actor::Key { network, .. }, Some(wanted)) if wanted != *network => Err(Refusal::field(
+            "/network",
+            "network-of-key",
+            "an API key makes sessions of its own network only: leave this out, or use another key",
+        )),
+        (Actor::Key { network, .. }, _) => Ok(*network),
+    }
+}
+
+/// List sessions
+///
+/// Newest first.
+#[utoipa::path(
+    get, path = "/api/v1/sessions", operation_id = "list_sessions", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:read"]), ("api_key_header" = ["sessions:read"])),
+    params(PageQuery),
+    responses((status = 200, description = "A page of sessions.", body = Page<SessionDto>), ReadProblems),
+)]
+async fn list_sessions(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsRead>,
+    ValidQuery(page): ValidQuery<PageQuery>,
+) -> ApiResult<Json<Page<SessionDto>>> {
+    let mut select = entity::Entity::all_of_tenant(auth.tenant());
+    if let Some(before) = page.before::<SessionId>()? {
+        select = select.filter(entity::Column::Id.lt(before));
+    }
+    let rows = select.order_by_desc(entity::Column::Id).limit(page.rows()).all(app.db.read()).await?;
+    let holders = worker::Entity::find()
+        .filter(worker::Column::Id.is_in(rows.iter().filter_map(|row| row.worker_id.clone())))
+        .all(app.db.read())
+        .await?;
+    let holders: HashMap<_, _> = holders.into_iter().map(|worker| (worker.id.clone(), worker)).collect();
+    let Page { data, next_cursor } = page.page(rows, |row| &row.id, |row| row);
+    let data = data
+        .into_iter()
+        .map(|row| {
+            let holder = row.worker_id.as_ref().and_then(|id| holders.get(id));
+            SessionDto::of(&app, row, holder)
+        })
+        .collect::<Result<_, _>>()?;
+    Ok(Json(Page { data, next_cursor }))
+}
+
+/// Reads a tenant's session and its worker.
+async fn find(app: &App, scope: &TenantScope, id: &SessionId) -> ApiResult<(Model, Option<worker::Model>)> {
+    let row = entity::Entity::of_tenant(scope, id).one(app.db.read()).await?.ok_or(Kind::NotFound)?;
+    let holder = service::holder(app.db.read(), &row).await?;
+    Ok((row, holder))
+}
+
+/// Get a session
+///
+/// With its status as it is now.
+#[utoipa::path(
+    get, path = "/api/v1/sessions/{id}", operation_id = "get_session", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:read"]), ("api_key_header" = ["sessions:read"])),
+    params(("id" = SessionId, Path, description = "The session.")),
+    responses((status = 200, description = "The session.", body = SessionDto), ReadByIdProblems),
+)]
+async fn get_session(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsRead>,
+    PathId(id): PathId<SessionId>,
+) -> ApiResult<Json<SessionDto>> {
+    let (row, holder) = find(&app, auth.tenant(), &id).await?;
+    Ok(Json(SessionDto::of(&app, row, holder.as_ref())?))
+}
+
+/// Get a session's status
+///
+/// What the session is, why, and since when.
+#[utoipa::path(
+    get, path = "/api/v1/sessions/{id}/status", operation_id = "get_session_status", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:read"]), ("api_key_header" = ["sessions:read"])),
+    params(("id" = SessionId, Path, description = "The session.")),
+    responses((status = 200, description = "Its status.", body = SessionStatus), ReadByIdProblems),
+)]
+async fn get_session_status(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsRead>,
+    PathId(id): PathId<SessionId>,
+) -> ApiResult<Json<SessionStatus>> {
+    let (row, holder) = find(&app, auth.tenant(), &id).await?;
+    Ok(Json(SessionStatus::of(row, holder.as_ref())))
+}
+
+/// Change a session
+///
+/// Its name, or its settings. Settings that are absent stay as they are.
+#[utoipa::path(
+    patch, path = "/api/v1/sessions/{id}", operation_id = "update_session", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:write"]), ("api_key_header" = ["sessions:write"])),
+    params(("id" = SessionId, Path, description = "The session."), IdempotencyKey),
+    request_body(content = UpdateSession, example = json!({"name": "Front desk", "settings": {"on_unknown": "hold"}})),
+    responses((status = 200, description = "The session, changed.", body = SessionDto), UpdateProblems),
+)]
+async fn update_session(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsWrite>,
+    PathId(id): PathId<SessionId>,
+    idempotent: Idempotent,
+    ValidJson(body): ValidJson<UpdateSession>,
+) -> ApiResult<Response> {
+    let wish = Wish::Change { name: body.name, settings: body.settings };
+    answer(&app, auth.tenant(), idempotent, id, wish, StatusCode::OK).await
+}
+
+/// Delete a session
+///
+/// Removes the linked device from the account, erases the session's WhatsApp state, then the session: it is gone when
+/// `GET` says 404. Its message history stays.
+#[utoipa::path(
+    delete, path = "/api/v1/sessions/{id}", operation_id = "delete_session", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:write"]), ("api_key_header" = ["sessions:write"])),
+    params(("id" = SessionId, Path, description = "The session."), IdempotencyKey),
+    responses((status = 202, description = "The session, which is being deleted.", body = SessionDto), DeleteProblems),
+)]
+async fn delete_session(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsWrite>,
+    PathId(id): PathId<SessionId>,
+    idempotent: Idempotent,
+) -> ApiResult<Response> {
+    answer(&app, auth.tenant(), idempotent, id, Wish::Delete, StatusCode::ACCEPTED).await
+}
+
+/// Start a session
+///
+/// Connects it; if it isn't linked (any more), it shows a QR code. A session that runs already goes on.
+#[utoipa::path(
+    post, path = "/api/v1/sessions/{id}/start", operation_id = "start_session", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:write"]), ("api_key_header" = ["sessions:write"])),
+    params(("id" = SessionId, Path, description = "The session."), IdempotencyKey),
+    responses((status = 202, description = "The session, which is being started.", body = SessionDto), ActionProblems),
+)]
+async fn start_session(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsWrite>,
+    PathId(id): PathId<SessionId>,
+    idempotent: Idempotent,
+) -> ApiResult<Response> {
+    answer(&app, auth.tenant(), idempotent, id, Wish::Start, StatusCode::ACCEPTED).await
+}
+
+/// Stop a session
+///
+/// Ends its connection and keeps the link: it can be started again without a QR code.
+#[utoipa::path(
+    post, path = "/api/v1/sessions/{id}/stop", operation_id = "stop_session", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:write"]), ("api_key_header" = ["sessions:write"])),
+    params(("id" = SessionId, Path, description = "The session."), IdempotencyKey),
+    responses((status = 202, description = "The session, which is being stopped.", body = SessionDto), ActionProblems),
+)]
+async fn stop_session(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsWrite>,
+    PathId(id): PathId<SessionId>,
+    idempotent: Idempotent,
+) -> ApiResult<Response> {
+    answer(&app, auth.tenant(), idempotent, id, Wish::Stop, StatusCode::ACCEPTED).await
+}
+
+/// Restart a session
+///
+/// Ends its connection and connects anew.
+#[utoipa::path(
+    post, path = "/api/v1/sessions/{id}/restart", operation_id = "restart_session", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:write"]), ("api_key_header" = ["sessions:write"])),
+    params(("id" = SessionId, Path, description = "The session."), IdempotencyKey),
+    responses((status = 202, description = "The session, which is being restarted.", body = SessionDto), ActionProblems),
+)]
+async fn restart_session(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsWrite>,
+    PathId(id): PathId<SessionId>,
+    idempotent: Idempotent,
+) -> ApiResult<Response> {
+    answer(&app, auth.tenant(), idempotent, id, Wish::Restart, StatusCode::ACCEPTED).await
+}
+
+/// Log a session out
+///
+/// Removes the linked device from the account and erases the session's WhatsApp state. Start it to link it again.
+#[utoipa::path(
+    post, path = "/api/v1/sessions/{id}/logout", operation_id = "logout_session", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:write"]), ("api_key_header" = ["sessions:write"])),
+    params(("id" = SessionId, Path, description = "The session."), IdempotencyKey),
+    responses((status = 202, description = "The session, which is being logged out.", body = SessionDto), ActionProblems),
+)]
+async fn logout_session(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsWrite>,
+    PathId(id): PathId<SessionId>,
+    idempotent: Idempotent,
+) -> ApiResult<Response> {
+    answer(&app, auth.tenant(), idempotent, id, Wish::LogOut, StatusCode::ACCEPTED).await
+}
+
+/// Writes a wish and answers with the session.
+async fn answer(
+    app: &App,
+    scope: &TenantScope,
+    idempotent: Idempotent,
+    id: SessionId,
+    wish: Wish,
+    status: StatusCode,
+) -> ApiResult<Response> {
+    let response = idempotent
+        .run(app, idempotency::DAY, async |tx| {
+            let (row, holder) = service::wish(tx, app, scope, &id, wish).await?;
+            Reply::json(status, &SessionDto::of(app, row, holder.as_ref())?)
+        })
+        .await?;
+    service::rung(app);
+    Ok(response)
+}
+
+/// Get a session's QR code
+///
+/// What the phone has to scan, as a picture or as JSON, by the `Accept` header. A code is good for some twenty seconds;
+/// ask again for the next one.
+#[utoipa::path(
+    get, path = "/api/v1/sessions/{id}/qr", operation_id = "get_session_qr", tag = "sessions",
+    security(("person" = []), ("api_key" = ["sessions:read"]), ("api_key_header" = ["sessions:read"])),
+    params(("id" = SessionId, Path, description = "The session.")),
+    responses(
+        (status = 200, description = "The code.", content(
+            (QrDto = "application/json"), (String = "image/svg+xml"), (String = "image/png"),
+        )),
+        QrProblems,
+    ),
+)]
+async fn get_session_qr(
+    State(app): State<App>,
+    auth: Auth<scopes::SessionsRead>,
+    PathId(id): PathId<SessionId>,
+    headers: HeaderMap,
+) -> ApiResult<Response> {
+    let form = Form::wanted(&headers).ok_or(Kind::NotAcceptable)?;
+    let (row, holder) = find(&app, auth.tenant(), &id).await?;
+    let code = ask(&app, &row, holder.as_ref()).await?;
+    let drawn = |picture: Option<Vec<u8>>| picture.ok_or(ApiError::Defect("a QR code could not be drawn"));
+    let mut response = match form {
+        Form::Json => Json(QrDto { qr: code.text, expires_at: code.expires_at.into() }).into_response(),
+        Form::Png => drawn(qr::png(&code.text))?.into_response(),
+        Form::Svg => drawn(qr::svg(&code.text))?.into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
+    // It links a device to an account: nothing between here and the phone may keep it.
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::VARY, HeaderValue::from_static("accept"));
+    Ok(response)
+}
+
+/// Asks the worker that holds a session for its code.
+async fn ask(app: &App, row: &Model, holder: Option<&worker::Model>) -> ApiResult<QrCode> {
+    let shown = SessionStatus::of(row.clone(), holder);
+    let none = |state: &str| ApiError::from(Kind::NoQrCode.because(format!("the session is {state}")));
+    let Some(holder) = holder.filter(|_| row.desired == DesiredColumn::Running) else {
+        return Err(none(shown.status.as_str()));
+    };
+    match app.fleet.client.view_session(&holder.peer(), &row.id).await {
+        Ok(view) if view.report.generation != row.generation => Err(none("starting")),
+        Ok(view) => match view.qr {
+            Some(code) => Ok(code),
+            None => Err(none(name_of(&view.report.observed))),
+        },
+        Err(WorkerCallError::NotHeld | WorkerCallError::GenerationMismatch) => Err(none("starting")),
+        Err(error) => {
+            metrics::counter!("control_plane_worker_call_errors_total", "call" => "view").increment(1);
+            tracing::warn!(session = %row.id, worker = %holder.id, %error, "a worker was asked for a QR code in vain");
+            Err(Kind::Unavailable.because("the worker of this session does not answer just now").into())
+        }
+    }
+}
+
+const fn name_of(observed: &Observed) -> &'static str {
+    match observed {
+        Observed::Starting => "starting",
+        Observed::Pairing => "pairing, and its next code is on its way",
+        Observed::PasskeyRequired => "passkey_required",
+        Observed::Connected => "connected",
+        Observed::Reconnecting => "reconnecting",
+        Observed::LoggedOut { .. } | Observed::Erased { .. } => "logged_out",
+        Observed::Banned { .. } => "banned",
+        Observed::Failed { .. } => "failed",
+        Observed::Stopped { .. } => "stopped",
+    }
+}

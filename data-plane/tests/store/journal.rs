@@ -1,0 +1,182 @@
+//! The send journal: nothing is sent again after its acknowledgement is recorded.
+
+use chrono::{DateTime, Duration, TimeZone, Utc};
+use data_plane::store::{
+    FencedBackend, JournalAck, JournalItem, JournalOpened, JournalState, StoreError, StoreOptions,
+};
+use rstest::rstest;
+use shared::{
+    ids::{MessageId, SessionId},
+    seal::DataKey,
+    wire::{
+        outbox::{OutboxEvent, row_name, row_place},
+        session::OnUnknown::{Hold, Resend},
+    },
+};
+
+use crate::harness::{On, Run, TestDatabase, options};
+
+const CHAT: &str = "15550001111@s.whatsapp.net";
+
+fn noon() -> DateTime<Utc> {
+    Utc.with_ymd_and_hms(2026, 3, 1, 12, 0, 0).unwrap()
+}
+
+struct Fixture {
+    run: Run,
+    session: SessionId,
+    key: DataKey,
+    messages: Vec<(MessageId, String)>,
+}
+
+impl Fixture {
+    async fn new(database: &TestDatabase, options: StoreOptions) -> Self {
+        let messages = (0..4).map(|n| (MessageId::new(), format!("3EB0{n}"))).collect();
+        let run = Run::start_with(database, "w", options).await;
+        Self { run, session: SessionId::new(), key: DataKey::generate(), messages }
+    }
+
+    async fn backend(&self, generation: i64) -> std::sync::Arc<FencedBackend> {
+        self.run.open(&self.session, generation, &self.key).await
+    }
+
+    fn items(&self, which: impl IntoIterator<Item = usize>) -> Vec<JournalItem<'_>> {
+        which
+            .into_iter()
+            .map(|n| JournalItem { message_id: &self.messages[n].0, wa_id: &self.messages[n].1, chat: CHAT })
+            .collect()
+    }
+
+    async fn shipped(&self) -> Vec<OutboxEvent> {
+        let Some(slice) = self.run.store.next_batch(&self.session, 256).await.unwrap() else { return Vec::new() };
+        let open = |seq: i64, sealed: &[u8]| {
+            let name = row_name(slice.epoch, seq);
+            let plain = self.key.open(&row_place(&self.session, &name), sealed).unwrap();
+            serde_json::from_slice(&plain).unwrap()
+        };
+        slice.rows.iter().map(|row| open(row.seq, &row.sealed)).collect()
+    }
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
+async fn an_acknowledged_message_is_never_opened_again(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let f = Fixture::new(&database, options()).await;
+    let backend = f.backend(1).await;
+    let opened = backend.journal_open(&f.items([0, 1, 2, 1]), Resend).await.unwrap();
+    let first = JournalOpened::Opened { tries: 1 };
+    assert_eq!(opened, [first.clone(), first.clone(), first, JournalOpened::Held { tries: 1 }]);
+
+    let acked = backend.journal_ack("3EB00", None, noon()).await.unwrap();
+    assert_eq!(acked, JournalAck::Recorded { message_id: f.messages[0].0.clone(), seq: 1, tries: 1 });
+    assert_eq!(backend.journal_ack("3EB00", None, noon()).await.unwrap(), JournalAck::Already);
+    assert_eq!(backend.journal_ack("3EB00", Some(500), noon()).await.unwrap(), JournalAck::Already);
+    assert_eq!(backend.journal_ack("FOREIGN", None, noon()).await.unwrap(), JournalAck::Unknown);
+    let nacked = backend.journal_ack("3EB01", Some(463), noon()).await.unwrap();
+    assert!(matches!(nacked, JournalAck::Recorded { seq: 2, .. }));
+
+    // Another run of another generation, after a crash.
+    let backend = f.backend(2).await;
+    let opened = backend.journal_open(&f.items([0, 1, 2, 3]), Resend).await.unwrap();
+    assert_eq!(
+        opened,
+        [
+            JournalOpened::AlreadyAcked { at: noon() },
+            JournalOpened::AlreadyNacked { code: 463, at: noon() },
+            JournalOpened::WasOpen { tries: 2 },
+            JournalOpened::Opened { tries: 1 },
+        ]
+    );
+    let held = backend.journal_open(&f.items([2]), Hold).await.unwrap();
+    assert_eq!(held, [JournalOpened::Held { tries: 2 }]);
+    let acked = backend.journal_ack("3EB02", None, noon()).await.unwrap();
+    assert_eq!(acked, JournalAck::Recorded { message_id: f.messages[2].0.clone(), seq: 3, tries: 2 });
+
+    let ack = |n: usize, error, tries| OutboxEvent::ServerAck {
+        message_id: f.messages[n].0.clone(),
+        wa_id: f.messages[n].1.clone(),
+        error,
+        at: noon(),
+        tries,
+    };
+    assert!(f.shipped().await == [ack(0, None, 1), ack(1, Some(463), 1), ack(2, None, 2)], "one row for each word");
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
+async fn an_acknowledgement_moves_a_refused_message_forward_and_never_back(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let f = Fixture::new(&database, options()).await;
+    let backend = f.backend(1).await;
+    backend.journal_open(&f.items([0]), Resend).await.unwrap();
+    backend.journal_ack("3EB00", Some(429), noon()).await.unwrap();
+    assert_eq!(backend.journal_ack("3EB00", Some(475), noon()).await.unwrap(), JournalAck::Already);
+    let later = noon() + Duration::seconds(5);
+    assert!(matches!(backend.journal_ack("3EB00", None, later).await.unwrap(), JournalAck::Recorded { .. }));
+    assert_eq!(backend.journal_ack("3EB00", Some(429), later).await.unwrap(), JournalAck::Already);
+    let entry = backend.journal_find("3EB00").await.unwrap().unwrap();
+    assert_eq!((entry.state, entry.tries), (JournalState::Acked { at: later }, 1));
+    assert_eq!(f.shipped().await.len(), 2);
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
+async fn a_try_that_never_reached_the_transport_is_taken_back(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let f = Fixture::new(&database, options()).await;
+    let backend = f.backend(1).await;
+    backend.journal_open(&f.items([0, 1, 2]), Resend).await.unwrap();
+    backend.journal_open(&f.items([1]), Resend).await.unwrap();
+    backend.journal_ack("3EB02", None, noon()).await.unwrap();
+    backend.journal_withdraw(&["3EB00", "3EB01", "3EB02"]).await.unwrap();
+    assert_eq!(backend.journal_find("3EB00").await.unwrap(), None);
+    let unknown = backend.journal_find("3EB01").await.unwrap().unwrap();
+    assert_eq!((unknown.state, unknown.tries), (JournalState::Open, 1), "the earlier try stays unknown");
+    let acked = backend.journal_find("3EB02").await.unwrap().unwrap();
+    assert_eq!(acked.state, JournalState::Acked { at: noon() });
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
+async fn an_acknowledgement_is_not_recorded_without_its_outbox_row(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let f = Fixture::new(&database, StoreOptions { outbox_max_rows: 1, ..options() }).await;
+    let backend = f.backend(1).await;
+    backend.journal_open(&f.items([0, 1]), Resend).await.unwrap();
+    backend.journal_ack("3EB00", None, noon()).await.unwrap();
+    let full = backend.journal_ack("3EB01", None, noon()).await;
+    assert!(matches!(full, Err(StoreError::OutboxFull { .. })));
+    assert_eq!(backend.journal_find("3EB01").await.unwrap().unwrap().state, JournalState::Open);
+    f.run.store.delete_through(&f.session, 1, 1).await.unwrap();
+    assert!(matches!(backend.journal_ack("3EB01", None, noon()).await.unwrap(), JournalAck::Recorded { .. }));
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
+async fn pruning_takes_old_settled_rows_only(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let f = Fixture::new(&database, options()).await;
+    let backend = f.backend(1).await;
+    backend.journal_open(&f.items([0, 1, 2]), Resend).await.unwrap();
+    backend.journal_ack("3EB00", None, noon()).await.unwrap();
+    backend.journal_ack("3EB01", None, noon() + Duration::days(8)).await.unwrap();
+    assert_eq!(f.run.store.journal_prune(noon() + Duration::days(7)).await.unwrap(), 1);
+    assert_eq!(backend.journal_find("3EB00").await.unwrap(), None);
+    assert!(backend.journal_find("3EB01").await.unwrap().is_some());
+    assert!(backend.journal_find("3EB02").await.unwrap().is_some(), "an open try is kept whatever its age");
+
+    let too_many: Vec<_> = std::iter::repeat_n(f.items([0]).remove(0), 65).collect();
+    assert!(matches!(backend.journal_open(&too_many, Resend).await, Err(StoreError::BatchTooLarge { .. })));
+    assert!(!backend.is_poisoned());
+}
