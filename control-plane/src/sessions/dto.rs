@@ -166,10 +166,7 @@ impl SessionDto {
             reason: status.reason,
             until: status.until,
             account: account.map(AccountDto::from),
-            settings: SettingsDto {
-                on_unknown: row.settings.0.on_unknown,
-                device_name: row.settings.0.device_name,
-            },
+            settings: SettingsDto { on_unknown: row.settings.0.on_unknown, device_name: row.settings.0.device_name },
             created_at: row.created_at,
             updated_at: row.updated_at,
         })

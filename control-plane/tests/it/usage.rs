@@ -27,7 +27,10 @@ async fn facts_count_once_and_sums_follow_the_calendar(#[case] engine: Engine) {
     let (owner, other) = (app.sign_up().await, app.sign_up().await);
     let scope = TenantScope::of_row(owner.tenant_id.parse().unwrap());
     let moments = [
-        "2026-01-30T23:59:59.999Z", "2026-01-31T00:00:00.000Z", "2026-01-31T10:05:00Z", "2026-01-31T10:55:00Z",
+        "2026-01-30T23:59:59.999Z",
+        "2026-01-31T00:00:00.000Z",
+        "2026-01-31T10:05:00Z",
+        "2026-01-31T10:55:00Z",
         "2026-02-01T00:00:00Z",
     ];
     for moment in moments {
@@ -57,7 +60,8 @@ async fn facts_count_once_and_sums_follow_the_calendar(#[case] engine: Engine) {
         ])
     );
     assert_eq!(days["totals"], json!([{"meter": "messages_sent", "quantity": 4}]));
-    let hours = usage_of(&app, &owner, "from=2026-01-31T10:00:00Z&to=2026-01-31T11:00:00Z&granularity=hour").await.json();
+    let hours =
+        usage_of(&app, &owner, "from=2026-01-31T10:00:00Z&to=2026-01-31T11:00:00Z&granularity=hour").await.json();
     assert_eq!(hours["data"].as_array().unwrap().len(), 2, "one hour of two meters");
     assert!(hours["data"].as_array().unwrap().iter().all(|sum| sum["quantity"] == 2));
     let months = usage_of(&app, &owner, "from=2026-01-01T00:00:00Z&to=2027-01-01T00:00:00Z&granularity=month").await;
@@ -90,7 +94,10 @@ async fn a_question_that_makes_no_sense_is_refused(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
     let owner = app.sign_up().await;
     for query in [
-        "meter=nonsense", "from=yesterday", "granularity=week", "from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z",
+        "meter=nonsense",
+        "from=yesterday",
+        "granularity=week",
+        "from=2026-02-01T00:00:00Z&to=2026-01-01T00:00:00Z",
         "from=2026-01-01T00:00:00Z&to=2026-03-01T00:00:00Z&granularity=hour",
         "from=0001-01-01T00:00:00Z&to=9999-12-31T00:00:00Z&granularity=month",
     ] {

@@ -73,7 +73,8 @@ impl Receiver {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let this = Self { port: listener.local_addr().unwrap().port(), ..Self::default() };
-        let router = Router::new().route("/hook", post(receive)).route("/elsewhere", post(receive)).with_state(this.clone());
+        let router =
+            Router::new().route("/hook", post(receive)).route("/elsewhere", post(receive)).with_state(this.clone());
         tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         this
     }
@@ -92,7 +93,8 @@ impl Receiver {
     }
 
     async fn until_got(&self, count: usize) -> Vec<Received> {
-        eventually(&format!("{count} requests at the receiver"), async || self.got.lock().unwrap().len() >= count).await;
+        eventually(&format!("{count} requests at the receiver"), async || self.got.lock().unwrap().len() >= count)
+            .await;
         self.got()
     }
 }
@@ -464,10 +466,22 @@ async fn urls_that_do_not_lead_to_the_public_are_refused_and_nothing_is_made(#[c
     let Some(app) = TestApp::start(engine).await else { return };
     let owner = app.sign_up().await;
     for url in [
-        "http://127.0.0.1/", "http://localhost/", "http://LOCALHOST./", "http://sub.localhost/", "http://10.0.0.1/",
-        "http://169.254.169.254/latest/meta-data/", "http://[::1]/", "http://[::ffff:127.0.0.1]/", "http://[fd00::1]/",
-        "http://2130706433/", "http://0x7f.1/", "http://0177.0.0.1/", "http://metadata.google.internal/",
-        "https://user:secret@example.com/", "https://example.com:22/", "ftp://example.com/",
+        "http://127.0.0.1/",
+        "http://localhost/",
+        "http://LOCALHOST./",
+        "http://sub.localhost/",
+        "http://10.0.0.1/",
+        "http://169.254.169.254/latest/meta-data/",
+        "http://[::1]/",
+        "http://[::ffff:127.0.0.1]/",
+        "http://[fd00::1]/",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://0177.0.0.1/",
+        "http://metadata.google.internal/",
+        "https://user:secret@example.com/",
+        "https://example.com:22/",
+        "ftp://example.com/",
     ] {
         let refused = create(&app, &owner, url, json!([])).await;
         refused.assert_problem(422, "url-not-allowed");
@@ -475,7 +489,10 @@ async fn urls_that_do_not_lead_to_the_public_are_refused_and_nothing_is_made(#[c
         assert!(!refused.text.contains("secret"));
     }
     for body in [
-        json!({}), json!({"url": "not a url"}), json!({"url": 7}), json!({"url": "https://example.com", "event_types": ["no"]}),
+        json!({}),
+        json!({"url": "not a url"}),
+        json!({"url": 7}),
+        json!({"url": "https://example.com", "event_types": ["no"]}),
         json!({"url": "https://example.com", "extra": 1}),
     ] {
         let answer = call(&app, &owner, Method::POST, "/api/v1/webhooks", Some(body)).await;
@@ -562,7 +579,8 @@ async fn a_repeated_creation_shows_the_same_secret_and_makes_one_endpoint(#[case
     let Some(app) = start(engine, &[receiver.port]).await else { return };
     let owner = app.sign_up().await;
     let body = json!({"url": receiver.url()});
-    let request = || app.post("/api/v1/webhooks", &body).bearer_auth(&owner.access_token).header("idempotency-key", "k");
+    let request =
+        || app.post("/api/v1/webhooks", &body).bearer_auth(&owner.access_token).header("idempotency-key", "k");
     let (first, second) = (Answer::of(request()).await, Answer::of(request()).await);
     assert_eq!((first.status.as_u16(), second.status.as_u16()), (201, 201));
     assert_eq!(first.text, second.text);
