@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     auth::TenantScope,
+    crash,
     error::{ApiError, ApiResult, Kind},
     events::{self, EventType, NewEvent},
     internal::{WireJson, WorkerAuth},
@@ -70,6 +71,7 @@ pub(crate) async fn take_events(
         events::record(&tx, &app, &scope, told).await.map_err(sessions::service::of_record)?;
     }
     tx.commit().await?;
+    crash::point("events-committed");
     metrics::counter!("control_plane_outbox_rows_total", "outcome" => "stored").increment(new.len() as u64);
     metrics::counter!("control_plane_outbox_rows_total", "outcome" => "seen").increment(seen as u64);
     if any {

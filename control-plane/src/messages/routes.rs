@@ -28,6 +28,7 @@ use super::{
 };
 use crate::{
     auth::{Auth, TenantScope, scopes},
+    crash,
     error::{ApiResult, Kind},
     extract::{
         PathId, ValidJson, ValidQuery,
@@ -112,6 +113,7 @@ async fn send_message(
             Reply::json(StatusCode::ACCEPTED, &MessageDto::from(row))
         })
         .await?;
+    crash::point("send-committed");
     app.bell.ring(JobKind::SendMessages);
     match (accepted, wait_of(&headers)) {
         (Some(id), Some(wait)) => match settled(&app, auth.tenant(), &id, wait).await? {

@@ -199,9 +199,11 @@ async fn the_two_listeners_serve_their_own_callers_only(#[case] engine: Engine) 
     Answer::of(api).await.assert_problem(404, "not-found");
     let worker_call = app.post("/internal/v1/events", &json!({}));
     Answer::of(worker_call.bearer_auth(&owner.access_token)).await.assert_problem(404, "not-found");
-    // A person's token is none of a worker's.
+    // A person's token names no worker as its issuer.
     let events = app.http.post(format!("{internal}/internal/v1/events")).json(&json!({}));
-    Answer::of(events.bearer_auth(&owner.access_token)).await.assert_problem(401, "unauthenticated");
+    Answer::of(events.bearer_auth(&owner.access_token)).await.assert_problem(410, "worker-unknown");
+    let nobody = app.http.post(format!("{internal}/internal/v1/events")).json(&json!({}));
+    Answer::of(nobody).await.assert_problem(401, "unauthenticated");
     let wrong_method = app.http.delete(format!("{internal}/internal/v1/jwks"));
     Answer::of(wrong_method).await.assert_problem(405, "method-not-allowed");
     app.stop().await;
