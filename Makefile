@@ -36,7 +36,7 @@ test-released: ## what is released refuses the simulator, and doesn't carry the 
 	@$(CARGO) nextest run --workspace --target-dir $(SANDBOX_DIR) -E 'binary(released)'
 
 chaos: build-sandbox ## the long fault runs: kills and outages, on SQLite and PostgreSQL
-	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --run-ignored only -E 'binary(it) and test(chaos::)' --test-threads 1 --no-capture
+	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --run-ignored only -E 'package(standalone) and test(/chaos/)' --test-threads 1 --no-capture
 
 lint: ## formatting, clippy, released features
 	@$(CARGO) fmt --check

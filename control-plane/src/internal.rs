@@ -20,7 +20,7 @@ use shared::{
 };
 
 use crate::{
-    error::{ApiError, ApiResult, Kind},
+    error::{ApiError, ApiResult, Kind, Refusal},
     messages::ingest,
     sessions::reports,
     state::App,
@@ -40,7 +40,12 @@ pub fn router(app: App) -> Router {
         .route("/workers/{id}/reports", post(reports::take_reports))
         .route("/events", post(ingest::take_events))
         .route("/jwks", get(routes::jwks));
-    Router::new().nest("/internal/v1", v1).layer(DefaultBodyLimit::max(BODY_LIMIT)).with_state(app)
+    Router::new()
+        .nest("/internal/v1", v1)
+        .fallback(|| async { Refusal::from(Kind::NotFound) })
+        .method_not_allowed_fallback(|| async { Refusal::from(Kind::MethodNotAllowed) })
+        .layer(DefaultBodyLimit::max(BODY_LIMIT))
+        .with_state(app)
 }
 
 /// A worker that has proved who it is. Where the path names a worker, it is this one.

@@ -49,8 +49,12 @@ impl RequestId {
 
 /// Puts the layers around a router.
 pub fn around(router: Router) -> Router {
+    around_within(router, DEADLINE)
+}
+
+fn around_within(router: Router, within: Duration) -> Router {
     router
-        .layer(middleware::from_fn(deadline))
+        .layer(middleware::from_fn(move |request, next| deadline(within, request, next)))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn(identified))
 }
@@ -60,10 +64,10 @@ fn panicked(_what: Box<dyn Any + Send + 'static>) -> HttpResponse<Body> {
     crate::error::Refusal::from(Kind::Internal).into_response()
 }
 
-async fn deadline(request: Request, next: Next) -> Response {
-    match tokio::time::timeout(DEADLINE, next.run(request)).await {
+async fn deadline(within: Duration, request: Request, next: Next) -> Response {
+    match tokio::time::timeout(within, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => Kind::Unavailable.because("this took longer than 30 seconds").into_response(),
+        Err(_) => Kind::Unavailable.because(format!("this took longer than {} s", within.as_secs())).into_response(),
     }
 }
 
@@ -132,4 +136,35 @@ pub(crate) fn describe_metrics() {
         metrics::Unit::Seconds,
         "How long requests took, by method and route."
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::{body::to_bytes, routing::get};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn ask(router: Router) -> (u16, Problem) {
+        let request = Request::builder().uri("/").header("x-request-id", "mine").body(Body::empty()).unwrap();
+        let response = around_within(router, Duration::from_secs(1)).oneshot(request).await.unwrap();
+        assert_eq!(response.headers()[X_REQUEST_ID], "mine");
+        assert_eq!(response.headers()[header::CONTENT_TYPE], MEDIA_TYPE);
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&to_bytes(response.into_body(), 1 << 16).await.unwrap()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_panics_is_a_problem_without_its_words() {
+        let (status, problem) = ask(Router::new().route("/", get(async || -> () { panic!("sentinel") }))).await;
+        assert_eq!((status, problem.kind.as_str()), (500, "/problems/internal"));
+        assert_eq!(problem.request_id.as_deref(), Some("mine"));
+        assert!(!format!("{problem:?}").contains("sentinel"));
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_never_answers_is_given_up() {
+        let (status, problem) = ask(Router::new().route("/", get(std::future::pending::<()>))).await;
+        assert_eq!((status, problem.kind.as_str()), (503, "/problems/unavailable"));
+    }
 }

@@ -18,7 +18,7 @@ use crate::{
     health, idempotency, internal,
     jobs::{Bell, Handler, Runner},
     master_key::MasterKey,
-    messages, outbound, sessions,
+    messages, outbound, request_context, sessions,
     state::{App, Shared},
     webhooks,
     workers::Fleet,
@@ -73,7 +73,7 @@ impl ControlPlane {
         });
         let tasks = TaskTracker::new();
         tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
-        tasks.spawn(serve(workers, internal::router(app.clone()), stop));
+        tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
         tasks.spawn(prune(app.clone()));
         let reconciler = sessions::reconciler::start(app.clone());
         tasks.spawn(async move { report(reconciler.await, "the reconciler") });

@@ -18,8 +18,10 @@ use super::{
 use crate::{
     auth::{Auth, scopes},
     error::{ApiError, ApiResult, Kind},
+    jobs,
     openapi::{ReadProblems, problem_responses},
     state::App,
+    workers,
 };
 
 /// How long the database may take to answer.
@@ -80,7 +82,21 @@ async fn get_health(State(app): State<App>) -> ApiResult<Json<Health>> {
 )]
 async fn get_detailed_health(State(app): State<App>, _caller: Auth<scopes::Anyone>) -> ApiResult<Json<DetailedHealth>> {
     let database = database(&app).await;
-    Ok(Json(DetailedHealth { status: database.status, version: env!("CARGO_PKG_VERSION"), database }))
+    // Health is asked when things are broken: a part that can't be read is left out, and the rest is still told.
+    let (workers, queues) = if database.status == Status::Ok {
+        let fleet = timeout(DATABASE_DEADLINE, workers::figures(&app.db)).await;
+        let queues = timeout(DATABASE_DEADLINE, jobs::figures(&app.db)).await;
+        (fleet.ok().and_then(Result::ok), queues.ok().and_then(Result::ok).unwrap_or_default())
+    } else {
+        (None, Vec::new())
+    };
+    Ok(Json(DetailedHealth {
+        status: database.status,
+        version: env!("CARGO_PKG_VERSION"),
+        database,
+        workers: workers.map(Into::into),
+        queues: queues.into_iter().map(Into::into).collect(),
+    }))
 }
 
 /// Get liveness

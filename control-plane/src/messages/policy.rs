@@ -195,7 +195,7 @@ mod tests {
             (Just(w.clone()), Just(w).prop_shuffle())
         })) {
             let (one, other) = words;
-            let end = |words: &[Word]| words.iter().fold(NEW, |known, word| apply(known, word));
+            let end = |words: &[Word]| words.iter().fold(NEW, apply);
             let (one, other) = (end(&one), end(&other));
             prop_assert_eq!(one.status, other.status);
             prop_assert_eq!(one.sent_at, other.sent_at);
@@ -217,7 +217,7 @@ mod tests {
 
         #[test]
         fn a_word_said_twice_is_a_word_said_once(words in words(), index in any::<prop::sample::Index>()) {
-            let known = words.iter().fold(NEW, |known, word| apply(known, word));
+            let known = words.iter().fold(NEW, apply);
             if !words.is_empty() {
                 let again = apply(known.clone(), &words[index.index(words.len())]);
                 prop_assert_eq!(again, known);

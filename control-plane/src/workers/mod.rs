@@ -3,7 +3,8 @@
 //! # What this folder owns
 //! The table `workers`: who may call itself by which name, where it is reached, how much it takes, and when it was last
 //! heard. [`routes`] is the whole of `/internal/v1/workers`; [`join`] decides who gets in; [`policy`] says what silence
-//! means; [`client`] is the only place that calls a worker; [`keys`] holds the key that signs those calls.
+//! means; [`client`] is the only place that calls a worker, with tokens signed by the installation's key
+//! for peers.
 //!
 //! # Invariants
 //! - A name is bound to one Ed25519 key and one store at its first join, which needs the join token. Later joins need
@@ -24,6 +25,7 @@
 
 pub mod client;
 pub mod entity;
+mod figures;
 pub mod join;
 pub mod keys;
 pub mod policy;
@@ -35,7 +37,13 @@ use sea_orm::DbErr;
 use shared::identity::SigningKey;
 use tokio::sync::Notify;
 
-use crate::{db::Db, master_key::MasterKey};
+pub use figures::{FleetFigures, figures};
+
+use crate::{
+    auth::{self, Purpose},
+    db::Db,
+    master_key::MasterKey,
+};
 
 /// What the fleet's domains share in one process.
 #[derive(Clone)]
@@ -68,7 +76,7 @@ impl Fleet {
     /// # Errors
     /// [`FleetError`].
     pub async fn load(db: &Db, master_key: &MasterKey) -> Result<Self, FleetError> {
-        let key = keys::load_or_create(db, master_key).await?;
+        let key = auth::signing_key(db, master_key, Purpose::Peers).await.map_err(|_| FleetError::Key)?;
         let client = client::WorkerClient::new(key.clone())?;
         Ok(Self { key, client, bell: Arc::new(Notify::new()) })
     }

@@ -186,3 +186,25 @@ async fn a_request_id_is_taken_over_if_it_can_be_and_made_if_not(#[case] engine:
     assert!(Answer::of(app.get("/livez")).await.header("x-request-id").is_some());
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_two_listeners_serve_their_own_callers_only(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let internal = app.internal_url();
+    let api = app.http.get(format!("{internal}/api/v1/tenant")).bearer_auth(&owner.access_token);
+    Answer::of(api).await.assert_problem(404, "not-found");
+    let worker_call = app.post("/internal/v1/events", &json!({}));
+    Answer::of(worker_call.bearer_auth(&owner.access_token)).await.assert_problem(404, "not-found");
+    // A person's token names no worker as its issuer.
+    let events = app.http.post(format!("{internal}/internal/v1/events")).json(&json!({}));
+    Answer::of(events.bearer_auth(&owner.access_token)).await.assert_problem(410, "worker-unknown");
+    let nobody = app.http.post(format!("{internal}/internal/v1/events")).json(&json!({}));
+    Answer::of(nobody).await.assert_problem(401, "unauthenticated");
+    let wrong_method = app.http.delete(format!("{internal}/internal/v1/jwks"));
+    Answer::of(wrong_method).await.assert_problem(405, "method-not-allowed");
+    app.stop().await;
+}

@@ -20,6 +20,8 @@ async fn a_working_installation_says_so_and_shows_nothing_of_tenants(#[case] eng
     assert_eq!(detailed.json()["database"]["status"], "ok", "{detailed:?}");
     let engine = if engine == Engine::Sqlite { "sqlite" } else { "postgres" };
     assert_eq!(detailed.json()["database"]["engine"], engine);
+    assert_eq!(detailed.json()["workers"]["capacity"], 0);
+    assert!(!detailed.json()["queues"].as_array().unwrap().is_empty(), "{detailed:?}");
     for secret in [&owner.tenant_id, &owner.user_id, &owner.email] {
         assert!(!detailed.text.contains(secret.as_str()), "{detailed:?}");
     }

@@ -226,7 +226,6 @@ mod tests {
         let wrapped = wa::Message {
             ephemeral_message: MessageField::some(wa::message::FutureProofMessage {
                 message: MessageField::some(extended),
-                ..Default::default()
             }),
             ..Default::default()
         };

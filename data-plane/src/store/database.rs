@@ -109,7 +109,7 @@ impl Database {
     }
 
     async fn connect_sqlite(url: &str, options: &StoreOptions) -> Result<Self> {
-        let writer = connect("connect", sqlite(url, 1, false)).await?;
+        let writer = first_sqlite_connection(url).await?;
         let reader = connect("connect for reading", sqlite(url, options.max_connections.max(1), true)).await?;
         Ok(Self { engine: Engine::Sqlite, writer, reader })
     }
@@ -178,6 +178,23 @@ impl Database {
     }
 }
 
+/// Turning a new file's log into WAL takes a lock that SQLite's busy handler doesn't wait for. Workers that open a new
+/// store at the same moment therefore meet `SQLITE_BUSY` here once, and try again.
+async fn first_sqlite_connection(url: &str) -> Result<DatabaseConnection> {
+    const TRIES: u32 = 50;
+    const PAUSE: Duration = Duration::from_millis(40);
+    let mut tries = 1;
+    loop {
+        match connect("connect", sqlite(url, 1, false)).await {
+            Err(StoreError::Database { class: FailureClass::Busy, .. }) if tries < TRIES => {
+                tries += 1;
+                tokio::time::sleep(PAUSE).await;
+            }
+            connected => return connected,
+        }
+    }
+}
+
 async fn connect(operation: &'static str, options: ConnectOptions) -> Result<DatabaseConnection> {
     within(operation, async { sea_orm::Database::connect(options).await.map_err(failed(operation)) }).await
 }
@@ -238,8 +255,9 @@ pub fn failed(operation: &'static str) -> impl FnOnce(DbErr) -> StoreError {
 
 fn classify(error: &DbErr) -> (FailureClass, Box<str>) {
     match error {
-        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => (FailureClass::Connection, "".into()),
-        DbErr::Exec(RuntimeErr::SqlxError(error)) | DbErr::Query(RuntimeErr::SqlxError(error)) => match &**error {
+        DbErr::Exec(RuntimeErr::SqlxError(error))
+        | DbErr::Query(RuntimeErr::SqlxError(error))
+        | DbErr::Conn(RuntimeErr::SqlxError(error)) => match &**error {
             sqlx::Error::Database(error) => {
                 let code: Box<str> = error.code().unwrap_or_default().into();
                 let class = if error.is_unique_violation() {
@@ -257,6 +275,7 @@ fn classify(error: &DbErr) -> (FailureClass, Box<str>) {
             }
             _ => (FailureClass::Connection, "".into()),
         },
+        DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => (FailureClass::Connection, "".into()),
         _ => (FailureClass::Statement, "".into()),
     }
 }

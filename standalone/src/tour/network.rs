@@ -54,7 +54,15 @@ pub struct Accepted {
 impl Network {
     /// Starts the `simulator` binary that was built beside this one.
     pub async fn start() -> Result<Self> {
-        let binary = std::env::current_exe()?.with_file_name("simulator");
+        let this = std::env::current_exe()?;
+        // Beside this program; a test lies one folder deeper.
+        let binary = this
+            .ancestors()
+            .skip(1)
+            .take(2)
+            .map(|folder| folder.join("simulator"))
+            .find(|file| file.is_file())
+            .context("there is no simulator beside this program")?;
         let mut process = Command::new(&binary)
             .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0"])
             .env("LOG_LEVEL", "warn")
@@ -62,7 +70,7 @@ impl Network {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
-            .context("the simulator, built beside this program, does not start")?;
+            .context("the simulator does not start")?;
         let stdout = process.stdout.take().context("the simulator has no standard output")?;
         let line = timeout(Duration::from_secs(20), BufReader::new(stdout).lines().next_line())
             .await

@@ -152,7 +152,7 @@ async fn kill_control_planes(engine: Engine, points: usize, seed: u64) {
         }
     }
     assert_complete(&stack, &tenant, &expected).await;
-    let out = tenant.texts("out").await;
+    let out = tenant.texts("outbound").await;
     assert_eq!(out.iter().collect::<BTreeSet<_>>(), sent.iter().collect(), "every send is in history");
     assert_eq!(out.len(), sent.len(), "and once");
     let at_phone: Vec<_> =

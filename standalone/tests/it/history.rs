@@ -12,11 +12,11 @@ pub async fn assert_complete(stack: &Stack, tenant: &Tenant, expected: &BTreeSet
     })
     .await;
     until("every message is in history", PATIENCE * 2, async || {
-        (tenant.texts("in").await.iter().collect::<BTreeSet<_>>().len() >= expected.len()).then_some(())
+        (tenant.texts("inbound").await.iter().collect::<BTreeSet<_>>().len() >= expected.len()).then_some(())
     })
     .await;
     let mut counts = BTreeMap::<String, usize>::new();
-    for text in tenant.texts("in").await {
+    for text in tenant.texts("inbound").await {
         *counts.entry(text).or_default() += 1;
     }
     let missing: Vec<_> = expected.iter().filter(|text| !counts.contains_key(*text)).collect();

@@ -39,11 +39,13 @@ async fn logs_at_trace_level_hold_no_secret_phone_number_jid_or_message_text() {
     let message = text(&answer, "/id").unwrap();
     tenant
         .api
-        .until(&format!("messages/{message}"), PATIENCE, |answer| (answer["status"] == "delivered").then_some(()))
+        .until(&format!("messages/{message}"), PATIENCE, |answer| {
+            matches!(answer["status"].as_str()?, "delivered" | "read").then_some(())
+        })
         .await
         .unwrap();
     stack.network.write(CUSTOMER, &tenant.phone, IN, 1, None).await.unwrap();
-    until("the message is in history", PATIENCE, async || (tenant.texts("in").await == [IN]).then_some(())).await;
+    until("the message is in history", PATIENCE, async || (tenant.texts("inbound").await == [IN]).then_some(())).await;
     // A bad request and a wrong password, since errors are where values slip out.
     drop(tenant.api.post("messages/send", json!({ "session_id": tenant.session, "to": "12345678901234567", "type": "text", "text": { "body": OUT } })).await);
     drop(stack.api().post("auth/login", json!({ "email": "nobody@example.com", "password": PASSWORD })).await);

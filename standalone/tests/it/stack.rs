@@ -34,7 +34,6 @@ pub struct Stack {
     worker: Option<Child>,
     starts: usize,
     public: String,
-    internal: String,
 }
 
 impl Stack {
@@ -91,15 +90,10 @@ impl Stack {
             worker: None,
             starts: 0,
             public,
-            internal,
         };
         stack.start_control_plane(&[]).await;
         stack.start_worker();
         stack
-    }
-
-    pub fn set(&mut self, name: &'static str, value: String) {
-        self.settings.insert(name, value);
     }
 
     pub fn base(&self) -> String {
@@ -144,11 +138,6 @@ impl Stack {
             self.control_plane = None;
         }
         died
-    }
-
-    /// The worker's process id: to show that it was never restarted.
-    pub fn worker_process(&self) -> u32 {
-        self.worker.as_ref().unwrap().id()
     }
 
     pub fn worker_is_running(&mut self) -> bool {

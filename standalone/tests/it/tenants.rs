@@ -21,7 +21,7 @@ async fn the_same_chat_sender_and_id_in_two_tenants_sessions_is_in_both_historie
     }
     for (tenant, words) in [(&first, "for the first"), (&second, "for the second")] {
         until("the message is in this tenant's history", PATIENCE, async || {
-            (tenant.texts("in").await == [words]).then_some(())
+            (tenant.texts("inbound").await == [words]).then_some(())
         })
         .await;
     }

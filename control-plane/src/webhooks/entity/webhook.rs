@@ -1,8 +1,8 @@
 //! The table `webhooks`.
 
-use std::fmt;
+use std::{fmt, str::FromStr};
 
-use sea_orm::{ConnectionTrait, DbErr, FromJsonQueryResult, entity::prelude::*};
+use sea_orm::{ConnectionTrait, DbErr, DeriveValueType, entity::prelude::*};
 use serde::{Deserialize, Serialize};
 use shared::{
     ids::{TenantId, WebhookId},
@@ -30,7 +30,6 @@ pub struct Model {
     /// Until when that is.
     pub previous_secret_until: Option<Timestamp>,
     /// What it wants to be told.
-    #[sea_orm(column_type = "Text")]
     pub event_types: EventTypes,
     /// Whether it is delivered to.
     pub status: WebhookStatus,
@@ -50,9 +49,38 @@ impl fmt::Debug for Model {
     }
 }
 
-/// Types of events, stored as JSON. Empty means all.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, FromJsonQueryResult)]
+/// Types of events, stored by their names with a comma between. Empty means all.
+///
+/// Not as JSON: the mapper binds that as PostgreSQL's own type, which a TEXT column refuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, DeriveValueType)]
+#[sea_orm(value_type = "String")]
 pub struct EventTypes(pub Vec<EventType>);
+
+impl fmt::Display for EventTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, kind) in self.0.iter().enumerate() {
+            if at > 0 {
+                f.write_str(",")?;
+            }
+            f.write_str(kind.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+/// A stored type of event that this version doesn't know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a type of event")]
+pub struct UnknownEventType;
+
+impl FromStr for EventTypes {
+    type Err = UnknownEventType;
+
+    fn from_str(stored: &str) -> Result<Self, UnknownEventType> {
+        let names = stored.split(',').filter(|name| !name.is_empty());
+        names.map(|name| EventType::named(name).ok_or(UnknownEventType)).collect::<Result<_, _>>().map(Self)
+    }
+}
 
 impl EventTypes {
     /// Whether an endpoint with this filter is told events of a type.
