@@ -33,7 +33,7 @@ test: build-sandbox ## unit, property and whole-server tests, on SQLite and on a
 
 test-released: ## what is released refuses the simulator, and doesn't carry the feature that would let it
 	@scripts/released-features
-	@$(CARGO) nextest run --workspace --target-dir $(SANDBOX_DIR) -E 'binary(released)'
+	@$(CARGO) nextest run --workspace --target-dir $(SANDBOX_DIR) --test released
 
 chaos: build-sandbox ## the long fault runs: kills and outages, on SQLite and PostgreSQL
 	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --run-ignored only -E 'package(standalone) and test(/chaos/)' --test-threads 1 --no-capture
