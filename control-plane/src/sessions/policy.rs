@@ -10,7 +10,7 @@ use shared::{
 use super::{entity, status::FRAME_LIFE};
 use crate::workers::{
     entity as worker,
-    policy::{Availability, SUSPECT_AFTER},
+    policy::{Availability, SUSPECT_AFTER, proven},
 };
 
 /// When nothing but an event can change anything: never by itself.
@@ -71,14 +71,14 @@ pub enum End {
 }
 
 impl<'a> View<'a> {
-    /// The view of a row whose worker is `holder`.
+    /// The view of a row whose worker is `holder`, of somebody who has been listening since a time.
     #[must_use]
-    pub fn of(row: &'a entity::Model, holder: Option<&worker::Model>, now: Timestamp) -> Self {
+    pub fn of(row: &'a entity::Model, holder: Option<&worker::Model>, listening: Timestamp, now: Timestamp) -> Self {
         let current = row.observed_generation == row.generation;
         let observed = row.observed.as_ref().filter(|_| current).map(|observed| &observed.0);
         Self {
             desired: row.desired.into(),
-            holder: holder.map(|worker| worker.availability(now)),
+            holder: holder.map(|worker| proven(worker.availability(now), listening, now)),
             has_state: row.store_id.is_some(),
             observed,
             told: row.acted_intent_seq >= row.intent_seq,

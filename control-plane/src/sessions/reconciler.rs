@@ -27,7 +27,7 @@ use crate::{
     workers::{
         client::{Peer, WorkerCallError},
         entity as worker,
-        policy::Availability,
+        policy::{Availability, proven},
     },
 };
 
@@ -39,6 +39,9 @@ const PASS: u64 = 256;
 const CONCURRENCY: usize = 64;
 /// Within this time after a decision no other replica looks at the session: longer than a call to a worker takes.
 const CALL_TERM: Duration = Duration::from_secs(10);
+
+/// A pass that takes longer than this was a pause of the machine: all its calls together take less.
+const PAUSED: Duration = Duration::from_secs(30);
 
 /// Starts the reconciler of this replica. Its task ends when the app stops.
 pub fn start(app: App) -> JoinHandle<()> {
@@ -53,14 +56,22 @@ pub fn start(app: App) -> JoinHandle<()> {
 
 async fn run(app: &App) {
     let mut fleet = HashMap::new();
+    let mut last = Timestamp::now();
     loop {
         let full = match pass(app, &mut fleet).await {
             Ok(taken) => taken == PASS,
             Err(error) => {
                 tracing::warn!(kind = database_error_kind(&error), "the reconciler could not read its work");
+                // Beats can't be written either: what silence there is now is ours.
+                app.fleet.listening.set(Timestamp::now());
                 false
             }
         };
+        let now = Timestamp::now();
+        if now.since(last) >= PAUSED {
+            app.fleet.listening.set(now);
+        }
+        last = now;
         // Even with more to do, others get their turn: what fails at once must not be tried at once.
         let pause = if full { SWEEP / 20 } else { SWEEP };
         tokio::select! {
@@ -109,7 +120,7 @@ async fn watch_fleet(app: &App, seen: &mut HashMap<WorkerId, Availability>) -> R
             .map(|state| (state.as_str(), 0))
             .into();
     for worker in worker::Entity::find().all(app.db.read()).await? {
-        let availability = worker.availability(now);
+        let availability = proven(worker.availability(now), app.fleet.listening.since(), now);
         *counts.entry(availability.as_str()).or_default() += 1;
         let before = seen.get(&worker.id).copied().unwrap_or(Availability::Active);
         if before != availability {
@@ -177,7 +188,7 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
     let scope = TenantScope::of_row(row.tenant_id.clone());
     let mut holder = service::holder(&tx, &row).await?;
     let mut call = false;
-    match next_step(View::of(&row, holder.as_ref(), now), now) {
+    match next_step(View::of(&row, holder.as_ref(), app.fleet.listening.since(), now), now) {
         Step::Settle(at) => row.reconcile_at = at,
         Step::Put => {
             row.reconcile_at = now.plus(CALL_TERM);
@@ -284,7 +295,7 @@ async fn conclude(app: &App, told: Model, answer: Result<(), WorkerCallError>) -
         Ok(()) => {
             row.acted_intent_seq = Ord::max(row.acted_intent_seq, told.intent_seq);
             row.reconcile_failures = 0;
-            row.reconcile_at = match next_step(View::of(&row, holder.as_ref(), now), now) {
+            row.reconcile_at = match next_step(View::of(&row, holder.as_ref(), app.fleet.listening.since(), now), now) {
                 // Told again because no report came: give it as long once more.
                 Step::Put if row.acted_intent_seq >= row.intent_seq => now.plus(REPORT_WITHIN),
                 Step::Settle(at) => at,

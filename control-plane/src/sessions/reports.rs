@@ -89,7 +89,7 @@ async fn take_for_tenant(
             continue;
         }
         take(app, &mut row, worker, report, now)?;
-        row.reconcile_at = match next_step(View::of(&row, Some(worker), now), now) {
+        row.reconcile_at = match next_step(View::of(&row, Some(worker), app.fleet.listening.since(), now), now) {
             Step::Settle(at) => at,
             Step::Place | Step::Put | Step::Release(_) | Step::Forget => now,
         };

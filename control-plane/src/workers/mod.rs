@@ -31,10 +31,13 @@ pub mod keys;
 pub mod policy;
 pub mod routes;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicI64, Ordering},
+};
 
 use sea_orm::DbErr;
-use shared::identity::SigningKey;
+use shared::{identity::SigningKey, time::Timestamp};
 use tokio::sync::Notify;
 
 pub use figures::{FleetFigures, figures};
@@ -54,6 +57,31 @@ pub struct Fleet {
     pub client: client::WorkerClient,
     /// Wakes this replica's reconciler.
     pub bell: Arc<Notify>,
+    /// Since when this replica could have heard beats, see [`policy::proven`].
+    pub listening: Listening,
+}
+
+/// Since when this replica could have heard beats, in milliseconds: its start, or the end of its last pause.
+#[derive(Debug, Clone)]
+pub struct Listening(Arc<AtomicI64>);
+
+impl Listening {
+    /// Since now.
+    #[must_use]
+    pub fn from_now() -> Self {
+        Self(Arc::new(AtomicI64::new(Timestamp::now().as_millis())))
+    }
+
+    /// Since when.
+    #[must_use]
+    pub fn since(&self) -> Timestamp {
+        Timestamp::from_millis(self.0.load(Ordering::Relaxed))
+    }
+
+    /// It begins anew.
+    pub fn set(&self, since: Timestamp) {
+        self.0.store(since.as_millis(), Ordering::Relaxed);
+    }
 }
 
 /// The fleet's parts could not be made.
@@ -78,7 +106,7 @@ impl Fleet {
     pub async fn load(db: &Db, master_key: &MasterKey) -> Result<Self, FleetError> {
         let key = auth::signing_key(db, master_key, Purpose::Peers).await.map_err(|_| FleetError::Key)?;
         let client = client::WorkerClient::new(key.clone())?;
-        Ok(Self { key, client, bell: Arc::new(Notify::new()) })
+        Ok(Self { key, client, bell: Arc::new(Notify::new()), listening: Listening::from_now() })
     }
 }
 

@@ -56,6 +56,16 @@ pub fn availability(last_beat_at: Timestamp, good_beats: i64, now: Timestamp) ->
     }
 }
 
+/// A worker's availability as somebody may act on it who has been listening only since a time. Silence before that says
+/// nothing: nobody was there to hear. So a control plane that comes back from a pause finds nobody lost.
+#[must_use]
+pub fn proven(availability: Availability, listening_since: Timestamp, now: Timestamp) -> Availability {
+    match availability {
+        Availability::Offline if now.since(listening_since) < OFFLINE_AFTER => Availability::Suspect,
+        other => other,
+    }
+}
+
 /// The count of good beats after one more. A join has just proved that the worker can be reached, so the first beat
 /// after it is enough; after a silence it takes [`GOOD_BEATS`].
 #[must_use]
@@ -90,6 +100,15 @@ mod tests {
         let now = Timestamp::from_millis(1_000_000);
         let last = Timestamp::from_millis(1_000_000 - silence_ms);
         assert_eq!(availability(last, good_beats, now), expected);
+    }
+
+    #[rstest]
+    #[case(29_999, Availability::Suspect)]
+    #[case(30_000, Availability::Offline)]
+    fn nobody_is_lost_while_nobody_listened(#[case] listened_ms: i64, #[case] expected: Availability) {
+        let (since, now) = (Timestamp::from_millis(0), Timestamp::from_millis(listened_ms));
+        assert_eq!(proven(Availability::Offline, since, now), expected);
+        assert_eq!(proven(Availability::Active, since, now), Availability::Active);
     }
 
     proptest! {

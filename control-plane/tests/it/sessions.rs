@@ -1,9 +1,14 @@
 //! A session's way from the API to a worker and back.
 
+use std::time::Duration;
+
 use reqwest::header::ACCEPT;
 use rstest::rstest;
 use serde_json::json;
-use shared::wire::session::{Desired, Observed};
+use shared::{
+    time::Timestamp,
+    wire::session::{Desired, Observed},
+};
 
 use crate::{
     fleet::{FakeWorker, Program, until},
@@ -129,6 +134,8 @@ async fn a_session_moves_off_a_worker_that_fell_silent_and_no_dead_socket_is_sho
     program.status(&id, "reconnecting").await;
     assert!(!two.holds(&id), "suspect is not offline");
     app.sql("UPDATE workers SET last_beat_at = last_beat_at - 11000 WHERE id = 'w1'", []).await;
+    // Until the control plane has itself listened for so long, silence may be its own.
+    app.app().fleet.listening.set(Timestamp::now().minus(Duration::from_secs(31)));
     let moved = two.told(&id, |_| true).await;
     assert_eq!(moved.generation, put.generation + 1);
     two.report(&id, Observed::Connected).await;
@@ -137,6 +144,31 @@ async fn a_session_moves_off_a_worker_that_fell_silent_and_no_dead_socket_is_sho
     assert_eq!(app.count("SELECT assigned FROM workers WHERE id = 'w2'").await, 1);
     let stale = one.report_at(&id, put.generation, Observed::Connected).await;
     assert_eq!(stale.json()["stale"][0], id.as_str());
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[tokio::test]
+async fn a_control_plane_that_was_away_moves_nobody(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let one = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&one).await;
+    let id = put.session_id.clone();
+    let key = shared::identity::SigningKey::generate().unwrap();
+    let two = FakeWorker::listening(&app, "w2", key, one.store.clone()).await;
+    two.come().await;
+    // As after a pause of a minute, the second worker being the first that is heard again.
+    app.sql("UPDATE workers SET last_beat_at = last_beat_at - 60000 WHERE id = 'w1'", []).await;
+    app.sql("UPDATE sessions SET last_frame_at = last_frame_at - 60000, reconcile_at = 0", []).await;
+    program.status(&id, "reconnecting").await;
+    for _ in 0..2 {
+        assert_eq!(one.beat().await.status, 200);
+    }
+    program.status(&id, "connected").await;
+    assert!(!two.holds(&id));
+    assert_eq!(app.count("SELECT generation FROM sessions").await, put.generation);
     app.stop().await;
 }
 
