@@ -23,6 +23,9 @@ pub(crate) fn install() {
         crate::request_context::describe_metrics();
         crate::jobs::describe_metrics();
         crate::webhooks::describe_metrics();
+        crate::workers::describe_metrics();
+        crate::sessions::describe_metrics();
+        crate::messages::describe_metrics();
     }
 }
 

@@ -35,5 +35,5 @@ mod runner;
 pub use bell::Bell;
 pub use handler::{Claimed, Handler, Outcome};
 pub use metrics::describe_metrics;
-pub use queue::{JobKind, NewJob, QueueFigures, drop_waiting, enqueue, figures, settle};
+pub use queue::{JobKind, NewJob, QueueFigures, drop_waiting, enqueue, figures, hasten, settle};
 pub use runner::{Runner, RunnerOptions};

@@ -80,6 +80,21 @@ pub async fn enqueue<C: ConnectionTrait>(conn: &C, job: NewJob) -> Result<JobId,
     Ok(id)
 }
 
+/// Makes the waiting jobs of a lane due at once: what they waited for has come. Ring the [`Bell`](super::Bell) after the
+/// commit.
+///
+/// # Errors
+/// As the database.
+pub async fn hasten<C: ConnectionTrait>(conn: &C, lane: &str) -> Result<(), DbErr> {
+    conn.execute_raw(Statement::from_sql_and_values(
+        conn.get_database_backend(),
+        "UPDATE jobs SET run_at = $1 WHERE lane = $2 AND state = 'ready' AND run_at > $1",
+        [Timestamp::now().into(), lane.into()],
+    ))
+    .await
+    .map(drop)
+}
+
 /// Settles a claimed job inside the caller's transaction, so that its result and the domain's change are one commit. Says
 /// whether the lease still held; if not, roll back: another runner has the job. A retry without attempts left is death.
 ///

@@ -37,3 +37,11 @@ pub mod send;
 pub mod service;
 
 pub use routes::router;
+
+/// Tells the metrics recorder what the figures of messages mean.
+pub fn describe_metrics() {
+    metrics::describe_counter!("control_plane_messages_accepted_total", "Messages that were taken to be sent");
+    metrics::describe_counter!("control_plane_message_status_total", "Messages that reached a status");
+    metrics::describe_counter!("control_plane_outbox_rows_total", "Rows that workers shipped, by outcome");
+    metrics::describe_histogram!("control_plane_send_batch_size", "Messages handed to a worker at once");
+}

@@ -43,3 +43,13 @@ pub mod service;
 pub mod status;
 
 pub use routes::router;
+
+/// Tells the metrics recorder what the figures of sessions mean.
+pub fn describe_metrics() {
+    metrics::describe_counter!("control_plane_session_reports_total", "Reports of sessions that workers made");
+    metrics::describe_counter!("control_plane_placements_total", "Sessions that were to be placed, by outcome");
+    metrics::describe_counter!(
+        "control_plane_reconcile_errors_total",
+        "Sessions that could not be reconciled, for now"
+    );
+}

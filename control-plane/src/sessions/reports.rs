@@ -14,11 +14,14 @@ use super::{
     entity::{self, Model, ObservedColumn},
     policy::{Step, View, next_step},
     service::{self, SessionError},
+    status::State as Shown,
 };
 use crate::{
     auth::TenantScope,
     error::{ApiResult, Kind},
     internal::{WireJson, WorkerAuth},
+    jobs::{self, JobKind},
+    messages::send::lane,
     state::App,
     workers::entity as worker,
 };
@@ -75,6 +78,7 @@ async fn take_for_tenant(
     let tx = app.db.write().await?;
     let mut stale = Vec::new();
     let mut events = Vec::new();
+    let mut connected = false;
     for (id, report) in reports {
         let row = entity::lock(&tx, &id).await?;
         let Some(mut row) = row.filter(|row| holds(worker, row, &report)) else {
@@ -89,10 +93,18 @@ async fn take_for_tenant(
             Step::Settle(at) => at,
             Step::Place | Step::Put | Step::Release(_) | Step::Forget => now,
         };
-        events.extend(service::save(&tx, row, Some(worker), now).await?.event);
+        let saved = service::save(&tx, row, Some(worker), now).await?;
+        if saved.event.is_some() && saved.row.published_status.status == Shown::Connected {
+            jobs::hasten(&tx, &lane(&id)).await?;
+            connected = true;
+        }
+        events.extend(saved.event);
     }
     service::announce(&tx, app, &scope, events).await?;
     tx.commit().await?;
+    if connected {
+        app.bell.ring(JobKind::SendMessages);
+    }
     Ok(stale)
 }
 

@@ -81,3 +81,10 @@ impl Fleet {
         Ok(Self { key, client, bell: Arc::new(Notify::new()) })
     }
 }
+
+/// Tells the metrics recorder what the fleet's figures mean.
+pub fn describe_metrics() {
+    metrics::describe_gauge!("control_plane_workers", "Workers that are known, by availability");
+    metrics::describe_counter!("control_plane_worker_joins_total", "Joins that were asked for, by outcome");
+    metrics::describe_counter!("control_plane_worker_call_errors_total", "Calls to workers that failed, by call");
+}

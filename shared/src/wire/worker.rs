@@ -66,6 +66,9 @@ pub struct WorkerIdentity {
 }
 
 /// `POST /internal/v1/workers/{id}/heartbeat`.
+///
+/// A beat also vouches for the sessions whose newest report says `connected`: a worker reports a session as
+/// `reconnecting` as soon as no frame has come for 50 s, so until it does, each of them had one.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Heartbeat {
     /// This run.
