@@ -48,8 +48,6 @@ impl Config {
 pub struct HttpConfig {
     /// `LISTEN`, or `0.0.0.0:$PORT`. Default `127.0.0.1:8080`.
     pub listen: SocketAddr,
-    /// `PUBLIC_URL`: how callers reach this listener, for links in answers. Default: made from `listen`.
-    pub public_url: Option<String>,
     /// `BODY_LIMIT_BYTES`: the largest request body. Default 1 MiB.
     pub body_limit: usize,
 }
@@ -61,11 +59,8 @@ impl HttpConfig {
             (None, Some(port)) => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
             (None, None) => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
         };
-        let public_url = env
-            .parsed::<url::Url>("PUBLIC_URL", "a URL such as https://gateway.example.com")?
-            .map(|url| url.as_str().trim_end_matches('/').to_owned());
         let body_limit = env.parsed("BODY_LIMIT_BYTES", "a number of bytes")?.unwrap_or(1 << 20);
-        Ok(Self { listen, public_url, body_limit })
+        Ok(Self { listen, body_limit })
     }
 }
 

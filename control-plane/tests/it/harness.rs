@@ -73,7 +73,7 @@ impl Storage {
     pub fn config(&self) -> Config {
         let free = "127.0.0.1:0".parse().unwrap();
         Config {
-            http: HttpConfig { listen: free, public_url: None, body_limit: 1 << 20 },
+            http: HttpConfig { listen: free, body_limit: 1 << 20 },
             internal: InternalConfig {
                 listen: free,
                 join_token: JOIN_TOKEN.into(),
