@@ -65,21 +65,12 @@ async fn serve(env: &Environment) -> anyhow::Result<()> {
     shared::telemetry::init(&log.level, log.format)?;
     #[cfg(feature = "failpoints")]
     let _armed = crate::crash::arm();
+    let asked_to_stop = shared::signals::asked_to_stop()?;
     let control_plane = ControlPlane::start(Config::from_env(env)?).await?;
-    asked_to_stop().await?;
+    asked_to_stop.await;
     tracing::info!("stopping");
     control_plane.shutdown().await;
     Ok(())
-}
-
-/// Completes at SIGTERM or SIGINT.
-async fn asked_to_stop() -> anyhow::Result<()> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    tokio::select! {
-        _ = terminate.recv() => Ok(()),
-        interrupted = tokio::signal::ctrl_c() => interrupted.context("signals can't be listened to"),
-    }
 }
 
 async fn migrate(env: &Environment) -> anyhow::Result<()> {

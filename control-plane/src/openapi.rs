@@ -107,7 +107,6 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
         title = "Switchboard",
         description = "A WhatsApp gateway of one's own: sessions, messages, webhooks, usage.\n\nErrors are RFC 9457 problem documents; every `type` is explained in `docs/errors.md`.",
         license(name = "AGPL-3.0-only", identifier = "AGPL-3.0-only"),
-        contact(name = "Switchboard", url = "https://github.com/switchboard/switchboard"),
     ),
     servers((url = "/", description = "This installation")),
     components(schemas(Problem, FieldError)),

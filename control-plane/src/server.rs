@@ -18,7 +18,9 @@ use crate::{
     health, idempotency, internal,
     jobs::{Bell, Handler, Runner},
     master_key::MasterKey,
-    messages, outbound, request_context, sessions,
+    messages,
+    messages::ingest,
+    outbound, request_context, sessions,
     state::{App, Shared},
     webhooks,
     workers::Fleet,
@@ -156,6 +158,9 @@ async fn prune(app: App) {
         }
         if let Err(error) = idempotency::prune(&app).await {
             tracing::warn!(kind = database_error_kind(&error), "expired idempotency keys were not deleted");
+        }
+        if let Err(error) = ingest::prune(&app).await {
+            tracing::warn!(kind = database_error_kind(&error), "old marks of outbox rows were not deleted");
         }
         if let Err(error) = auth::prune(&app).await {
             tracing::warn!(kind = database_error_kind(&error), "ended logins were not deleted");

@@ -15,5 +15,10 @@ struct Cli {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    program::run(Cli::parse().settings, Network::Whatsapp, None).await
+    let cli = Cli::parse();
+    anyhow::ensure!(
+        !cfg!(feature = "sandbox"),
+        "this build checks nobody's certificate and must not speak to WhatsApp: build data-plane without the feature sandbox"
+    );
+    program::run(cli.settings, Network::Whatsapp, None).await
 }

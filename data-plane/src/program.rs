@@ -2,7 +2,6 @@
 
 use anyhow::Context;
 use shared::{telemetry, wire::session::Network};
-use tokio::signal::unix::{SignalKind, signal};
 use url::Url;
 
 use crate::{config::Settings, telemetry::install_metrics, worker::Worker};
@@ -17,12 +16,9 @@ pub async fn run(settings: Settings, network: Network, ws_url: Option<Url>) -> a
     shared::tls::install_provider();
     let mut config = settings.into_config(network, ws_url)?;
     config.metrics = Some(install_metrics().context("no metrics")?);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let asked_to_stop = shared::signals::asked_to_stop()?;
     let worker = Worker::start(config).await?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    asked_to_stop.await;
     worker.shutdown().await;
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod identity;
 pub mod ids;
 pub mod problem;
 pub mod seal;
+pub mod signals;
 pub mod telemetry;
 pub mod time;
 pub mod tls;

@@ -22,8 +22,6 @@ use secrecy::SecretString;
 use shared::{seal::DataKey, wire::session::Network};
 use tempfile::TempDir;
 
-use crate::interrupted;
-
 const WORKERS: [&str; 2] = ["worker-1", "worker-2"];
 /// Sessions that each worker takes.
 const CAPACITY: u32 = 500;
@@ -154,10 +152,11 @@ pub async fn run() -> Result<()> {
             "this build checks nobody's certificate and must not speak to WhatsApp: build it without the feature sandbox (make run)"
         );
     }
+    let asked_to_stop = shared::signals::asked_to_stop()?;
     let embedded = Embedded::start(Settings::from_environment()?).await?;
     let url = embedded.public_url();
     println!("Switchboard is up.  API {url}/api/v1   Swagger UI {url}/docs");
-    interrupted().await?;
+    asked_to_stop.await;
     embedded.shutdown().await;
     Ok(())
 }

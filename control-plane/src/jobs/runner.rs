@@ -36,7 +36,7 @@ pub struct RunnerOptions {
 impl Default for RunnerOptions {
     fn default() -> Self {
         Self {
-            lease: Duration::from_secs(60),
+            lease: Duration::from_secs(30),
             poll_min: Duration::from_millis(200),
             poll_max: Duration::from_secs(1),
             reclaim_every: Duration::from_secs(5),

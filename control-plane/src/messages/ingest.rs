@@ -1,6 +1,6 @@
 //! `POST /internal/v1/events`: what WhatsApp told sessions, on its way into history.
 
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 use axum::{Json, extract::State};
 use sea_orm::{
@@ -78,6 +78,23 @@ pub(crate) async fn take_events(
         app.bell.ring(JobKind::DeliverWebhook);
     }
     Ok(Json(OutboxAccepted { seq: last }))
+}
+
+/// Forgets rows that were seen long ago, a bounded number at a time: a worker deletes what was accepted, so only one that
+/// was cut off right then ships a row again, and messages have an identity of their own besides.
+///
+/// # Errors
+/// As the driver.
+pub async fn prune(app: &App) -> Result<u64, DbErr> {
+    const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+    const BATCH: i64 = 10_000;
+    let statement = Statement::from_sql_and_values(
+        app.db.engine(),
+        "DELETE FROM outbox_rows_seen WHERE (session_id, epoch, outbox_seq) IN \
+         (SELECT session_id, epoch, outbox_seq FROM outbox_rows_seen WHERE seen_at <= $1 LIMIT $2)",
+        [Timestamp::now().minus(KEEP).into(), BATCH.into()],
+    );
+    Ok(app.db.autocommit().execute_raw(statement).await?.rows_affected())
 }
 
 /// Checks a batch's form; gives its last sequence number.

@@ -224,6 +224,7 @@ CREATE TABLE outbox_rows_seen (
     seen_at BIGINT NOT NULL,
     PRIMARY KEY (session_id, epoch, outbox_seq)
 );
+CREATE INDEX outbox_rows_seen_by_time ON outbox_rows_seen (seen_at);
 CREATE TABLE events (
     id TEXT PRIMARY KEY,
     tenant_id TEXT NOT NULL REFERENCES tenants (id),

@@ -82,7 +82,7 @@ Send another message; +{CUSTOMER_PHONE} answers each with \"{REPLY}\":
         place.key,
         place.session,
     );
-    crate::interrupted().await?;
+    shared::signals::asked_to_stop()?.await;
     println!("stopping");
     place.embedded.shutdown().await;
     place.network.stop().await
