@@ -37,7 +37,7 @@ pub struct Settings {
 
 struct Simulator {
     ws_url: String,
-    receiver_port: u16,
+    receiver: SocketAddr,
 }
 
 impl Settings {
@@ -71,10 +71,10 @@ impl Settings {
         Self { listen: None, ..self }
     }
 
-    /// Against a simulated WhatsApp, and with webhooks allowed to one port of the loopback.
+    /// Against a simulated WhatsApp, and with webhooks allowed to one address of the loopback.
     #[must_use]
-    pub fn with_simulator(self, ws_url: &str, receiver_port: u16) -> Self {
-        Self { simulator: Some(Simulator { ws_url: ws_url.to_owned(), receiver_port }), ..self }
+    pub fn with_simulator(self, ws_url: &str, receiver: SocketAddr) -> Self {
+        Self { simulator: Some(Simulator { ws_url: ws_url.to_owned(), receiver }), ..self }
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -111,8 +111,8 @@ impl Embedded {
             defaults.push(("LISTEN", listen.to_string()));
         }
         if let Some(simulator) = &settings.simulator {
-            defaults.push(("OUTBOUND_ALLOW_CIDRS", "127.0.0.1/32".to_owned()));
-            defaults.push(("OUTBOUND_ALLOW_PORTS", simulator.receiver_port.to_string()));
+            defaults.push(("OUTBOUND_ALLOW_CIDRS", format!("{}/32", simulator.receiver.ip())));
+            defaults.push(("OUTBOUND_ALLOW_PORTS", simulator.receiver.port().to_string()));
         }
         let defaults = defaults.into_iter().map(|(name, value)| (name.to_owned(), value));
         let environment = Environment::new(defaults.chain(std::env::vars().filter(|(_, value)| !value.is_empty())));

@@ -106,7 +106,8 @@ impl Guard {
         // RFC 6762, RFC 8375 and the private-use name of ICANN: never public. A name of one label is completed from the
         // search list of this machine's network.
         let local = [".local", ".internal", ".home.arpa"].iter().any(|suffix| name.ends_with(suffix));
-        name.contains('.') && !local || !self.allow_cidrs.is_empty()
+        // An operator who allows more than the loopback has a network where such names may be meant.
+        name.contains('.') && !local || self.allow_cidrs.iter().any(|net| !net.network().is_loopback())
     }
 }
 

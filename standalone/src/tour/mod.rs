@@ -107,7 +107,7 @@ async fn perform(report: &mut Report, settings: Settings) -> Result<Place> {
         .await?;
     let embedded = report
         .step("start Switchboard", async {
-            let settings = settings.with_simulator(network.ws_url(), receiver.port());
+            let settings = settings.with_simulator(network.ws_url(), receiver.address());
             let embedded = Embedded::start(settings).await?;
             let told = format!("{}, two workers on one store", embedded.public_url());
             Ok((embedded, told))

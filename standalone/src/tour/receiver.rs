@@ -29,9 +29,17 @@ struct Inbox {
 
 impl Receiver {
     /// Listens on a free port of the loopback.
+    ///
+    /// # Errors
+    /// If there is none.
     pub async fn start() -> Result<Self> {
         let inbox = Arc::new(Inbox { secret: watch::Sender::new(None), events: watch::Sender::new(Vec::new()) });
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        // An address of its own on the loopback, so that allowing webhooks to it allows no other local service. Systems other
+        // than Linux have only the first.
+        let listener = match TcpListener::bind("127.0.0.2:0").await {
+            Ok(listener) => listener,
+            Err(_) => TcpListener::bind("127.0.0.1:0").await?,
+        };
         let address = listener.local_addr()?;
         let router = Router::new().route("/webhook", post(receive)).with_state(inbox.clone());
         let server = tokio::spawn(async move {
@@ -42,9 +50,9 @@ impl Receiver {
         Ok(Self { address, inbox, server })
     }
 
-    /// The port it listens on.
-    pub const fn port(&self) -> u16 {
-        self.address.port()
+    /// Where it listens.
+    pub const fn address(&self) -> SocketAddr {
+        self.address
     }
 
     /// What to register as webhook endpoint.
