@@ -52,6 +52,21 @@ pub enum MessageStatus {
     Received,
 }
 
+impl Progress {
+    /// When it came to a status, as far as known.
+    #[must_use]
+    pub fn at(&self, status: MessageStatus) -> Option<Timestamp> {
+        match status {
+            MessageStatus::Queued | MessageStatus::Received => None,
+            MessageStatus::Expired | MessageStatus::Failed => self.failed_at,
+            MessageStatus::Sent => self.sent_at,
+            MessageStatus::Delivered => self.delivered_at,
+            MessageStatus::Read => self.read_at,
+            MessageStatus::Played => self.played_at,
+        }
+    }
+}
+
 impl MessageStatus {
     /// Whether nothing more is to be done for it to go out: the next of its chat may.
     #[must_use]
@@ -115,10 +130,13 @@ pub fn apply(mut known: Progress, word: &Word) -> Progress {
                     MessageStatus::Delivered
                 }
                 ReceiptKind::Read => {
+                    earliest(&mut known.delivered_at, *at);
                     earliest(&mut known.read_at, *at);
                     MessageStatus::Read
                 }
                 ReceiptKind::Played => {
+                    earliest(&mut known.delivered_at, *at);
+                    earliest(&mut known.read_at, *at);
                     earliest(&mut known.played_at, *at);
                     MessageStatus::Played
                 }
@@ -141,6 +159,19 @@ pub fn apply(mut known: Progress, word: &Word) -> Progress {
         known.failed_at = None;
     }
     known
+}
+
+/// The statuses that a message passed on its way from one to another, the last included. Receipts overtake each other, and
+/// what was read was delivered: whoever follows a message is told of each step, in this order.
+#[must_use]
+pub fn steps(from: MessageStatus, to: MessageStatus) -> Vec<MessageStatus> {
+    const WAY: [MessageStatus; 4] =
+        [MessageStatus::Sent, MessageStatus::Delivered, MessageStatus::Read, MessageStatus::Played];
+    if to.accepted() {
+        WAY.into_iter().filter(|step| from < *step && *step <= to).collect()
+    } else {
+        Vec::from_iter((from != to).then_some(to))
+    }
 }
 
 /// Why WhatsApp refused a message, as a stable word. A refusal is an end: the worker's journal has it under the message's
@@ -223,6 +254,38 @@ mod tests {
                 prop_assert_eq!(again, known);
             }
         }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_comes_in_which_order_each_step_is_told_once_and_in_order(words in words()) {
+            let mut known = NEW;
+            let mut told = Vec::new();
+            for word in &words {
+                let next = apply(known.clone(), word);
+                for step in steps(known.status, next.status) {
+                    prop_assert!(next.at(step).is_some());
+                    told.push(step);
+                }
+                known = next;
+            }
+            prop_assert!(told.is_sorted_by(|a, b| a < b), "{:?}", told);
+            prop_assert_eq!(told.last().copied().unwrap_or(MessageStatus::Queued), known.status);
+            if known.status.accepted() {
+                let accepted: Vec<_> = told.iter().copied().filter(|step| step.accepted()).collect();
+                prop_assert_eq!(accepted, steps(MessageStatus::Queued, known.status));
+            }
+        }
+    }
+
+    #[test]
+    fn a_receipt_that_overtook_the_others_tells_of_them_too() {
+        use MessageStatus::{Delivered, Expired, Failed, Played, Queued, Read, Sent};
+        assert_eq!(steps(Queued, Played), [Sent, Delivered, Read, Played]);
+        assert_eq!(steps(Sent, Read), [Delivered, Read]);
+        assert_eq!(steps(Failed, Delivered), [Sent, Delivered]);
+        assert_eq!(steps(Queued, Failed), [Failed]);
+        assert_eq!(steps(Expired, Expired), []);
     }
 
     #[test]

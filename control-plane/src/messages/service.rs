@@ -1,14 +1,14 @@
 //! What changes messages, inside the caller's transaction, which holds the session's row lock.
 
 use rand::RngExt;
-use sea_orm::{ActiveModelTrait, DatabaseTransaction, DbErr, IntoActiveModel};
+use sea_orm::{ActiveEnum, ActiveModelTrait, DatabaseTransaction, DbErr, IntoActiveModel};
 use serde_json::json;
 use shared::time::Timestamp;
 
 use super::{
     dto::MessageDto,
     entity::Model,
-    policy::{Word, apply},
+    policy::{Word, apply, steps},
 };
 use crate::{
     auth::TenantScope,
@@ -61,35 +61,29 @@ pub(super) async fn learn(
         usage::record(tx, fact).await?;
         events.push(told(EventType::MessageSent, &row, row.sent_at.unwrap_or(now)));
     }
-    metrics::counter!("control_plane_message_status_total", "status" => name(&row)).increment(1);
-    events.push(NewEvent {
-        kind: EventType::MessageStatus,
-        session_id: Some(row.session_id.clone()),
-        occurred_at: said_at(word),
-        data: json!({
-            "message_id": row.id,
-            "wa_id": row.wa_id,
-            "status": row.status,
-            "reason": row.reason,
-            "previous": before.status,
-        }),
-    });
+    let mut previous = before.status;
+    for step in steps(before.status, after.status) {
+        metrics::counter!("control_plane_message_status_total", "status" => step.to_value()).increment(1);
+        events.push(NewEvent {
+            kind: EventType::MessageStatus,
+            session_id: Some(row.session_id.clone()),
+            occurred_at: after.at(step).unwrap_or(now),
+            data: json!({
+                "message_id": row.id,
+                "wa_id": row.wa_id,
+                "status": step,
+                "reason": row.reason,
+                "previous": previous,
+            }),
+        });
+        previous = step;
+    }
     Ok((row, events))
 }
 
 /// An event that tells a whole message.
 pub(super) fn told(kind: EventType, row: &Model, occurred_at: Timestamp) -> NewEvent {
     NewEvent { kind, session_id: Some(row.session_id.clone()), occurred_at, data: json!(MessageDto::from(row.clone())) }
-}
-
-fn said_at(word: &Word) -> Timestamp {
-    match word {
-        Word::Acked(at) | Word::Receipt(_, at) | Word::Failed(_, at) | Word::Expired(at) => *at,
-    }
-}
-
-fn name(row: &Model) -> String {
-    sea_orm::ActiveEnum::to_value(&row.status)
 }
 
 #[cfg(test)]

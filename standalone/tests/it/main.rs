@@ -3,6 +3,7 @@
 #![recursion_limit = "512"]
 
 mod chaos;
+mod exchange;
 mod history;
 mod hygiene;
 mod outages;

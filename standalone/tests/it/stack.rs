@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use sea_orm::{ConnectionTrait, Database, Statement};
 use serde_json::{Value, json};
 use standalone::tour::{
     api::{Api, text},
@@ -27,11 +28,14 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Stack {
     pub network: Network,
     pub receiver: Receiver,
+    /// Of a second tenant: each has a secret of its own.
+    pub other_receiver: Receiver,
     pub dir: TempDir,
     settings: BTreeMap<&'static str, String>,
     log_level: String,
     control_plane: Option<Child>,
     worker: Option<Child>,
+    other_worker: Option<Child>,
     starts: usize,
     public: String,
 }
@@ -62,7 +66,7 @@ impl Stack {
     pub async fn on(dir: TempDir, control_plane_db: String, worker_db: String, log_level: &str) -> Self {
         shared::tls::install_provider();
         let network = Network::start().await.unwrap();
-        let receiver = Receiver::start().await.unwrap();
+        let (receiver, other_receiver) = (Receiver::start().await.unwrap(), Receiver::start().await.unwrap());
         let (public, internal) = (free_address(), free_address());
         let master_key = shared::seal::DataKey::generate().to_base64();
         let settings = BTreeMap::from([
@@ -73,7 +77,7 @@ impl Stack {
             ("INTERNAL_LISTEN", internal.clone()),
             ("WORKER_JOIN_TOKEN", "a-join-token-for-tests-only".to_owned()),
             ("OUTBOUND_ALLOW_CIDRS", format!("{}/32", receiver.address().ip())),
-            ("OUTBOUND_ALLOW_PORTS", receiver.address().port().to_string()),
+            ("OUTBOUND_ALLOW_PORTS", format!("{},{}", receiver.address().port(), other_receiver.address().port())),
             ("WORKER_ID", "worker-1".to_owned()),
             ("WORKER_LISTEN", free_address()),
             ("WORKER_KEY_FILE", dir.path().join("worker-1.key").display().to_string()),
@@ -83,11 +87,13 @@ impl Stack {
         let mut stack = Self {
             network,
             receiver,
+            other_receiver,
             dir,
             settings,
             log_level: log_level.to_owned(),
             control_plane: None,
             worker: None,
+            other_worker: None,
             starts: 0,
             public,
         };
@@ -119,6 +125,24 @@ impl Stack {
     pub fn start_worker(&mut self) {
         assert!(self.worker.is_none());
         self.worker = Some(self.spawn("data-plane-sandbox", &[]));
+    }
+
+    /// A second worker on the same store.
+    pub fn start_other_worker(&mut self) {
+        assert!(self.other_worker.is_none());
+        let (listen, key) = (free_address(), self.dir.path().join("worker-2.key").display().to_string());
+        let own = [("WORKER_ID", "worker-2"), ("WORKER_LISTEN", &listen), ("WORKER_KEY_FILE", &key)];
+        self.other_worker = Some(self.spawn("data-plane-sandbox", &own));
+    }
+
+    /// Rows of the control plane's database that a query gives, as text.
+    pub async fn query(&self, sql: &str) -> Vec<String> {
+        let connection = Database::connect(&self.settings["DATABASE_URL"]).await.unwrap();
+        let rows =
+            connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await.unwrap();
+        let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+        connection.close().await.unwrap();
+        texts
     }
 
     /// `kill -9`.
@@ -178,6 +202,11 @@ impl Stack {
 
     /// A tenant with a key, a webhook endpoint if `webhook`, and a session connected as `phone`.
     pub async fn tenant(&self, phone: &str, webhook: bool) -> Tenant {
+        self.tenant_at(phone, webhook.then_some(&self.receiver)).await
+    }
+
+    /// A tenant whose webhook endpoint is this receiver.
+    pub async fn tenant_at(&self, phone: &str, receiver: Option<&Receiver>) -> Tenant {
         let nobody = self.api();
         let email = format!("owner-{phone}@example.com");
         let answer = nobody
@@ -192,10 +221,9 @@ impl Stack {
         let answer =
             owner.post("api-keys", json!({ "name": "t", "network": "sandbox", "scopes": scopes })).await.unwrap();
         let api = nobody.with(text(&answer, "/key").unwrap());
-        if webhook {
-            let answer =
-                api.post("webhooks", json!({ "url": self.receiver.url(), "event_types": ["*"] })).await.unwrap();
-            self.receiver.expect_secret(text(&answer, "/secret").unwrap());
+        if let Some(receiver) = receiver {
+            let answer = api.post("webhooks", json!({ "url": receiver.url(), "event_types": ["*"] })).await.unwrap();
+            receiver.expect_secret(text(&answer, "/secret").unwrap());
         }
         self.network.new_phone(phone, "Tenant", None).await.unwrap();
         let answer = api.post("sessions", json!({ "name": phone })).await.unwrap();
@@ -215,6 +243,7 @@ impl Stack {
 impl Drop for Stack {
     fn drop(&mut self) {
         kill(self.worker.take());
+        kill(self.other_worker.take());
         kill(self.control_plane.take());
         if std::thread::panicking() {
             let kept = std::env::temp_dir().join(format!("switchboard-failed-{}", std::process::id()));
