@@ -9,6 +9,8 @@ RELEASED := -p control-plane -p data-plane -p standalone
 SANDBOX_DIR := target/sandbox
 SANDBOX := --workspace --features sandbox --target-dir $(SANDBOX_DIR)
 BIN := $(SANDBOX_DIR)/debug
+# Tests need the programs too. Built together, both have the same dependencies, compiled once.
+BUILD ?= --bins
 
 .PHONY: help demo run smoke test test-released chaos lint deny openapi openapi-lint hooks build-sandbox
 
@@ -16,7 +18,7 @@ help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 build-sandbox:
-	@$(CARGO) build $(SANDBOX) --bins
+	@$(CARGO) build $(SANDBOX) $(BUILD)
 
 demo: build-sandbox ## simulator + Switchboard + a guided tour; stays up
 	@$(BIN)/standalone demo
@@ -27,6 +29,7 @@ smoke: build-sandbox ## the same tour, then exit 0 or 1 with a table of steps an
 run: ## Switchboard on the real WhatsApp, with embedded defaults
 	@$(CARGO) run -p standalone --bin standalone -- run
 
+test: BUILD = --bins --tests
 test: build-sandbox ## unit, property and whole-server tests, on SQLite and on a PostgreSQL of its own
 	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --no-fail-fast
 	@$(MAKE) --no-print-directory test-released openapi-lint
