@@ -65,7 +65,11 @@ async fn a_message_is_sent_acknowledged_delivered_and_read_each_told_and_counted
     let message = program.message(&id, "read").await;
     assert!(message["sent_at"].is_string() && message["delivered_at"].is_string() && message["read_at"].is_string());
     assert_eq!(message["chat"]["lid"], "777@lid");
-    assert_eq!(program.events("message.status").await, 3, "sent, delivered, read: a receipt that was overtaken is told all the same");
+    assert_eq!(
+        program.events("message.status").await,
+        3,
+        "sent, delivered, read: a receipt that was overtaken is told all the same"
+    );
     assert_eq!(program.events("message.sent").await, 1);
     assert_eq!(app.count("SELECT COUNT(*) FROM usage_facts WHERE meter = 'messages_sent'").await, 1);
     app.stop().await;
