@@ -11,7 +11,7 @@
 //!
 //! Modules: [`wire`] frames and handshakes, [`connection`] one client's connection, [`pairing`] and [`login`] how it gets an
 //! identity, [`directory`] accounts and their public keys, [`routing`] mailboxes and receipts, [`phone`] device 0,
-//! [`accepted`] the log, [`network`] the whole and its Rust API, [`control`] its HTTP API.
+//! [`accepted`] the log, [`faults`] what can be made to go wrong, [`network`] the whole and its Rust API, [`control`] its HTTP API.
 
 // Client futures of the protocol crates nest deeper than the default allows.
 #![recursion_limit = "512"]
@@ -20,6 +20,7 @@ mod accepted;
 mod connection;
 mod control;
 mod directory;
+mod faults;
 mod login;
 mod network;
 mod pairing;
@@ -31,9 +32,10 @@ mod wire;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use accepted::{AcceptedEntry, AcceptedPart, AcceptedSummary};
+pub use faults::{Fault, FaultPlan, Garble, LoginFailures, Nacks, PlanCounts};
 pub use network::{
-    AcceptedQuery, CompanionView, ConnectionView, EndedView, Fault, Health, Network, NetworkError, NewPhone,
-    PhoneSettings, PhoneView, ScanResult, TextOrder,
+    AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PhoneSettings,
+    PhoneView, ScanResult, TextOrder,
 };
 pub use phone::{ReceivedMessage, ReceivedReceipt};
 pub use server::{Config, Simulator};

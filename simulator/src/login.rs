@@ -60,6 +60,11 @@ fn registration_keys(data: &DevicePairingRegistrationData) -> Result<KeyBundle, 
     KeyBundle::new(registration_id, fixed(data.e_ident.as_ref())?, signed).ok_or(EndReason::MalformedPayload)
 }
 
+/// The refusal that the control API has ordered for this login.
+pub(crate) fn refusal(account: &Account, device: u16) -> Option<Node> {
+    account.state().companions.get_mut(&device)?.faults.refuse_login()
+}
+
 /// Makes this connection the device's only one.
 pub(crate) fn take_over(account: &Account, device: u16, link: Link) -> Result<(), EndReason> {
     let mut state = account.state();

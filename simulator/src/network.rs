@@ -3,27 +3,29 @@
 //! Maps are sharded; an account has its own locks (see [`crate::directory`]). [`Network`] is a handle: clones share.
 
 mod api;
+mod breaking;
 mod orders;
 mod views;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wacore_binary::Jid;
+use wacore_binary::{Jid, Server};
 use wacore_libsignal::protocol::CurveError;
 
 use crate::connection::{Command, ConnectionRecord, Goodbye, stream_error_removed};
 use crate::directory::{Account, DeviceChange, Link, announce};
+use crate::faults::{Decision, Direction, Plan};
 use crate::pairing::OpenReference;
 use crate::phone::{InboxItem, process_inbox};
 use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
 use crate::{Config, lock, login};
 
-pub use orders::{AcceptedQuery, Fault, NewPhone, PhoneSettings, TextOrder};
+pub use orders::{AcceptedQuery, NewPhone, PhoneSettings, TextOrder};
 pub use views::{CompanionView, ConnectionView, EndedView, Health, PhoneView, ScanResult};
 
 /// How many ended connections are remembered.
@@ -88,6 +90,7 @@ struct Inner {
     connections: DashMap<u64, Arc<ConnectionRecord>>,
     ended: Mutex<VecDeque<EndedView>>,
     unimplemented: DashMap<String, u64>,
+    plan: RwLock<Option<Arc<Plan>>>,
     next_connection: AtomicU64,
     next_alias: AtomicU64,
     tasks: TaskTracker,
@@ -116,6 +119,7 @@ impl Network {
                 connections: DashMap::new(),
                 ended: Mutex::default(),
                 unimplemented: DashMap::new(),
+                plan: RwLock::default(),
                 next_connection: AtomicU64::new(1),
                 next_alias: AtomicU64::new(1),
                 tasks: TaskTracker::new(),
@@ -201,6 +205,26 @@ impl Network {
                 goodbye: Goodbye::AfterClient,
             },
         );
+    }
+
+    /// The seeded plan that is in force.
+    pub(crate) fn plan(&self) -> Option<Arc<Plan>> {
+        self.inner.plan.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_plan(&self, plan: Option<Plan>) {
+        *self.inner.plan.write().unwrap_or_else(PoisonError::into_inner) = plan.map(Arc::new);
+    }
+
+    /// What the plan wants done to a device's next stanza.
+    pub(crate) fn throw(&self, account: &Account, device: u16, direction: Direction) -> Decision {
+        let Some(plan) = self.plan() else { return Decision::Pass };
+        let name = account.jid(Server::Pn, device).to_string();
+        let mut state = account.state();
+        match state.companions.get_mut(&device) {
+            Some(companion) => plan.decide(&mut companion.faults.dice, &name, direction),
+            None => Decision::Pass,
+        }
     }
 
     pub(crate) fn open_connection(&self) -> Arc<ConnectionRecord> {

@@ -129,7 +129,9 @@ struct Ended {
 impl From<EndReason> for Ended {
     fn from(reason: EndReason) -> Self {
         let goodbye = match reason {
-            EndReason::StreamEnded | EndReason::WriteFailed | EndReason::WriteDeadline => Goodbye::Drop,
+            EndReason::StreamEnded | EndReason::WriteFailed | EndReason::WriteDeadline | EndReason::Cut => {
+                Goodbye::Drop
+            }
             EndReason::Paired | EndReason::DeviceRemoved | EndReason::LoginRefused => Goodbye::AfterClient,
             _ => Goodbye::Close,
         };
@@ -186,6 +188,12 @@ async fn converse(
             unpaired::run(network, wire, noise_public, *keys, commands, orders).await
         }
         Ok(Identity::Device { account, device }) => {
+            if let Some(failure) = login::refusal(&account, device) {
+                return match wire.writer.send(&[failure]).await {
+                    Ok(()) => Ended { reason: EndReason::Fault("login_failure"), goodbye: Goodbye::AfterClient },
+                    Err(reason) => reason.into(),
+                };
+            }
             stream::run(network, record, wire, &account, device, commands, orders).await
         }
         Err(EndReason::LoginRefused) => match wire.writer.send(&[login::failure()]).await {

@@ -13,6 +13,7 @@ use wacore_binary::{Node, NodeRef, Server};
 use super::query::{self, Effect};
 use super::{Command, ConnectionRecord, Ended, Wire, stream_error_removed};
 use crate::directory::{Account, Link};
+use crate::faults::{Decision, Direction};
 use crate::login;
 use crate::network::Network;
 use crate::phone::share_app_state_key;
@@ -123,10 +124,27 @@ impl Stream<'_> {
     }
 
     async fn take(&mut self, stanza: &NodeRef<'_>) -> Result<(), EndReason> {
+        if self.is_muted() {
+            return Ok(());
+        }
+        if matches!(&*stanza.tag, "message" | "receipt" | "ack") {
+            match self.network.throw(self.account, self.device, Direction::Up) {
+                Decision::Pass | Decision::Duplicate => {}
+                Decision::Drop => return Ok(()),
+                Decision::Delay(pause) => tokio::time::sleep(pause).await,
+                Decision::Cut => return Err(EndReason::Cut),
+            }
+        }
         match &*stanza.tag {
             "iq" => self.take_query(stanza).await,
             "message" => {
                 let answer = accept_message(self.network, self.account, self.device, stanza)?;
+                match self.network.throw(self.account, self.device, Direction::Ack) {
+                    Decision::Pass | Decision::Duplicate => {}
+                    Decision::Drop => return Ok(()),
+                    Decision::Delay(pause) => tokio::time::sleep(pause).await,
+                    Decision::Cut => return Err(EndReason::Cut),
+                }
                 self.send(answer.ack).await?;
                 if let Some(accepted) = answer.accepted {
                     accepted.ack_was_written();
@@ -150,6 +168,10 @@ impl Stream<'_> {
             "xmlstreamend" => Err(EndReason::ClientClosed),
             _ => Err(EndReason::MalformedStanza("tag")),
         }
+    }
+
+    fn is_muted(&self) -> bool {
+        self.account.state().companions.get(&self.device).is_some_and(|companion| companion.faults.muted)
     }
 
     fn take_info(&mut self, stanza: &NodeRef<'_>) -> Result<(), EndReason> {
@@ -228,6 +250,24 @@ impl Stream<'_> {
         Ok(())
     }
 
+    /// Writes stanzas of the mailbox, as the fault plan lets them through.
+    async fn write(&mut self, stanzas: Vec<Node>) -> Result<(), EndReason> {
+        if self.network.plan().is_none() {
+            return self.wire.writer.send(&stanzas).await;
+        }
+        for stanza in stanzas {
+            match self.network.throw(self.account, self.device, Direction::Down) {
+                Decision::Pass => {}
+                Decision::Drop => continue,
+                Decision::Delay(pause) => tokio::time::sleep(pause).await,
+                Decision::Duplicate => self.send(stanza.clone()).await?,
+                Decision::Cut => return Err(EndReason::Cut),
+            }
+            self.send(stanza).await?;
+        }
+        Ok(())
+    }
+
     /// Writes what may be written now.
     async fn deliver(&mut self) -> Result<(), EndReason> {
         loop {
@@ -239,13 +279,16 @@ impl Stream<'_> {
             let (stanzas, cursor, more) = {
                 let mut state = self.account.state();
                 let companion = state.companions.get_mut(&self.device).ok_or(EndReason::DeviceRemoved)?;
+                if companion.faults.muted {
+                    return Ok(());
+                }
                 let (stanzas, cursor) = companion.mailbox.deliver(self.cursor, end, limit, offline);
                 (stanzas, cursor, companion.mailbox.has_undelivered(cursor, end))
             };
             self.cursor = cursor;
             let written = stanzas.len();
             if written > 0 {
-                self.wire.writer.send(&stanzas).await?;
+                self.write(stanzas).await?;
             }
             match &mut self.phase {
                 Phase::Backlog { total, .. } if !more => {

@@ -6,7 +6,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post};
+use axum::routing::{delete, get, patch, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -14,7 +14,10 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::{AcceptedQuery, Fault, Network, NetworkError, NewPhone, PhoneSettings, TextOrder};
+use crate::{
+    AcceptedQuery, Fault, FaultPlan, Garble, LoginFailures, Nacks, Network, NetworkError, NewPhone, PhoneSettings,
+    TextOrder,
+};
 
 /// The largest request body.
 const MAX_BODY: usize = 1 << 20;
@@ -33,6 +36,11 @@ pub(crate) fn router(network: Network) -> Router {
         .route("/accepted/summary", get(accepted_summary))
         .route("/deliveries/unacknowledged", get(unacknowledged))
         .route("/devices/{jid}/fault", post(fault))
+        .route("/devices/{jid}/login-failures", post(refuse_logins).delete(allow_logins))
+        .route("/devices/{jid}/nacks", post(refuse_messages).delete(allow_messages))
+        .route("/devices/{jid}/garble", post(garble))
+        .route("/fault-plan", put(plan_faults).get(planned_faults).delete(end_plan))
+        .route("/rotate-static-key", post(rotate_static_key))
         .route("/connections", get(connections))
         .route("/connections/ended", get(ended))
         .route("/root", get(root))
@@ -185,6 +193,51 @@ async fn unacknowledged(State(network): State<Network>, Query(query): Query<Devi
 
 async fn fault(State(network): State<Network>, Path(jid): Path<String>, Body(body): Body<FaultBody>) -> Answer {
     network.fault(&jid, body.kind).await.map(|()| StatusCode::NO_CONTENT.into_response())
+}
+
+fn done(outcome: Result<(), NetworkError>) -> Answer {
+    outcome.map(|()| StatusCode::NO_CONTENT.into_response())
+}
+
+async fn refuse_logins(
+    State(network): State<Network>,
+    Path(jid): Path<String>,
+    Body(order): Body<LoginFailures>,
+) -> Answer {
+    done(network.refuse_logins(&jid, Some(order)).await)
+}
+
+async fn allow_logins(State(network): State<Network>, Path(jid): Path<String>) -> Answer {
+    done(network.refuse_logins(&jid, None).await)
+}
+
+async fn refuse_messages(State(network): State<Network>, Path(jid): Path<String>, Body(order): Body<Nacks>) -> Answer {
+    done(network.refuse_messages(&jid, Some(order)).await)
+}
+
+async fn allow_messages(State(network): State<Network>, Path(jid): Path<String>) -> Answer {
+    done(network.refuse_messages(&jid, None).await)
+}
+
+async fn garble(State(network): State<Network>, Path(jid): Path<String>, Body(order): Body<Garble>) -> Answer {
+    done(network.garble(&jid, order).await)
+}
+
+async fn plan_faults(State(network): State<Network>, Body(order): Body<FaultPlan>) -> Answer {
+    network.plan_faults(Some(order)).await.map(answer)
+}
+
+async fn end_plan(State(network): State<Network>) -> Answer {
+    network.plan_faults(None).await.map(answer)
+}
+
+async fn planned_faults(State(network): State<Network>) -> Response {
+    let planned = network.planned_faults().await;
+    answer(planned.map(|(plan, counts)| json!({ "plan": plan, "counts": counts })))
+}
+
+async fn rotate_static_key(State(network): State<Network>) -> Answer {
+    done(network.rotate_static_key().await)
 }
 
 async fn connections(State(network): State<Network>) -> Response {

@@ -6,6 +6,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::KeyBundle;
 use crate::connection::Command;
+use crate::faults::DeviceFaults;
 use crate::routing::Mailbox;
 
 /// A companion device: what it proved when it paired, its public keys and what waits for it.
@@ -22,6 +23,8 @@ pub(crate) struct Companion {
     pub(crate) device_identity: Vec<u8>,
     /// What waits for it, in order.
     pub(crate) mailbox: Mailbox,
+    /// What is made to go wrong for it.
+    pub(crate) faults: DeviceFaults,
     /// The phone has given it the app state key.
     pub(crate) app_state_key_shared: bool,
     /// Its connection, if it is logged in.

@@ -6,17 +6,15 @@ use dashmap::Entry;
 use wacore_binary::{Jid, Server};
 
 use super::{
-    AcceptedQuery, CompanionView, ConnectionView, EndedView, Fault, Health, Network, NetworkError, NewPhone,
-    PhoneSettings, PhoneView, ScanResult, TextOrder, message_id,
+    AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PhoneSettings,
+    PhoneView, ScanResult, TextOrder, message_id,
 };
 use crate::accepted::{AcceptedEntry, AcceptedSummary};
-use crate::connection::{Command, Goodbye, stream_error, stream_error_removed, stream_error_replaced};
 use crate::directory::Account;
 use crate::phone::{
     NewMessage, ReceivedMessage, ReceivedReceipt, SealedText, mark_read, signal_address, write_messages,
 };
-use crate::wire::EndReason;
-use crate::{lock, login, pairing};
+use crate::{lock, pairing};
 
 /// The most messages one order may write.
 const MAX_TEXTS: usize = 10_000;
@@ -249,35 +247,6 @@ impl Network {
         state.companions.get(&device).map(|companion| companion.mailbox.counts()[0]).ok_or(NetworkError::UnknownDevice)
     }
 
-    /// Breaks a device's connection, or holds its deliveries.
-    ///
-    /// # Errors
-    /// If the device is unknown or, for faults of a connection, not connected.
-    pub async fn fault(&self, jid: &str, fault: Fault) -> Result<(), NetworkError> {
-        let (account, device) = self.device(jid)?;
-        let mut state = account.state();
-        let companion = state.companions.get_mut(&device).ok_or(NetworkError::UnknownDevice)?;
-        let (stanza, name, goodbye) = match fault {
-            Fault::Hold | Fault::Release => {
-                companion.mailbox.held = fault == Fault::Hold;
-                companion.wake();
-                return Ok(());
-            }
-            Fault::StreamError401 => (Some(stream_error_removed()), "stream_error_401", Goodbye::AfterClient),
-            Fault::Conflict => (Some(stream_error_replaced()), "conflict", Goodbye::AfterClient),
-            Fault::StreamError515 => (Some(stream_error("515")), "stream_error_515", Goodbye::AfterClient),
-            Fault::StreamError503 => (Some(stream_error("503")), "stream_error_503", Goodbye::Close),
-            Fault::Close => (None, "close", Goodbye::Close),
-            Fault::Eof => (None, "eof", Goodbye::Drop),
-        };
-        let link = companion.link.as_ref().ok_or(NetworkError::NotConnected)?;
-        login::end(
-            &link.commands,
-            Command::End { stanza: stanza.map(Box::new), reason: EndReason::Fault(name), goodbye },
-        );
-        Ok(())
-    }
-
     /// The connections that stand.
     pub async fn connections(&self) -> Vec<ConnectionView> {
         let mut connections: Vec<ConnectionView> = self
@@ -343,7 +312,7 @@ impl Network {
         self.account(phone).ok_or(NetworkError::UnknownPhone)
     }
 
-    fn device(&self, jid: &str) -> Result<(Arc<Account>, u16), NetworkError> {
+    pub(super) fn device(&self, jid: &str) -> Result<(Arc<Account>, u16), NetworkError> {
         let jid: Jid = jid.parse().map_err(|_| NetworkError::UnknownDevice)?;
         self.resolve(&jid).map(|account| (account, jid.device)).ok_or(NetworkError::UnknownDevice)
     }

@@ -55,28 +55,3 @@ pub struct AcceptedQuery {
     /// At most this many, the newest; 1,000 if absent.
     pub limit: Option<usize>,
 }
-
-/// What to do to a device's connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Fault {
-    /// `<stream:error code=401>` with `<conflict type=device_removed>`, without unlinking.
-    #[serde(rename = "stream_error_401")]
-    StreamError401,
-    /// `<stream:error>` with `<conflict type=replaced>`.
-    Conflict,
-    /// `<stream:error code=515>`: restart.
-    #[serde(rename = "stream_error_515")]
-    StreamError515,
-    /// `<stream:error code=503>`: service unavailable.
-    #[serde(rename = "stream_error_503")]
-    StreamError503,
-    /// A close frame.
-    Close,
-    /// The TCP stream ends without a close frame.
-    Eof,
-    /// Accept what it sends, deliver nothing to it.
-    Hold,
-    /// Deliver again.
-    Release,
-}

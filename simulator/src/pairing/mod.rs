@@ -211,6 +211,7 @@ pub(crate) fn complete(
         keys,
         device_identity: signed.to_vec(),
         mailbox: Mailbox::default(),
+        faults: crate::faults::DeviceFaults::default(),
         app_state_key_shared: false,
         link: None,
     };

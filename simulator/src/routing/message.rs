@@ -80,6 +80,12 @@ pub(crate) fn accept_message(
         return refuse("501");
     }
     let parts = read_parts(network, sender, sender_device, &to, stanza)?;
+    let category = stanza.get_attr("category").map(|category| category.as_str());
+    if category.is_none()
+        && let Some(error) = ordered_refusal(sender, sender_device)
+    {
+        return refuse(&error.to_string());
+    }
     let Some(Parts { parts, phash }) = parts else {
         return refuse("404");
     };
@@ -87,7 +93,6 @@ pub(crate) fn accept_message(
         return refuse("503");
     }
 
-    let category = stanza.get_attr("category").map(|category| category.as_str());
     let accepted = Arc::new(AcceptedMessage::new(AcceptedEntry {
         device: sender.jid(Server::Pn, sender_device).to_string(),
         id: id.to_string(),
@@ -262,9 +267,12 @@ pub(crate) fn deliver(network: &Network, delivery: Delivery<'_>) {
         network.put_in_inbox(delivery.target, InboxItem::Message(incoming));
         return;
     }
-    let stanza = received_form(&delivery);
+    let mut stanza = received_form(&delivery);
     let mut state = delivery.target.state();
     if let Some(companion) = state.companions.get_mut(&delivery.target_device) {
+        if delivery.category.is_none() && companion.faults.garbles() {
+            garble(&mut stanza);
+        }
         companion.mailbox.push(
             Class::Message,
             delivery.id.to_owned(),
@@ -273,6 +281,23 @@ pub(crate) fn deliver(network: &Network, delivery: Delivery<'_>) {
             delivery.accepted,
         );
         companion.wake();
+    }
+}
+
+/// The refusal that the control API has ordered for this device's messages.
+fn ordered_refusal(sender: &Account, device: u16) -> Option<u16> {
+    sender.state().companions.get_mut(&device)?.faults.refuse_message()
+}
+
+/// Flips a bit in each ciphertext, so that it authenticates at nobody's.
+fn garble(stanza: &mut Node) {
+    let Some(wacore_binary::NodeContent::Nodes(content)) = &mut stanza.content else { return };
+    for enc in content.iter_mut().filter(|node| node.tag == "enc") {
+        if let Some(wacore_binary::NodeContent::Bytes(bytes)) = &mut enc.content
+            && let Some(last) = bytes.last_mut()
+        {
+            *last ^= 1;
+        }
     }
 }
 

@@ -90,6 +90,9 @@ pub(crate) enum EndReason {
     /// A fault asked for by the control API.
     #[error("fault: {0}")]
     Fault(&'static str),
+    /// The fault plan cut the socket.
+    #[error("cut by the fault plan")]
+    Cut,
     /// The simulator is stopping.
     #[error("server shutdown")]
     Shutdown,

@@ -3,18 +3,20 @@
 //! Token order follows the initiators in wacore-noise 0.7.0 (`handshake.rs`) and the Noise specification, revision 34.
 //! XX: `-> e`, `<- e, ee, s, es, certificate`, `-> s, se, payload`. IK: the server's static key is a pre-message,
 //! `-> e, es, s, ss, payload`, `<- e, ee, se, certificate`; the client's login rides in the very first message, which is
-//! why a replayed hello has to be recognised: it would decrypt. [`ReplayGuard`] remembers client ephemerals for that.
+//! why a replayed hello has to be recognised: it would decrypt. [`ReplayGuard`] remembers client ephemerals for that. An IK
+//! hello to a former key of the server is answered by XXfallback: the tokens of XX under another name, and the answer
+//! carries the new static key.
 
 use std::collections::{HashSet, VecDeque};
 
-use wacore_binary::consts::{NOISE_PATTERN_IK, NOISE_PATTERN_XX, WA_CONN_HEADER};
+use wacore_binary::consts::{NOISE_PATTERN_IK, NOISE_PATTERN_XX, NOISE_PATTERN_XXFALLBACK, WA_CONN_HEADER};
 use wacore_libsignal::protocol::KeyPair;
 use wacore_noise::{NoiseCipher, NoiseHandshake};
 use waproto::buffa::MessageField;
 use waproto::whatsapp::HandshakeMessage;
 use waproto::whatsapp::handshake_message::ServerHello;
 
-use super::{CertificateAuthority, EndReason};
+use super::{CertificateAuthority, EndReason, certificates::ServerIdentity};
 
 /// How many client ephemerals are remembered. A client makes a new one for each connection.
 const REMEMBERED_HELLOS: usize = 200_000;
@@ -52,7 +54,7 @@ pub(crate) struct Session {
     pub(crate) client_static: [u8; 32],
     /// The encoded `ClientPayload`.
     pub(crate) payload: Vec<u8>,
-    /// `XX` or `IK`.
+    /// `XX`, `IK` or `XXfallback`.
     pub(crate) pattern: &'static str,
 }
 
@@ -68,6 +70,7 @@ pub(crate) enum Handshake {
 pub(crate) struct AwaitFinish {
     noise: NoiseHandshake,
     ephemeral: KeyPair,
+    pattern: &'static str,
 }
 
 /// Answers a client hello.
@@ -85,28 +88,45 @@ pub(crate) fn respond(
     if !crate::lock(guard).admit(client_ephemeral) {
         return Err(EndReason::ReplayedHandshake);
     }
+    let identity = authority.identity();
     match (&hello.r#static, &hello.payload) {
         (Some(sealed_static), Some(sealed_payload)) => {
-            respond_ik(&client_ephemeral, sealed_static, sealed_payload, authority)
+            match open_ik(&client_ephemeral, sealed_static, sealed_payload, identity.server_static()) {
+                Ok(opened) => respond_ik(&client_ephemeral, opened, &identity),
+                // A client that knows a former key of ours is led to the new one. Anything else is not from a client of ours.
+                Err(reason) => {
+                    let knows = |former| open_ik(&client_ephemeral, sealed_static, sealed_payload, former).is_ok();
+                    if identity.former().iter().any(knows) {
+                        respond_xx(&client_ephemeral, &identity, "XXfallback")
+                    } else {
+                        Err(reason)
+                    }
+                }
+            }
         }
-        (None, None) => respond_xx(&client_ephemeral, authority),
+        (None, None) => respond_xx(&client_ephemeral, &identity, "XX"),
         _ => Err(EndReason::MalformedHandshake),
     }
 }
 
-fn respond_xx(client_ephemeral: &[u8; 32], authority: &CertificateAuthority) -> Result<Handshake, EndReason> {
-    let mut noise =
-        NoiseHandshake::new(NOISE_PATTERN_XX, &WA_CONN_HEADER).map_err(|_| EndReason::MalformedHandshake)?;
+/// Answers with XX, or with XXfallback: the same tokens under another name, after an IK hello that was of no use.
+fn respond_xx(
+    client_ephemeral: &[u8; 32],
+    identity: &ServerIdentity,
+    pattern: &'static str,
+) -> Result<Handshake, EndReason> {
+    let name = if pattern == "XX" { NOISE_PATTERN_XX } else { NOISE_PATTERN_XXFALLBACK };
+    let mut noise = NoiseHandshake::new(name, &WA_CONN_HEADER).map_err(|_| EndReason::MalformedHandshake)?;
     let ephemeral = KeyPair::generate(&mut rand::rng());
-    let server_static = authority.server_static();
+    let server_static = identity.server_static();
     noise.authenticate(client_ephemeral);
     noise.authenticate(ephemeral.public_key.public_key_bytes());
     mix(&mut noise, &ephemeral, client_ephemeral)?;
     let sealed_static = seal(&mut noise, server_static.public_key.public_key_bytes())?;
     mix(&mut noise, server_static, client_ephemeral)?;
-    let sealed_chain = seal(&mut noise, authority.chain())?;
+    let sealed_chain = seal(&mut noise, identity.chain())?;
     let reply = server_hello(&ephemeral, Some(sealed_static), sealed_chain);
-    Ok(Handshake::AwaitFinish { reply, pending: Box::new(AwaitFinish { noise, ephemeral }) })
+    Ok(Handshake::AwaitFinish { reply, pending: Box::new(AwaitFinish { noise, ephemeral, pattern }) })
 }
 
 impl AwaitFinish {
@@ -122,31 +142,45 @@ impl AwaitFinish {
         let client_static = key32(Some(&open(&mut self.noise, &sealed_static)?))?;
         mix(&mut self.noise, &self.ephemeral, &client_static)?;
         let payload = open(&mut self.noise, &sealed_payload)?;
-        session(self.noise, client_static, payload, "XX")
+        session(self.noise, client_static, payload, self.pattern)
     }
 }
 
-fn respond_ik(
+/// An IK hello that one of our keys opened.
+struct OpenedHello {
+    noise: NoiseHandshake,
+    client_static: [u8; 32],
+    payload: Vec<u8>,
+}
+
+fn open_ik(
     client_ephemeral: &[u8; 32],
     sealed_static: &[u8],
     sealed_payload: &[u8],
-    authority: &CertificateAuthority,
-) -> Result<Handshake, EndReason> {
+    server_static: &KeyPair,
+) -> Result<OpenedHello, EndReason> {
     let mut noise =
         NoiseHandshake::new(NOISE_PATTERN_IK, &WA_CONN_HEADER).map_err(|_| EndReason::MalformedHandshake)?;
-    let server_static = authority.server_static();
     noise.authenticate(server_static.public_key.public_key_bytes());
     noise.authenticate(client_ephemeral);
     mix(&mut noise, server_static, client_ephemeral)?;
     let client_static = key32(Some(&open(&mut noise, sealed_static)?))?;
     mix(&mut noise, server_static, &client_static)?;
     let payload = open(&mut noise, sealed_payload)?;
+    Ok(OpenedHello { noise, client_static, payload })
+}
 
+fn respond_ik(
+    client_ephemeral: &[u8; 32],
+    opened: OpenedHello,
+    identity: &ServerIdentity,
+) -> Result<Handshake, EndReason> {
+    let OpenedHello { mut noise, client_static, payload } = opened;
     let ephemeral = KeyPair::generate(&mut rand::rng());
     noise.authenticate(ephemeral.public_key.public_key_bytes());
     mix(&mut noise, &ephemeral, client_ephemeral)?;
     mix(&mut noise, &ephemeral, &client_static)?;
-    let sealed_chain = seal(&mut noise, authority.chain())?;
+    let sealed_chain = seal(&mut noise, identity.chain())?;
     let reply = server_hello(&ephemeral, None, sealed_chain);
     let session = session(noise, client_static, payload, "IK")?;
     Ok(Handshake::Complete { reply, session: Box::new(session) })
@@ -236,7 +270,7 @@ mod tests {
     /// Runs IK, altering one bit of the hello.
     fn run_ik(authority: &CertificateAuthority, hello_bit: Option<usize>) -> Option<(Session, Client)> {
         let keys = KeyPair::generate(&mut rand::rng());
-        let server = authority.server_static().public_key.public_key_bytes().try_into().ok()?;
+        let server = authority.identity().server_static().public_key.public_key_bytes().try_into().ok()?;
         let mut client = IkHandshakeState::new(keys, server, b"payload".to_vec(), &WA_CONN_HEADER).ok()?;
         let hello = altered(&client.build_client_hello().ok()?, hello_bit);
         let Handshake::Complete { reply, session } = respond(&hello, authority, &Mutex::default()).ok()? else {
@@ -268,7 +302,7 @@ mod tests {
     #[test]
     fn a_hello_is_answered_once() {
         let (authority, guard) = (authority(), Mutex::default());
-        let server = authority.server_static().public_key.public_key_bytes().try_into().expect("32 bytes");
+        let server = authority.identity().server_static().public_key.public_key_bytes().try_into().expect("32 bytes");
         let keys = KeyPair::generate(&mut rand::rng());
         let mut client = IkHandshakeState::new(keys, server, b"payload".to_vec(), &WA_CONN_HEADER).expect("client");
         let hello = client.build_client_hello().expect("hello");
@@ -279,7 +313,7 @@ mod tests {
     #[test]
     fn a_server_without_the_private_key_cannot_answer_ik() {
         let (real, impostor) = (authority(), authority());
-        let server = real.server_static().public_key.public_key_bytes().try_into().expect("32 bytes");
+        let server = real.identity().server_static().public_key.public_key_bytes().try_into().expect("32 bytes");
         let keys = KeyPair::generate(&mut rand::rng());
         let mut client = IkHandshakeState::new(keys, server, b"payload".to_vec(), &WA_CONN_HEADER).expect("client");
         let hello = client.build_client_hello().expect("hello");
