@@ -21,6 +21,7 @@ use crate::connection::{Command, ConnectionRecord, Goodbye, stream_error_removed
 use crate::directory::{Account, DeviceChange, Link, announce};
 use crate::faults::{Decision, Direction, Plan};
 use crate::pairing::OpenReference;
+use crate::pairing::code::OpenCode;
 use crate::phone::{InboxItem, process_inbox};
 use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
 use crate::{Config, lock, login};
@@ -51,6 +52,18 @@ pub enum NetworkError {
     /// The text is not a QR of a client, or its keys are not those of the client that shows it.
     #[error("malformed QR")]
     MalformedQr,
+    /// No client waits for a code of this phone.
+    #[error("no client waits for this phone's code")]
+    UnknownCode,
+    /// The code's time or its tries are used up.
+    #[error("the code has expired")]
+    ExpiredCode,
+    /// Not eight characters of a code's alphabet.
+    #[error("malformed code")]
+    MalformedCode,
+    /// Not the code that the client shows.
+    #[error("wrong code")]
+    WrongCode,
     /// The companion refused the pairing or went away.
     #[error("the companion did not complete the pairing")]
     PairingFailed,
@@ -87,6 +100,7 @@ struct Inner {
     accounts: DashMap<String, Arc<Account>>,
     by_lid: DashMap<String, Arc<Account>>,
     references: DashMap<String, OpenReference>,
+    codes: DashMap<String, OpenCode>,
     connections: DashMap<u64, Arc<ConnectionRecord>>,
     ended: Mutex<VecDeque<EndedView>>,
     unimplemented: DashMap<String, u64>,
@@ -116,6 +130,7 @@ impl Network {
                 accounts: DashMap::new(),
                 by_lid: DashMap::new(),
                 references: DashMap::new(),
+                codes: DashMap::new(),
                 connections: DashMap::new(),
                 ended: Mutex::default(),
                 unimplemented: DashMap::new(),
@@ -142,6 +157,11 @@ impl Network {
 
     pub(crate) fn references(&self) -> &DashMap<String, OpenReference> {
         &self.inner.references
+    }
+
+    /// Codes that wait to be typed, by phone number.
+    pub(crate) fn codes(&self) -> &DashMap<String, OpenCode> {
+        &self.inner.codes
     }
 
     /// Runs a task that [`Network::stopped`] waits for.

@@ -24,6 +24,7 @@ use crate::lock;
 use crate::login::{self, Identity};
 use crate::network::Network;
 use crate::pairing::ScanOrder;
+use crate::pairing::code::HelloOrder;
 use crate::wire::{EndReason, FrameReader, FrameWriter, Handshake, Session, WebSocket, respond};
 
 /// How long the upgrade and the handshake may take.
@@ -39,6 +40,8 @@ const MAX_MESSAGE: usize = (1 << 24) + 1024;
 pub(crate) enum Command {
     /// A phone has scanned this connection's QR.
     Scanned(Box<ScanOrder>),
+    /// Somebody has typed this connection's code into a phone.
+    CodeEntered(Box<HelloOrder>),
     /// End, after this stanza if there is one.
     End { stanza: Option<Box<Node>>, reason: EndReason, goodbye: Goodbye },
 }
@@ -185,7 +188,7 @@ async fn converse(
     match identity {
         Ok(Identity::Unpaired(keys)) => {
             record.show(|shown| shown.state = "pairing");
-            unpaired::run(network, wire, noise_public, *keys, commands, orders).await
+            unpaired::run(network, record.id, wire, noise_public, *keys, commands, orders).await
         }
         Ok(Identity::Device { account, device }) => {
             if let Some(failure) = login::refusal(&account, device) {

@@ -1,4 +1,4 @@
-//! The stream of a client that has no identity yet: references, a scan, the client's signature, and 515.
+//! The stream of a client that has no identity yet: references, a scan or a code, the client's signature, and 515.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use wacore_binary::NodeRef;
 use super::{Command, Ended, Wire, stream_error};
 use crate::directory::KeyBundle;
 use crate::network::{Network, NetworkError};
+use crate::pairing::code::Codes;
 use crate::pairing::{self, References, ScanOrder};
 use crate::wire::{EndReason, iq_result};
 
@@ -19,6 +20,7 @@ const RESTART_AFTER: Duration = Duration::from_millis(50);
 /// Runs until the client is paired or gone.
 pub(super) async fn run(
     network: &Network,
+    connection: u64,
     wire: &mut Wire,
     noise_public: [u8; 32],
     keys: KeyBundle,
@@ -30,6 +32,7 @@ pub(super) async fn run(
         return reason.into();
     }
     let expire = Instant::from_std(references.expire);
+    let mut codes = Codes::new(network, connection, noise_public, commands);
     let mut scanned: Option<Box<ScanOrder>> = None;
     loop {
         let step = tokio::select! {
@@ -40,8 +43,12 @@ pub(super) async fn run(
                     scanned = Some(order);
                     sent
                 }
+                Some(Command::CodeEntered(order)) if scanned.is_none() => {
+                    codes.answer = Some(order.answer);
+                    wire.writer.send(&[order.stanza]).await
+                }
                 // A second scan of the same client: its waiter learns from the dropped channel.
-                Some(Command::Scanned(_)) | None => Ok(()),
+                Some(Command::Scanned(_) | Command::CodeEntered(_)) | None => Ok(()),
                 Some(Command::End { reason, goodbye, .. }) => return Ended { reason, goodbye },
             },
             stanza = tokio::time::timeout(network.config().idle_timeout, wire.reader.next_stanza()) => match stanza {
@@ -49,7 +56,7 @@ pub(super) async fn run(
                     let stanza = stanza.get();
                     match scanned.take_if(|_| stanza.get_optional_child("pair-device-sign").is_some() || is_error(stanza)) {
                         Some(order) => finish(wire, *order, noise_public, keys.clone(), stanza).await,
-                        None => answer(wire, stanza).await,
+                        None => answer(wire, &mut codes, stanza).await,
                     }
                 }
                 Ok(Err(reason)) => Err(reason),
@@ -86,11 +93,15 @@ async fn finish(
 }
 
 /// An unpaired client may only answer, keep the connection alive and tell about itself.
-async fn answer(wire: &mut Wire, stanza: &NodeRef<'_>) -> Result<(), EndReason> {
+async fn answer(wire: &mut Wire, codes: &mut Codes, stanza: &NodeRef<'_>) -> Result<(), EndReason> {
     match &*stanza.tag {
         "iq" => {
             let asks = stanza.get_attr("type").is_some_and(|kind| *kind == "get" || *kind == "set");
             match stanza.get_attr("id") {
+                Some(id) if asks && let Some(registration) = stanza.get_optional_child("link_code_companion_reg") => {
+                    let reply = codes.answer(&id.as_str(), registration)?;
+                    wire.writer.send(&[reply]).await
+                }
                 Some(id) if asks => wire.writer.send(&[iq_result(&id.as_str(), [])]).await,
                 Some(_) => Ok(()),
                 None => Err(EndReason::MalformedStanza("id")),

@@ -28,6 +28,7 @@ pub(crate) fn router(network: Network) -> Router {
         .route("/phones", post(create_phone).get(phones))
         .route("/phones/{phone}", patch(configure))
         .route("/phones/{phone}/scan", post(scan))
+        .route("/phones/{phone}/enter-code", post(enter_code))
         .route("/phones/{phone}/messages", post(write).get(messages))
         .route("/phones/{phone}/receipts", get(receipts))
         .route("/phones/{phone}/read", post(read))
@@ -53,10 +54,10 @@ pub(crate) fn router(network: Network) -> Router {
 impl IntoResponse for NetworkError {
     fn into_response(self) -> Response {
         let status = match self {
-            Self::UnknownPhone | Self::UnknownDevice | Self::UnknownQr => StatusCode::NOT_FOUND,
-            Self::InvalidPhone | Self::MalformedQr | Self::Invalid(_) => StatusCode::BAD_REQUEST,
-            Self::ExpiredQr => StatusCode::GONE,
-            Self::PairingFailed | Self::NotConnected => StatusCode::CONFLICT,
+            Self::UnknownPhone | Self::UnknownDevice | Self::UnknownQr | Self::UnknownCode => StatusCode::NOT_FOUND,
+            Self::InvalidPhone | Self::MalformedQr | Self::MalformedCode | Self::Invalid(_) => StatusCode::BAD_REQUEST,
+            Self::ExpiredQr | Self::ExpiredCode => StatusCode::GONE,
+            Self::PairingFailed | Self::WrongCode | Self::NotConnected => StatusCode::CONFLICT,
             Self::PairingTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::MailboxFull => StatusCode::SERVICE_UNAVAILABLE,
             Self::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -90,6 +91,11 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
 #[derive(Deserialize)]
 struct ScanBody {
     qr: String,
+}
+
+#[derive(Deserialize)]
+struct CodeBody {
+    code: String,
 }
 
 #[derive(Deserialize)]
@@ -149,6 +155,10 @@ async fn configure(
 
 async fn scan(State(network): State<Network>, Path(phone): Path<String>, Body(body): Body<ScanBody>) -> Answer {
     network.scan(&phone, &body.qr).await.map(answer)
+}
+
+async fn enter_code(State(network): State<Network>, Path(phone): Path<String>, Body(body): Body<CodeBody>) -> Answer {
+    network.enter_code(&phone, &body.code).await.map(answer)
 }
 
 async fn write(State(network): State<Network>, Path(phone): Path<String>, Body(order): Body<TextOrder>) -> Answer {

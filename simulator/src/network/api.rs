@@ -93,6 +93,20 @@ impl Network {
         })
     }
 
+    /// Types a code into a phone and waits until the companion is linked.
+    ///
+    /// # Errors
+    /// If the phone is unknown, nobody waits for a code of it, the code is wrong or expired, or the companion refuses or is silent
+    /// for 20 s.
+    pub async fn enter_code(&self, phone: &str, code: &str) -> Result<ScanResult, NetworkError> {
+        let account = self.phone(phone)?;
+        let device = pairing::code::enter(self, &account, code).await?;
+        Ok(ScanResult {
+            jid: account.jid(Server::Pn, device).to_string(),
+            lid: account.jid(Server::Lid, device).to_string(),
+        })
+    }
+
     /// Writes texts from a phone to every device of the recipient; returns their ids. They are in the mailboxes then.
     ///
     /// # Errors

@@ -1,4 +1,5 @@
-//! Pairing by QR: references on one side, a phone that scans on the other, a signed device identity between them.
+//! Pairing by QR: references on one side, a phone that scans on the other, a signed device identity between them. By code:
+//! see [`code`].
 //!
 //! The server gives an unpaired client six references; the client shows each as a QR text
 //! `ref,noise key,identity key,ADV secret[,client type]`. The ADV secret never reaches the server, so a phone has to scan:
@@ -6,6 +7,8 @@
 //! that with an HMAC under the ADV secret and hands it to the server for `pair-success`. The client checks it, counter-signs,
 //! and answers `pair-device-sign`; the server checks that (`wacore::adv`) and keeps it for pre-key bundles. Then the stream
 //! restarts with 515. Formats from wacore 0.7.0 `pair.rs`.
+
+pub(crate) mod code;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,6 +50,8 @@ pub(crate) struct OpenReference {
 pub(crate) struct ScanOrder {
     pub(crate) account: Arc<Account>,
     pub(crate) device: u16,
+    /// Of the companion that was meant.
+    noise_public: [u8; 32],
     /// The encoded `ADVSignedDeviceIdentityHMAC`.
     wrapped_identity: Vec<u8>,
     /// Told the outcome.
@@ -116,15 +121,32 @@ pub(crate) async fn scan(network: &Network, account: &Arc<Account>, qr: &str) ->
     if open.expires < Instant::now() {
         return Err(NetworkError::ExpiredQr);
     }
-    if open.noise_public != code.noise_public || open.identity != code.identity {
+    if open.noise_public != code.companion.noise_public || open.identity != code.companion.identity {
         return Err(NetworkError::MalformedQr);
     }
+    link(account, &code.companion, &open.commands).await
+}
+
+/// What a phone knows of a companion that it is about to link.
+struct Companionship {
+    noise_public: [u8; 32],
+    identity: [u8; 32],
+    adv_secret: [u8; 32],
+}
+
+/// Signs the companion's identity and waits until it has counter-signed. Returns its device id.
+async fn link(
+    account: &Arc<Account>,
+    companion: &Companionship,
+    commands: &mpsc::Sender<Command>,
+) -> Result<u16, NetworkError> {
     let device = account.reserve_device();
-    let wrapped_identity =
-        sign_companion(account, device, &code).map_err(|_| NetworkError::Internal("signing the device identity"))?;
+    let wrapped_identity = sign_companion(account, device, companion)
+        .map_err(|_| NetworkError::Internal("signing the device identity"))?;
     let (done, outcome) = oneshot::channel();
-    let order = ScanOrder { account: Arc::clone(account), device, wrapped_identity, done };
-    open.commands.try_send(Command::Scanned(Box::new(order))).map_err(|_| NetworkError::UnknownQr)?;
+    let noise_public = companion.noise_public;
+    let order = ScanOrder { account: Arc::clone(account), device, noise_public, wrapped_identity, done };
+    commands.try_send(Command::Scanned(Box::new(order))).map_err(|_| NetworkError::UnknownQr)?;
     match tokio::time::timeout(SCAN_DEADLINE, outcome).await {
         Ok(Ok(outcome)) => outcome.map(|()| device),
         Ok(Err(_)) => Err(NetworkError::PairingFailed),
@@ -134,9 +156,7 @@ pub(crate) async fn scan(network: &Network, account: &Arc<Account>, qr: &str) ->
 
 struct QrCode<'a> {
     reference: &'a str,
-    noise_public: [u8; 32],
-    identity: [u8; 32],
-    adv_secret: [u8; 32],
+    companion: Companionship,
 }
 
 impl<'a> QrCode<'a> {
@@ -148,11 +168,12 @@ impl<'a> QrCode<'a> {
             let field = fields.next().ok_or(NetworkError::MalformedQr)?;
             BASE64_STANDARD.decode(field).ok().and_then(|bytes| bytes.try_into().ok()).ok_or(NetworkError::MalformedQr)
         };
-        Ok(Self { reference, noise_public: key()?, identity: key()?, adv_secret: key()? })
+        let companion = Companionship { noise_public: key()?, identity: key()?, adv_secret: key()? };
+        Ok(Self { reference, companion })
     }
 }
 
-fn sign_companion(account: &Account, device: u16, code: &QrCode<'_>) -> anyhow::Result<Vec<u8>> {
+fn sign_companion(account: &Account, device: u16, companion: &Companionship) -> anyhow::Result<Vec<u8>> {
     let details = ADVDeviceIdentity {
         raw_id: Some(account.raw_id),
         timestamp: Some(crate::unix_seconds()),
@@ -160,14 +181,15 @@ fn sign_companion(account: &Account, device: u16, code: &QrCode<'_>) -> anyhow::
         ..Default::default()
     }
     .encode_to_vec();
-    let signature = account.primary.sign(&[ACCOUNT_SIGNATURE_PREFIX.as_slice(), &details, &code.identity].concat())?;
+    let signature =
+        account.primary.sign(&[ACCOUNT_SIGNATURE_PREFIX.as_slice(), &details, &companion.identity].concat())?;
     let identity = waproto::codec::adv_signed_device_identity_to_vec(&ADVSignedDeviceIdentity {
         details: Some(details),
         account_signature_key: Some(account.primary.identity_public().to_vec()),
         account_signature: Some(signature.to_vec()),
         device_signature: None,
     });
-    let mut mac = Hmac::<Sha256>::new_from_slice(&code.adv_secret)?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(&companion.adv_secret)?;
     mac.update(&identity);
     let hmac = mac.finalize().into_bytes().to_vec();
     Ok(ADVSignedDeviceIdentityHMAC { details: Some(identity), hmac: Some(hmac), ..Default::default() }.encode_to_vec())
@@ -201,6 +223,9 @@ pub(crate) fn complete(
         .and_then(|sign| sign.get_optional_child("device-identity"))
         .and_then(|identity| identity.content_bytes())
         .ok_or(EndReason::PairingFailed)?;
+    if order.noise_public != noise_public {
+        return Err(EndReason::PairingFailed);
+    }
     if validate_adv_with_identity_key(signed, &keys.identity, None) != AdvValidation::Valid || !is_ours(order, signed) {
         return Err(EndReason::PairingFailed);
     }

@@ -11,8 +11,8 @@ use futures_util::FutureExt as _;
 use wacore_binary::Node;
 use wacore_libsignal::protocol::{
     CurveError, Direction, GenericSignedPreKey as _, IdentityChange, IdentityKey, IdentityKeyPair, IdentityKeyStore,
-    KeyPair, PreKeyBundle, PreKeyId, PreKeyRecord, PreKeyStore, ProtocolAddress, SessionRecord, SessionStore,
-    SignalProtocolError, SignedPreKeyId, SignedPreKeyRecord, SignedPreKeyStore, Timestamp,
+    KeyPair, PreKeyBundle, PreKeyId, PreKeyRecord, PreKeyStore, ProtocolAddress, PublicKey, SessionRecord,
+    SessionStore, SignalProtocolError, SignedPreKeyId, SignedPreKeyRecord, SignedPreKeyStore, Timestamp,
 };
 
 use super::PhoneError;
@@ -61,6 +61,14 @@ impl PrimaryKeys {
     /// XEdDSA with the account's identity key.
     pub(crate) fn sign(&self, message: &[u8]) -> std::result::Result<[u8; 64], CurveError> {
         self.identity.private_key().calculate_signature(message, &mut rand::rng())
+    }
+
+    /// Diffie-Hellman with the account's identity key.
+    pub(crate) fn agree(
+        &self,
+        theirs: &wacore_libsignal::protocol::PublicKey,
+    ) -> std::result::Result<Box<[u8]>, CurveError> {
+        self.identity.private_key().calculate_agreement(theirs).map(|shared| shared.as_ref().into())
     }
 
     /// The account's identity key without type byte.

@@ -1,6 +1,7 @@
-//! Pairing by QR and login.
+//! Pairing by QR and by code, and login.
 
 use simulator::NetworkError;
+use whatsapp_rust::pair_code::PairCodeOptions;
 
 use crate::client::{World, until};
 
@@ -140,5 +141,44 @@ async fn fifty_clients_pair_at_once_and_each_gets_its_own_text() {
     for (_, running) in clients {
         running.stop().await;
     }
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_pairs_by_a_code_that_is_typed_into_the_phone() {
+    let world = World::new().await;
+    let (phone, other) = (world.phone().await, world.phone().await);
+    let device = world.device();
+    let running = device.start().await;
+    running.qr().await;
+    assert_eq!(world.network.enter_code(&phone, "ABCD-1234").await.err(), Some(NetworkError::UnknownCode));
+    let options = PairCodeOptions { phone_number: phone.clone(), ..PairCodeOptions::default() };
+    let code = running.client.pair_with_code(options).await.expect("a code");
+
+    assert_eq!(world.network.enter_code(&phone, "O0I1").await.err(), Some(NetworkError::MalformedCode));
+    assert_eq!(world.network.enter_code(&other, &code).await.err(), Some(NetworkError::UnknownCode));
+    let linked = world.network.enter_code(&phone, &format!("{}-{}", &code[..4], &code[4..])).await.expect("linked");
+    running.connected().await;
+    assert_eq!(linked.jid, format!("{phone}:1@s.whatsapp.net"));
+    let id = world.write(&other, &phone, "to the one that paired by code").await;
+    assert_eq!(running.text(&id).await, "to the one that paired by code");
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_code_links_nobody_and_the_right_one_still_does() {
+    let world = World::new().await;
+    let phone = world.phone().await;
+    let running = world.device().start().await;
+    running.qr().await;
+    let options = PairCodeOptions { phone_number: phone.clone(), ..PairCodeOptions::default() };
+    let code = running.client.pair_with_code(options).await.expect("a code");
+    let wrong = if code == "AAAA1111" { "BBBB2222" } else { "AAAA1111" };
+    assert_eq!(world.network.enter_code(&phone, wrong).await.err(), Some(NetworkError::WrongCode));
+    assert!(world.network.phones().await.iter().all(|phone| phone.companions.is_empty()));
+    world.network.enter_code(&phone, &code).await.expect("linked");
+    running.connected().await;
+    running.stop().await;
     world.simulator.shutdown().await;
 }
