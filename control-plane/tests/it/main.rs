@@ -11,6 +11,7 @@ mod idempotency;
 mod ingest;
 mod jobs;
 mod keys;
+mod linking;
 mod messages;
 mod outbound;
 mod parts;

@@ -1,5 +1,5 @@
 //! Pairing by QR: references on one side, a phone that scans on the other, a signed device identity between them. By code:
-//! see [`code`].
+//! see [`code`]. Past a passkey: see [`passkey`].
 //!
 //! The server gives an unpaired client six references; the client shows each as a QR text
 //! `ref,noise key,identity key,ADV secret[,client type]`. The ADV secret never reaches the server, so a phone has to scan:
@@ -9,6 +9,7 @@
 //! restarts with 515. Formats from wacore 0.7.0 `pair.rs`.
 
 pub(crate) mod code;
+pub(crate) mod passkey;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

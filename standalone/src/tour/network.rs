@@ -101,6 +101,11 @@ impl Network {
         self.post::<Value>(&format!("phones/{phone}/scan"), &json!({ "qr": qr })).await.map(drop)
     }
 
+    /// Somebody types a code into the phone.
+    pub async fn enter_code(&self, phone: &str, code: &str) -> Result<()> {
+        self.post::<Value>(&format!("phones/{phone}/enter-code"), &json!({ "code": code })).await.map(drop)
+    }
+
     /// What a phone received and decrypted.
     pub async fn messages(&self, phone: &str) -> Result<Vec<PhoneMessage>> {
         let response = self.http.get(self.url(&format!("phones/{phone}/messages"))).send().await?;

@@ -6,6 +6,7 @@ mod chaos;
 mod exchange;
 mod history;
 mod hygiene;
+mod linking;
 mod outages;
 mod postgres;
 mod stack;
