@@ -65,6 +65,7 @@ impl ControlPlane {
             master_key,
             keyring,
             bell: Bell::default(),
+            waiting: messages::Waiting::default(),
             outbound,
             fleet,
             stop: stop.clone(),

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::Keyring, config::Config, db::Db, jobs::Bell, master_key::MasterKey, outbound, workers::Fleet};
+use crate::{
+    auth::Keyring, config::Config, db::Db, jobs::Bell, master_key::MasterKey, messages::Waiting, outbound,
+    workers::Fleet,
+};
 
 /// Cheap to clone.
 #[derive(Clone)]
@@ -22,6 +25,8 @@ pub struct Shared {
     pub keyring: Keyring,
     /// Wakes the runner of jobs.
     pub bell: Bell,
+    /// Requests that wait for a message to move.
+    pub waiting: Waiting,
     /// Calls tenants' URLs, guarded.
     pub outbound: outbound::Client,
     /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.

@@ -21,6 +21,7 @@ use super::{
     entity::{self, Body, Direction, ME, MessageKind, Model},
     policy::{MessageStatus, Word, refusal},
     service::{learn, told},
+    waiting::messages_of,
 };
 use crate::{
     auth::TenantScope,
@@ -67,10 +68,12 @@ pub(crate) async fn take_events(
     }
     let told = ingest.told;
     let any = !told.is_empty();
+    let moved = messages_of(&told);
     if any {
         events::record(&tx, &app, &scope, told).await.map_err(sessions::service::of_record)?;
     }
     tx.commit().await?;
+    app.waiting.wake(&moved);
     crash::point("events-committed");
     metrics::counter!("control_plane_outbox_rows_total", "outcome" => "stored").increment(new.len() as u64);
     metrics::counter!("control_plane_outbox_rows_total", "outcome" => "seen").increment(seen as u64);

@@ -36,7 +36,10 @@ pub mod routes;
 pub mod send;
 pub mod service;
 
+mod waiting;
+
 pub use routes::router;
+pub use waiting::Waiting;
 
 /// Tells the metrics recorder what the figures of messages mean.
 pub fn describe_metrics() {

@@ -193,7 +193,12 @@ fn wait_of(headers: &HeaderMap) -> Option<Duration> {
 async fn settled(app: &App, scope: &TenantScope, id: &MessageId, wait: Duration) -> ApiResult<Option<Model>> {
     let deadline = tokio::time::Instant::now() + wait;
     let mut pause = LOOK.0;
+    let waiter = app.waiting.wait_for(id);
     loop {
+        let moved = waiter.moved();
+        tokio::pin!(moved);
+        // Listening before looking: a move in between isn't missed.
+        moved.as_mut().enable();
         let row = entity::Entity::of_tenant(scope, id).one(app.db.read()).await?;
         let waits = row.as_ref().is_some_and(|row| row.status == MessageStatus::Queued);
         if !waits || tokio::time::Instant::now() >= deadline {
@@ -201,6 +206,7 @@ async fn settled(app: &App, scope: &TenantScope, id: &MessageId, wait: Duration)
         }
         tokio::select! {
             () = app.stop.cancelled() => return Ok(row),
+            () = moved => {}
             () = tokio::time::sleep_until(deadline.min(tokio::time::Instant::now() + pause)) => {}
         }
         pause = (pause * 2).min(LOOK.1);

@@ -23,6 +23,7 @@ use super::{
     entity::{self, Body, Model},
     policy::{MessageStatus, Word, pause, refusal},
     service::learn,
+    waiting::messages_of,
 };
 use crate::{
     auth::TenantScope,
@@ -365,10 +366,12 @@ async fn conclude(
 /// Records events, commits, and rings for their deliveries.
 async fn finish(app: &App, tx: DatabaseTransaction, scope: &TenantScope, told: Vec<NewEvent>) -> Result<(), SendError> {
     let any = !told.is_empty();
+    let moved = messages_of(&told);
     if any {
         events::record(&tx, app, scope, told).await?;
     }
     tx.commit().await?;
+    app.waiting.wake(&moved);
     if any {
         app.bell.ring(JobKind::DeliverWebhook);
     }

@@ -236,14 +236,13 @@ fn refused(row: &Model, holder: &worker::Model, error: WorkerCallError, otherwis
         WorkerCallError::Linking(LinkingProblem::NotAsked) => Kind::NoPasskeyRequest.into(),
         WorkerCallError::Linking(LinkingProblem::Refused) => Kind::LinkRefused.into(),
         WorkerCallError::Linking(LinkingProblem::Throttled) => {
-            Refusal::from(Kind::RateLimited.because("WhatsApp throttles codes"))
-                .with_header(header::RETRY_AFTER, THROTTLED)
-                .into()
+            Kind::RateLimited.because("WhatsApp throttles codes").with_header(header::RETRY_AFTER, THROTTLED).into()
         }
         WorkerCallError::Unreachable | WorkerCallError::NoAnswer | WorkerCallError::Refused(_) => {
             metrics::counter!("control_plane_worker_call_errors_total", "call" => "linking").increment(1);
             tracing::warn!(session = %row.id, worker = %holder.id, %error, "a worker was asked in vain");
-            Refusal::from(Kind::Unavailable.because("the worker of this session does not answer just now"))
+            Kind::Unavailable
+                .because("the worker of this session does not answer just now")
                 .with_header(header::RETRY_AFTER, SOON)
                 .into()
         }

@@ -119,6 +119,8 @@ fn signal(event: &Event) -> Option<Signal> {
         Event::Connected(_) => Signal::Connected,
         Event::Disconnected(_) => Signal::Dropped,
         Event::PairSuccess(_) => Signal::Linked,
+        // WhatsApp calls a ban without an end a locked account; the library, a logout.
+        Event::LoggedOut(out) if out.reason == ConnectFailureReason::AccountLocked => Signal::Banned(None),
         Event::LoggedOut(out) => Signal::LoggedOut(logout_reason(&out.reason)),
         Event::PairingQrCode(qr) => Signal::QrShown(QrCode {
             text: qr.code.clone(),
@@ -151,7 +153,6 @@ fn after(duration: chrono::TimeDelta) -> Option<DateTime<Utc>> {
 
 fn logout_reason(reason: &ConnectFailureReason) -> &'static str {
     match reason {
-        ConnectFailureReason::AccountLocked => "account_locked",
         ConnectFailureReason::LoggedOut => "unlinked",
         _ => "logged_out",
     }

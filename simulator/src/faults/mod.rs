@@ -9,7 +9,7 @@
 
 mod plan;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use wacore_binary::Node;
 use wacore_binary::builder::NodeBuilder;
 
@@ -19,7 +19,7 @@ pub(crate) use plan::{Decision, Dice, Direction, Plan};
 pub use plan::{FaultPlan, PlanCounts};
 
 /// What to do to a device's connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
     /// `<stream:error code=401>` with `<conflict type=device_removed>`, without unlinking.

@@ -126,7 +126,6 @@ pub(crate) async fn demand(
     let ours = wa::PrimaryEphemeralIdentity {
         public_key: Some(ephemeral.public_key.public_key_bytes().to_vec()),
         nonce: Some(nonce.to_vec()),
-        ..Default::default()
     }
     .encode_to_vec();
     let ours = NodeBuilder::new("primary_ephemeral_identity").bytes(ours).build();

@@ -147,6 +147,39 @@ impl Network {
         root["public_key"].as_str().map(str::to_owned).context("the simulator has no root")
     }
 
+    /// Hurts stanzas by a plan from now on.
+    pub async fn plan_faults(&self, plan: &Value) -> Result<()> {
+        read::<Value>(self.http.put(self.url("fault-plan")).json(plan).send().await?).await.map(drop)
+    }
+
+    /// Ends the plan, and gives its counts.
+    pub async fn end_fault_plan(&self) -> Result<Value> {
+        read(self.http.delete(self.url("fault-plan")).send().await?).await
+    }
+
+    /// What WhatsApp accepted of a device, oldest first, repeats included.
+    pub async fn accepted_of(&self, device: &str) -> Result<Vec<Value>> {
+        read(self.http.get(self.url(&format!("accepted?sender={device}&limit=100000"))).send().await?).await
+    }
+
+    /// Has something go wrong for a device: `fault`, `login-failures`, `nacks` or `garble`.
+    pub async fn hurt(&self, device: &str, how: &str, order: &Value) -> Result<()> {
+        let response = self.http.post(self.url(&format!("devices/{device}/{how}"))).json(order).send().await?;
+        if !response.status().is_success() {
+            bail!("the simulator answered {}: {}", response.status(), response.text().await?);
+        }
+        Ok(())
+    }
+
+    /// Unlinks a companion.
+    pub async fn unlink(&self, phone: &str, device: u16) -> Result<()> {
+        let response = self.http.delete(self.url(&format!("phones/{phone}/companions/{device}"))).send().await?;
+        if !response.status().is_success() {
+            bail!("the simulator answered {}: {}", response.status(), response.text().await?);
+        }
+        Ok(())
+    }
+
     /// Messages that WhatsApp accepted: all, and distinct ids.
     pub async fn accepted(&self) -> Result<Accepted> {
         read(self.http.get(self.url("accepted/summary")).send().await?).await

@@ -5,6 +5,8 @@
 mod baileys;
 mod chaos;
 mod exchange;
+mod fault_run;
+mod fault_table;
 mod history;
 mod hygiene;
 mod linking;

@@ -231,7 +231,12 @@ impl Stack {
     /// A tenant whose webhook endpoint is this receiver.
     pub async fn tenant_at(&self, phone: &str, receiver: Option<&Receiver>) -> Tenant {
         let api = self.owner(phone, receiver).await;
-        self.network.new_phone(phone, "Tenant", None).await.unwrap();
+        self.session(&api, phone.to_owned()).await
+    }
+
+    /// One more session of a tenant's, connected as `phone`.
+    pub async fn session(&self, api: &Api, phone: String) -> Tenant {
+        self.network.new_phone(&phone, "Tenant", None).await.unwrap();
         let answer = api.post("sessions", json!({ "name": phone })).await.unwrap();
         let session = text(&answer, "/id").unwrap();
         api.post(&format!("sessions/{session}/start"), json!({})).await.unwrap();
@@ -239,8 +244,8 @@ impl Stack {
             .until(&format!("sessions/{session}/qr"), PATIENCE, |answer| text(answer, "/qr").ok())
             .await
             .unwrap_or_else(|error| panic!("{error:#}\n{}", self.logs()));
-        self.network.scan(phone, &qr).await.unwrap();
-        let tenant = Tenant { api, session, phone: phone.to_owned() };
+        self.network.scan(&phone, &qr).await.unwrap();
+        let tenant = Tenant { api: api.clone(), session, phone };
         tenant.connected(PATIENCE).await;
         tenant
     }
@@ -281,16 +286,15 @@ impl Tenant {
             .unwrap();
     }
 
-    /// The texts of all messages of this session in one direction, in the order of history, repeats included.
+    /// The texts of all messages of this session in one direction, in the order of history, repeats included. What could not
+    /// be decrypted (yet) has none.
     pub async fn texts(&self, direction: &str) -> Vec<String> {
         let mut texts = Vec::new();
         let mut cursor = String::new();
         loop {
             let path = format!("messages?session_id={}&direction={direction}&limit=100{cursor}", self.session);
             let page = self.api.get(&path).await.unwrap();
-            for message in page["data"].as_array().unwrap() {
-                texts.push(text(message, "/text/body").unwrap());
-            }
+            texts.extend(page["data"].as_array().unwrap().iter().filter_map(|one| text(one, "/text/body").ok()));
             match page["next_cursor"].as_str() {
                 Some(next) => cursor = format!("&cursor={next}"),
                 None => return texts,
