@@ -81,6 +81,13 @@ kinds! {
     SessionNotRunning = "session-not-running", 409, "The session is not running";
     /// There is no QR code to show now: the session is linked already, or not started. `detail` says which.
     NoQrCode = "no-qr-code", 409, "There is no QR code to show";
+    /// The session isn't waiting to be linked: it is linked already, not started, or has no connection to WhatsApp just now.
+    /// `detail` says which.
+    NotPairing = "not-pairing", 409, "The session is not waiting to be linked";
+    /// WhatsApp refuses to link: the number has no account, or may not be linked so. Use the QR code.
+    LinkRefused = "link-refused", 409, "WhatsApp refuses this way of linking";
+    /// WhatsApp asks for nothing of a passkey now, or for something else than what was answered.
+    NoPasskeyRequest = "no-passkey-request", 409, "No passkey is asked for";
     /// A request with the same `Idempotency-Key` is being worked on. Ask again after `Retry-After` seconds.
     IdempotencyInFlight = "idempotency-in-flight", 409, "A request with this idempotency key is in flight";
     /// The tenant has a webhook endpoint already. Change or delete it.

@@ -6,30 +6,26 @@ use anyhow::Context;
 use axum::Router;
 use secrecy::ExposeSecret;
 use shared::seal::DataKey;
-use tokio::{net::TcpListener, task::JoinError, time::MissedTickBehavior};
+use tokio::{net::TcpListener, task::JoinError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app,
-    auth::{self, Keyring},
+    auth::Keyring,
     config::Config,
     db::Db,
     error::database_error_kind,
-    health, idempotency, internal,
-    jobs::{Bell, Handler, Runner},
+    health, internal,
+    jobs::{self, Bell, Handler, Runner},
     master_key::MasterKey,
-    messages,
-    messages::ingest,
-    outbound, request_context, sessions,
+    messages, outbound, request_context, sessions,
     state::{App, Shared},
-    webhooks,
+    upkeep, webhooks,
     workers::Fleet,
 };
 
 /// How long requests and tasks get to finish.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
-/// How often what is past its time is deleted.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// A running control plane. [`shutdown`](Self::shutdown) ends it; dropped without, it is told to stop and not waited for.
 pub struct ControlPlane {
@@ -76,7 +72,8 @@ impl ControlPlane {
         let tasks = TaskTracker::new();
         tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
         tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
-        tasks.spawn(prune(app.clone()));
+        jobs::schedule::enter(&app, upkeep::SCHEDULE).await?;
+        tasks.spawn(jobs::schedule::keep(app.clone(), upkeep::SCHEDULE));
         let reconciler = sessions::reconciler::start(app.clone());
         tasks.spawn(async move { report(reconciler.await, "the reconciler") });
         let runner = Runner::start(&app, handlers());
@@ -137,33 +134,12 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
 
 /// What works on jobs, by kind.
 fn handlers() -> Vec<Arc<dyn Handler>> {
-    vec![Arc::new(webhooks::Deliverer), Arc::new(messages::send::SendHandler)]
+    vec![Arc::new(webhooks::Deliverer), Arc::new(messages::send::SendHandler), Arc::new(upkeep::Upkeep)]
 }
 
 /// A task of ours that panicked is a defect: the process goes on without it, and says so.
 fn report(ended: Result<(), JoinError>, task: &'static str) {
     if ended.is_err_and(|error| error.is_panic()) {
         tracing::error!(task, "a background task panicked");
-    }
-}
-
-/// Deletes what is past its time.
-async fn prune(app: App) {
-    let mut every = tokio::time::interval(PRUNE_EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = app.stop.cancelled() => return,
-            _ = every.tick() => {}
-        }
-        if let Err(error) = idempotency::prune(&app).await {
-            tracing::warn!(kind = database_error_kind(&error), "expired idempotency keys were not deleted");
-        }
-        if let Err(error) = ingest::prune(&app).await {
-            tracing::warn!(kind = database_error_kind(&error), "old marks of outbox rows were not deleted");
-        }
-        if let Err(error) = auth::prune(&app).await {
-            tracing::warn!(kind = database_error_kind(&error), "ended logins were not deleted");
-        }
     }
 }

@@ -8,6 +8,8 @@ mod api;
 mod control_plane;
 #[path = "worker/ends.rs"]
 mod ends;
+#[path = "worker/linking.rs"]
+mod linking;
 #[path = "worker/messages.rs"]
 mod messages;
 #[path = "worker/outages.rs"]

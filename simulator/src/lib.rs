@@ -34,8 +34,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub use accepted::{AcceptedEntry, AcceptedPart, AcceptedSummary};
 pub use faults::{Fault, FaultPlan, Garble, LoginFailures, Nacks, PlanCounts};
 pub use network::{
-    AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PhoneSettings,
-    PhoneView, ScanResult, TextOrder,
+    AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PasskeyResult,
+    PasskeyScan, PhoneSettings, PhoneView, ScanResult, TextOrder,
 };
 pub use phone::{ReceivedMessage, ReceivedReceipt};
 pub use server::{Config, Simulator};

@@ -26,8 +26,8 @@ use crate::phone::{InboxItem, process_inbox};
 use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
 use crate::{Config, lock, login};
 
-pub use orders::{AcceptedQuery, NewPhone, PhoneSettings, TextOrder};
-pub use views::{CompanionView, ConnectionView, EndedView, Health, PhoneView, ScanResult};
+pub use orders::{AcceptedQuery, NewPhone, PasskeyScan, PhoneSettings, TextOrder};
+pub use views::{CompanionView, ConnectionView, EndedView, Health, PasskeyResult, PhoneView, ScanResult};
 
 /// How many ended connections are remembered.
 const REMEMBERED_ENDS: usize = 20_000;

@@ -26,8 +26,7 @@ pub struct Recipient {
 /// 422 with a pointer if it is none of these; `unsupported-message` for groups and channels.
 pub fn parse(to: &str) -> Result<Recipient, Refusal> {
     let Some((user, server)) = to.split_once('@') else {
-        let digits = to.strip_prefix('+').unwrap_or(to);
-        return if is_phone(digits) { Ok(phone(digits)) } else { Err(not_a_phone()) };
+        return phone_digits(to).map(phone).ok_or_else(not_a_phone);
     };
     match server {
         PN_SERVER if is_phone(user) => Ok(phone(user)),
@@ -40,6 +39,12 @@ pub fn parse(to: &str) -> Result<Recipient, Refusal> {
         }
         _ => Err(not_a_phone()),
     }
+}
+
+/// The digits of a phone number in E.164, with or without `+`.
+#[must_use]
+pub fn phone_digits(phone: &str) -> Option<&str> {
+    Some(phone.strip_prefix('+').unwrap_or(phone)).filter(|digits| is_phone(digits))
 }
 
 fn phone(digits: &str) -> Recipient {

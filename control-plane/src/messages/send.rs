@@ -312,6 +312,7 @@ fn verdict_of_failure(error: WorkerCallError, was_open: bool) -> Verdict {
         WorkerCallError::Unreachable => (was_open, OURS, "the worker can't be reached"),
         WorkerCallError::GenerationMismatch => (was_open, NOT_CONNECTED, "the worker holds another generation"),
         WorkerCallError::NotHeld => (was_open, NOT_CONNECTED, "the worker doesn't hold the session"),
+        WorkerCallError::Linking(_) => (was_open, OURS, "the worker refused"),
         WorkerCallError::Refused(status) if status < 500 => (was_open, OURS, "the worker refused"),
         WorkerCallError::Refused(_) | WorkerCallError::NoAnswer => (true, PENDING, "the worker did not answer"),
     };

@@ -1,5 +1,6 @@
 //! Sessions as the API tells them.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 use shared::{
     ids::SessionId,
@@ -216,6 +217,131 @@ pub struct QrDto {
     pub qr: String,
     /// When WhatsApp stops accepting it. Ask again then: there is a next one, until pairing times out.
     pub expires_at: Timestamp,
+}
+
+/// Whose phone the code will be typed into.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CreatePairingCode {
+    /// The account's phone number in E.164.
+    #[validate(length(max = 30))]
+    #[schema(example = "+15550001234", max_length = 30)]
+    pub phone: String,
+}
+
+/// A code to be typed into the phone.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PairingCode)]
+pub struct PairingCodeDto {
+    /// Eight characters, with a dash in the middle as the phone shows it.
+    #[schema(example = "ABCD-1234")]
+    pub code: String,
+    /// When WhatsApp stops accepting it.
+    pub expires_at: Timestamp,
+}
+
+/// What WhatsApp asks of the owner of an account that is protected by a passkey.
+#[derive(Serialize, ToSchema)]
+#[schema(as = PasskeyRequest)]
+#[serde(rename_all = "snake_case", tag = "stage")]
+pub enum PasskeyDto {
+    /// An assertion.
+    Assertion {
+        /// WebAuthn's `PublicKeyCredentialRequestOptions` in JSON: for `PublicKeyCredential.parseRequestOptionsFromJSON`.
+        #[schema(value_type = Object)]
+        request_options: serde_json::Value,
+    },
+    /// That the codes on both sides are the same.
+    Confirmation {
+        /// What the phone shows as well.
+        #[schema(example = "ABCD-1234")]
+        code: String,
+    },
+}
+
+/// The owner's answer.
+#[derive(Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "stage", deny_unknown_fields)]
+pub enum AnswerPasskey {
+    /// The assertion.
+    Assertion {
+        /// What `navigator.credentials.get` gave, as its `toJSON` writes it.
+        credential: Credential,
+    },
+    /// The codes are the same.
+    Confirmation,
+}
+
+impl Validate for AnswerPasskey {
+    fn validate(&self) -> Result<(), validator::ValidationErrors> {
+        match self {
+            Self::Assertion { credential } => credential.validate(),
+            Self::Confirmation => Ok(()),
+        }
+    }
+}
+
+/// WebAuthn's `AuthenticationResponseJSON`. All values are unpadded base64url. What isn't listed is ignored.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Credential {
+    /// The credential's id.
+    #[validate(custom(function = "is_base64url"))]
+    #[schema(max_length = 16384)]
+    pub raw_id: String,
+    /// The answer itself.
+    #[validate(nested)]
+    pub response: AssertionResponse,
+}
+
+/// WebAuthn's `AuthenticatorAssertionResponseJSON`.
+#[derive(Deserialize, Validate, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AssertionResponse {
+    /// What was signed over.
+    #[serde(rename = "clientDataJSON")]
+    #[validate(custom(function = "is_base64url"))]
+    #[schema(max_length = 16384)]
+    pub client_data_json: String,
+    /// What the authenticator says of itself.
+    #[validate(custom(function = "is_base64url"))]
+    #[schema(max_length = 16384)]
+    pub authenticator_data: String,
+    /// The signature.
+    #[validate(custom(function = "is_base64url"))]
+    #[schema(max_length = 16384)]
+    pub signature: String,
+    /// Whose credential it is.
+    #[validate(custom(function = "is_base64url"))]
+    #[schema(max_length = 16384)]
+    pub user_handle: Option<String>,
+}
+
+impl Credential {
+    /// As WhatsApp Web writes it (whatsapp-rust 0.7.0, `build_webauthn_assertion_json`).
+    #[must_use]
+    pub fn as_whatsapp_reads_it(&self) -> String {
+        serde_json::json!({
+            "id": self.raw_id,
+            "rawId": self.raw_id,
+            "type": "public-key",
+            "response": {
+                "clientDataJSON": self.response.client_data_json,
+                "authenticatorData": self.response.authenticator_data,
+                "signature": self.response.signature,
+                "userHandle": self.response.user_handle,
+            },
+        })
+        .to_string()
+    }
+}
+
+fn is_base64url(text: &str) -> Result<(), ValidationError> {
+    let decoded = URL_SAFE_NO_PAD.decode(text);
+    if text.len() <= 16_384 && decoded.is_ok_and(|bytes| !bytes.is_empty()) {
+        return Ok(());
+    }
+    Err(ValidationError::new("base64url").with_message("must be unpadded base64url, at most 16384 characters".into()))
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@
 
 pub mod dto;
 pub mod entity;
+mod linking;
 pub mod policy;
 pub mod qr;
 pub mod reconciler;

@@ -1,28 +1,23 @@
 //! `/api/v1/sessions`.
 
-use axum::{
-    Json,
-    extract::State,
-    http::{HeaderMap, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
-};
+use axum::{Json, extract::State, http::StatusCode, response::Response};
 use sea_orm::{ColumnTrait, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use shared::{
     ids::SessionId,
-    wire::session::{Network, Observed, QrCode, SessionSettings},
+    wire::session::{Network, SessionSettings},
 };
 use std::collections::HashMap;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
-    dto::{CreateSession, QrDto, SessionDto, SessionStatus, UpdateSession},
-    entity::{self, DesiredColumn, Model},
-    qr::{self, Form},
+    dto::{CreateSession, SessionDto, SessionStatus, UpdateSession},
+    entity::{self, Model},
+    linking,
     service::{self, NewSession, Wish},
 };
 use crate::{
     auth::{Actor, Auth, TenantScope, scopes},
-    error::{ApiError, ApiResult, Kind, Refusal},
+    error::{ApiResult, Kind, Refusal},
     extract::{
         PathId, ValidJson, ValidQuery,
         page::{Page, PageQuery},
@@ -30,7 +25,7 @@ use crate::{
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
     state::App,
-    workers::{client::WorkerCallError, entity as worker},
+    workers::entity as worker,
 };
 
 /// The routes of sessions.
@@ -44,7 +39,7 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(stop_session))
         .routes(routes!(restart_session))
         .routes(routes!(logout_session))
-        .routes(routes!(get_session_qr))
+        .merge(linking::router())
 }
 
 problem_responses!(ReadByIdProblems = CALLER, BY_ID);
@@ -52,7 +47,6 @@ problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT);
 problem_responses!(UpdateProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT);
 problem_responses!(DeleteProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
 problem_responses!(ActionProblems = CALLER, WRITE, BY_ID, IDEMPOTENT, &[Kind::Conflict]);
-problem_responses!(QrProblems = CALLER, BY_ID, &[Kind::NotAcceptable, Kind::NoQrCode]);
 
 /// Make a session
 ///
@@ -137,7 +131,7 @@ async fn list_sessions(
 }
 
 /// Reads a tenant's session and its worker.
-async fn find(app: &App, scope: &TenantScope, id: &SessionId) -> ApiResult<(Model, Option<worker::Model>)> {
+pub(super) async fn find(app: &App, scope: &TenantScope, id: &SessionId) -> ApiResult<(Model, Option<worker::Model>)> {
     let row = entity::Entity::of_tenant(scope, id).one(app.db.read()).await?.ok_or(Kind::NotFound)?;
     let holder = service::holder(app.db.read(), &row).await?;
     Ok((row, holder))
@@ -308,78 +302,4 @@ async fn answer(
         .await?;
     service::rung(app);
     Ok(response)
-}
-
-/// Get a session's QR code
-///
-/// What the phone has to scan, as a picture or as JSON, by the `Accept` header. A code is good for some twenty seconds;
-/// ask again for the next one.
-#[utoipa::path(
-    get, path = "/api/v1/sessions/{id}/qr", operation_id = "get_session_qr", tag = "sessions",
-    security(("person" = []), ("api_key" = ["sessions:read"]), ("api_key_header" = ["sessions:read"])),
-    params(("id" = SessionId, Path, description = "The session.")),
-    responses(
-        (status = 200, description = "The code.", content(
-            (QrDto = "application/json"), (String = "image/svg+xml"), (String = "image/png"),
-        )),
-        QrProblems,
-    ),
-)]
-async fn get_session_qr(
-    State(app): State<App>,
-    auth: Auth<scopes::SessionsRead>,
-    PathId(id): PathId<SessionId>,
-    headers: HeaderMap,
-) -> ApiResult<Response> {
-    let form = Form::wanted(&headers).ok_or(Kind::NotAcceptable)?;
-    let (row, holder) = find(&app, auth.tenant(), &id).await?;
-    let code = ask(&app, &row, holder.as_ref()).await?;
-    let drawn = |picture: Option<Vec<u8>>| picture.ok_or(ApiError::Defect("a QR code could not be drawn"));
-    let mut response = match form {
-        Form::Json => Json(QrDto { qr: code.text, expires_at: code.expires_at.into() }).into_response(),
-        Form::Png => drawn(qr::png(&code.text))?.into_response(),
-        Form::Svg => drawn(qr::svg(&code.text))?.into_response(),
-    };
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(form.media_type()));
-    // It links a device to an account: nothing between here and the phone may keep it.
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::VARY, HeaderValue::from_static("accept"));
-    Ok(response)
-}
-
-/// Asks the worker that holds a session for its code.
-async fn ask(app: &App, row: &Model, holder: Option<&worker::Model>) -> ApiResult<QrCode> {
-    let shown = SessionStatus::of(row.clone(), holder);
-    let none = |state: &str| ApiError::from(Kind::NoQrCode.because(format!("the session is {state}")));
-    let Some(holder) = holder.filter(|_| row.desired == DesiredColumn::Running) else {
-        return Err(none(shown.status.as_str()));
-    };
-    match app.fleet.client.view_session(&holder.peer(), &row.id).await {
-        Ok(view) if view.report.generation != row.generation => Err(none("starting")),
-        Ok(view) => match view.qr {
-            Some(code) => Ok(code),
-            None => Err(none(name_of(&view.report.observed))),
-        },
-        Err(WorkerCallError::NotHeld | WorkerCallError::GenerationMismatch) => Err(none("starting")),
-        Err(error) => {
-            metrics::counter!("control_plane_worker_call_errors_total", "call" => "view").increment(1);
-            tracing::warn!(session = %row.id, worker = %holder.id, %error, "a worker was asked for a QR code in vain");
-            Err(Kind::Unavailable.because("the worker of this session does not answer just now").into())
-        }
-    }
-}
-
-const fn name_of(observed: &Observed) -> &'static str {
-    match observed {
-        Observed::Starting => "starting",
-        Observed::Pairing => "pairing, and its next code is on its way",
-        Observed::PasskeyRequired => "passkey_required",
-        Observed::Connected => "connected",
-        Observed::Reconnecting => "reconnecting",
-        Observed::LoggedOut { .. } | Observed::Erased { .. } => "logged_out",
-        Observed::Banned { .. } => "banned",
-        Observed::Failed { .. } => "failed",
-        Observed::Stopped { .. } => "stopped",
-    }
 }

@@ -10,6 +10,7 @@ use shared::{
     ids::{SessionId, WorkerId},
     problem::Problem,
     wire::{
+        linking::{PairingCode, PairingCodeOrder, PasskeyOrder},
         send::{SendBatch, SendResults},
         session::{PutSession, SessionView},
         worker::WorkerIdentity,
@@ -22,6 +23,8 @@ use super::FleetError;
 const PUT_DEADLINE: Duration = Duration::from_secs(5);
 /// For looking at a session, and for proving an endpoint.
 const VIEW_DEADLINE: Duration = Duration::from_secs(3);
+/// For linking: the session may have just been started, and WhatsApp has to answer. Less than a request may take.
+const LINK_DEADLINE: Duration = Duration::from_secs(26);
 /// Added to the time that a send waits for acknowledgements.
 const SEND_GRACE: Duration = Duration::from_secs(10);
 /// The largest answer that is read, in bytes.
@@ -42,9 +45,29 @@ pub enum WorkerCallError {
     /// The worker doesn't know the session (404).
     #[error("the worker doesn't hold the session")]
     NotHeld,
+    /// It can't be linked so.
+    #[error(transparent)]
+    Linking(#[from] LinkingProblem),
     /// Any other refusal.
     #[error("the worker refused with status {0}")]
     Refused(u16),
+}
+
+/// Why a session was not linked, or not brought further.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinkingProblem {
+    /// The session isn't being linked (409).
+    #[error("the session isn't being linked")]
+    NotPairing,
+    /// WhatsApp asks for nothing of this kind (409).
+    #[error("nothing of this kind is asked for")]
+    NotAsked,
+    /// WhatsApp refused to link (409).
+    #[error("WhatsApp refused")]
+    Refused,
+    /// WhatsApp throttles (429).
+    #[error("WhatsApp throttles")]
+    Throttled,
 }
 
 /// See the module.
@@ -104,6 +127,34 @@ impl WorkerClient {
     /// [`WorkerCallError`], after 3 s at the latest.
     pub async fn view_session(&self, peer: &Peer, session: &SessionId) -> Result<SessionView, WorkerCallError> {
         self.call::<(), _>(Method::GET, peer, &format!("/v1/sessions/{session}"), None, VIEW_DEADLINE).await
+    }
+
+    /// Links a session by a code that is typed into the phone.
+    ///
+    /// # Errors
+    /// [`WorkerCallError`], after 26 s at the latest.
+    pub async fn pairing_code(
+        &self,
+        peer: &Peer,
+        session: &SessionId,
+        order: &PairingCodeOrder,
+    ) -> Result<PairingCode, WorkerCallError> {
+        let path = format!("/v1/sessions/{session}/pairing-code");
+        self.call(Method::POST, peer, &path, Some(order), LINK_DEADLINE).await
+    }
+
+    /// Hands WhatsApp the answer of the account's owner.
+    ///
+    /// # Errors
+    /// [`WorkerCallError`], after 26 s at the latest.
+    pub async fn answer_passkey(
+        &self,
+        peer: &Peer,
+        session: &SessionId,
+        order: &PasskeyOrder,
+    ) -> Result<(), WorkerCallError> {
+        let path = format!("/v1/sessions/{session}/passkey");
+        body(self.request(Method::POST, peer, &path, Some(order), LINK_DEADLINE)?).await.map(drop)
     }
 
     /// Hands a worker a batch of messages.
@@ -173,12 +224,14 @@ async fn body(request: RequestBuilder) -> Result<Vec<u8>, WorkerCallError> {
     if status.is_success() {
         return Ok(body);
     }
-    Err(match status {
-        StatusCode::CONFLICT if slug(&body).as_deref() == Some("generation-mismatch") => {
-            WorkerCallError::GenerationMismatch
-        }
-        StatusCode::NOT_FOUND => WorkerCallError::NotHeld,
-        other => WorkerCallError::Refused(other.as_u16()),
+    Err(match (status, slug(&body).as_deref()) {
+        (StatusCode::CONFLICT, Some("generation-mismatch")) => WorkerCallError::GenerationMismatch,
+        (StatusCode::CONFLICT, Some("not-pairing")) => LinkingProblem::NotPairing.into(),
+        (StatusCode::CONFLICT, Some("not-asked")) => LinkingProblem::NotAsked.into(),
+        (StatusCode::CONFLICT, Some("link-refused")) => LinkingProblem::Refused.into(),
+        (StatusCode::TOO_MANY_REQUESTS, Some("link-throttled")) => LinkingProblem::Throttled.into(),
+        (StatusCode::NOT_FOUND, _) => WorkerCallError::NotHeld,
+        (other, _) => WorkerCallError::Refused(other.as_u16()),
     })
 }
 

@@ -23,9 +23,10 @@ use shared::{
     seal::DataKey,
     wire::{
         PROTOCOL_VERSION,
+        linking::{PairingCode, PairingCodeOrder, Passkey, PasskeyAnswer, PasskeyOrder, QrCode},
         outbox::{OutboxBatch, OutboxEvent, OutboxRow, row_name, row_place},
         send::{SendBatch, SendItem, SendOutcome, SendResult, SendResults},
-        session::{Account, Network, Observed, PutSession, QrCode, Report, Reports, SessionView},
+        session::{Account, Network, Observed, PutSession, Report, Reports, SecretText, SessionView},
         worker::{Heartbeat, Join, ReAttach, WorkerIdentity},
     },
 };
@@ -35,6 +36,19 @@ use crate::harness::{Answer, JOIN_TOKEN, PATIENCE, TestApp};
 /// What a test's worker does with a message.
 pub type Sender = Arc<dyn Fn(&SendItem) -> SendOutcome + Send + Sync>;
 
+/// What a test's worker does when a session is to be linked.
+#[derive(Clone, Default)]
+pub struct Linking {
+    /// Refuse with this status and problem.
+    pub refuse: Option<(u16, &'static str)>,
+    /// What WhatsApp asks of the passkey.
+    pub asked: Option<Passkey>,
+    /// The phone numbers that codes were asked for.
+    pub phones: Vec<String>,
+    /// The answers that were given.
+    pub answers: Vec<PasskeyAnswer>,
+}
+
 #[derive(Clone)]
 struct Inner {
     id: WorkerId,
@@ -43,6 +57,7 @@ struct Inner {
     held: Arc<Mutex<HashMap<SessionId, PutSession>>>,
     reports: Arc<Mutex<HashMap<SessionId, Report>>>,
     qr: Arc<Mutex<Option<String>>>,
+    linking: Arc<Mutex<Linking>>,
     sender: Arc<Mutex<Sender>>,
     sent: Arc<Mutex<Vec<SendItem>>>,
 }
@@ -80,6 +95,7 @@ impl FakeWorker {
             held: Arc::default(),
             reports: Arc::default(),
             qr: Arc::default(),
+            linking: Arc::default(),
             sender: Arc::new(Mutex::new(Arc::new(|_| SendOutcome::Acked { at: Utc::now() }))),
             sent: Arc::default(),
         };
@@ -88,6 +104,8 @@ impl FakeWorker {
             .route("/v1/identity", get(identity))
             .route("/v1/sessions/{id}", put(put_session).get(view_session))
             .route("/v1/sessions/{id}/send", post(send))
+            .route("/v1/sessions/{id}/pairing-code", post(pairing_code))
+            .route("/v1/sessions/{id}/passkey", post(answer_passkey))
             .with_state(inner.clone());
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self {
@@ -218,6 +236,16 @@ impl FakeWorker {
         *self.inner.qr.lock().unwrap() = Some(text.into());
     }
 
+    /// What the worker says of linking from now on.
+    pub fn link_with(&self, change: impl FnOnce(&mut Linking)) {
+        change(&mut self.inner.linking.lock().unwrap());
+    }
+
+    /// What it was told of linking.
+    pub fn linked_with(&self) -> Linking {
+        self.inner.linking.lock().unwrap().clone()
+    }
+
     pub fn send_with(&self, sender: impl Fn(&SendItem) -> SendOutcome + Send + Sync + 'static) {
         *self.inner.sender.lock().unwrap() = Arc::new(sender);
     }
@@ -272,7 +300,50 @@ async fn view_session(State(inner): State<Inner>, headers: HeaderMap, Path(id): 
     };
     let qr = inner.qr.lock().unwrap().clone();
     let qr = qr.map(|text| QrCode { text, expires_at: Utc::now() + chrono::TimeDelta::seconds(20) });
-    Json(SessionView { report, qr }).into_response()
+    let passkey = inner.linking.lock().unwrap().asked.clone();
+    Json(SessionView { report, qr, passkey }).into_response()
+}
+
+async fn pairing_code(
+    State(inner): State<Inner>,
+    headers: HeaderMap,
+    Path(id): Path<SessionId>,
+    Json(order): Json<PairingCodeOrder>,
+) -> Response {
+    verified(&inner, &headers);
+    let mut linking = inner.linking.lock().unwrap();
+    if let Some(refusal) = refusal(&inner, &linking, &id, order.generation) {
+        return refusal;
+    }
+    linking.phones.push(order.phone.expose().to_owned());
+    let expires_at = Utc::now() + chrono::TimeDelta::seconds(180);
+    Json(PairingCode { code: SecretText::new("ABCD1234".into()), expires_at }).into_response()
+}
+
+async fn answer_passkey(
+    State(inner): State<Inner>,
+    headers: HeaderMap,
+    Path(id): Path<SessionId>,
+    Json(order): Json<PasskeyOrder>,
+) -> Response {
+    verified(&inner, &headers);
+    let mut linking = inner.linking.lock().unwrap();
+    if let Some(refusal) = refusal(&inner, &linking, &id, order.generation) {
+        return refusal;
+    }
+    linking.answers.push(order.answer);
+    StatusCode::NO_CONTENT.into_response()
+}
+
+fn refusal(inner: &Inner, linking: &Linking, id: &SessionId, generation: i64) -> Option<Response> {
+    let held = inner.held.lock().unwrap().get(id).map(|put| put.generation);
+    let (status, slug) = match linking.refuse {
+        _ if held != Some(generation) => (StatusCode::CONFLICT, "generation-mismatch"),
+        Some((status, slug)) => (StatusCode::from_u16(status).unwrap(), slug),
+        None => return None,
+    };
+    let problem = json!({"type": format!("/problems/{slug}"), "title": "", "status": status.as_u16()});
+    Some((status, Json(problem)).into_response())
 }
 
 async fn send(

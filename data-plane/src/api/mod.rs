@@ -43,6 +43,8 @@ pub fn router(api: Api) -> Router {
         .route("/v1/sessions", get(sessions::list))
         .route("/v1/sessions/{id}", put(sessions::put).get(sessions::show))
         .route("/v1/sessions/{id}/send", post(sessions::send))
+        .route("/v1/sessions/{id}/pairing-code", post(sessions::pairing_code))
+        .route("/v1/sessions/{id}/passkey", post(sessions::answer_passkey))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::control_plane_only));
     Router::new()
         .merge(signed)

@@ -87,6 +87,31 @@ impl Refusal {
         Self::new(StatusCode::NOT_FOUND, "no-metrics", "This process shows its metrics elsewhere")
     }
 
+    /// Linked, or without a connection.
+    pub const fn not_pairing() -> Self {
+        Self::new(StatusCode::CONFLICT, "not-pairing", "The session is not being linked")
+    }
+
+    /// Nothing of this kind is asked for.
+    pub const fn not_asked() -> Self {
+        Self::new(StatusCode::CONFLICT, "not-asked", "WhatsApp asks for nothing of this kind")
+    }
+
+    /// WhatsApp said no.
+    pub const fn link_refused() -> Self {
+        Self::new(StatusCode::CONFLICT, "link-refused", "WhatsApp refused")
+    }
+
+    /// WhatsApp said not now.
+    pub const fn link_throttled() -> Self {
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "link-throttled", "WhatsApp throttles codes for this number")
+    }
+
+    /// WhatsApp said nothing.
+    pub const fn no_answer() -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "no-answer", "WhatsApp did not answer")
+    }
+
     /// Another generation than the one asked for.
     pub const fn generation_mismatch(generation: Option<i64>) -> Self {
         Self {

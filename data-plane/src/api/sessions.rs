@@ -9,13 +9,17 @@ use serde::{Serialize, de::DeserializeOwned};
 use shared::{
     ids::SessionId,
     wire::{
+        linking::{PairingCode, PairingCodeOrder, PasskeyOrder},
         send::{SendBatch, SendResults},
         session::{PutSession, Report, SessionView},
     },
 };
 
 use super::{Api, problem::Refusal};
-use crate::supervisor::{PutError, SendRefused};
+use crate::{
+    session::linking::LinkingError,
+    supervisor::{LinkRefused, PutError, SendRefused},
+};
 
 /// The session that a path names. What isn't an id is nobody's.
 pub struct Named(SessionId);
@@ -90,4 +94,33 @@ pub async fn send(
         SendRefused::Generation(held) => Refusal::generation_mismatch(held),
         SendRefused::Batch(_) => Refusal::malformed(),
     })
+}
+
+/// Links by a code that is typed into the phone.
+pub async fn pairing_code(
+    State(api): State<Api>,
+    Named(id): Named,
+    Body(order): Body<PairingCodeOrder>,
+) -> Result<Json<PairingCode>, Refusal> {
+    api.supervisor.pairing_code(&id, &order).await.map(Json).map_err(not_linked)
+}
+
+/// Hands WhatsApp the answer of the account's owner.
+pub async fn answer_passkey(
+    State(api): State<Api>,
+    Named(id): Named,
+    Body(order): Body<PasskeyOrder>,
+) -> Result<StatusCode, Refusal> {
+    api.supervisor.answer_passkey(&id, order).await.map(|()| StatusCode::NO_CONTENT).map_err(not_linked)
+}
+
+fn not_linked(refused: LinkRefused) -> Refusal {
+    match refused {
+        LinkRefused::Generation(held) => Refusal::generation_mismatch(held),
+        LinkRefused::Linking(LinkingError::NotPairing) => Refusal::not_pairing(),
+        LinkRefused::Linking(LinkingError::NotAsked) => Refusal::not_asked(),
+        LinkRefused::Linking(LinkingError::Refused) => Refusal::link_refused(),
+        LinkRefused::Linking(LinkingError::Throttled) => Refusal::link_throttled(),
+        LinkRefused::Linking(LinkingError::NoAnswer) => Refusal::no_answer(),
+    }
 }

@@ -16,7 +16,10 @@ use chrono::Utc;
 use shared::{
     ids::SessionId,
     seal::DataKey,
-    wire::session::{Account, Desired, Observed, PutSession, QrCode, Report},
+    wire::{
+        linking::{Passkey, QrCode},
+        session::{Account, Desired, Observed, PutSession, Report},
+    },
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -58,6 +61,8 @@ pub struct View {
     pub report: Report,
     /// The code to scan.
     pub qr: Option<QrCode>,
+    /// What WhatsApp asks of the owner's passkey.
+    pub passkey: Option<Passkey>,
 }
 
 /// The way to an actor.
@@ -137,7 +142,7 @@ impl Actor {
             account: None,
             qr_seq: None,
         };
-        let (view, shown) = watch::channel(View { report, qr: None });
+        let (view, shown) = watch::channel(View { report, qr: None, passkey: None });
         let (link, shown_link) = watch::channel(None);
         let actor_state = Self {
             machine: Machine::new(node.timing.rebuild),
@@ -300,8 +305,8 @@ impl Actor {
 
     /// Shows a state to others, and reports it if anything changed.
     fn publish_as(&mut self, observed: Observed) {
-        let View { report: old, qr: old_qr } = self.view.borrow().clone();
-        let qr = self.machine.qr().cloned();
+        let View { report: old, qr: old_qr, passkey: old_passkey } = self.view.borrow().clone();
+        let (qr, passkey) = (self.machine.qr().cloned(), self.machine.passkey().cloned());
         let mut report = Report {
             generation: self.order.generation,
             restart_seq: self.restarted,
@@ -315,7 +320,8 @@ impl Actor {
             && report.account == old.account
             && report.qr_seq == old.qr_seq
             && report.observed == old.observed
-            && qr == old_qr;
+            && qr == old_qr
+            && passkey == old_passkey;
         if same && self.reported {
             return;
         }
@@ -325,6 +331,6 @@ impl Actor {
         report.report_seq = self.node.reporter.next_seq();
         self.reported = true;
         self.node.reporter.submit(report.clone());
-        self.view.send_replace(View { report, qr });
+        self.view.send_replace(View { report, qr, passkey });
     }
 }

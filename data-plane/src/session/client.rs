@@ -66,6 +66,11 @@ impl Link {
             .then_some(client)
     }
 
+    /// The client, while it is being linked.
+    pub fn unlinked_client(&self) -> Option<Arc<Client>> {
+        self.client.get()?.upgrade().filter(|client| client.is_connected() && client.pn().is_none())
+    }
+
     /// The session is connected.
     pub fn up(&self) {
         self.acks.socket_changed();

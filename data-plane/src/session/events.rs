@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use shared::wire::session::QrCode;
+use shared::wire::linking::{Passkey, QrCode};
 use tokio::sync::mpsc::{self, error::TrySendError};
 use wacore::types::events::{
     ConnectFailureReason, DecryptFailMode, Event, EventHandler, EventInterest, EventKind, ServerAck,
@@ -61,6 +61,8 @@ impl EventHandler for Events {
             EventKind::PairingQrCode,
             EventKind::PairingQrCodesExhausted,
             EventKind::PairPasskeyRequest,
+            EventKind::PairPasskeyConfirmation,
+            EventKind::PairPasskeyError,
             EventKind::ClientOutdated,
             EventKind::StreamReplaced,
             EventKind::TemporaryBan,
@@ -77,7 +79,7 @@ impl Events {
     fn signal(&self, signal: Signal) {
         match signal {
             Signal::Connected => self.link.up(),
-            Signal::Renamed | Signal::QrShown(_) | Signal::PasskeyAsked | Signal::Linked => {}
+            Signal::Renamed | Signal::QrShown(_) | Signal::PasskeyAsked(_) | Signal::Linked => {}
             _ => self.link.down(),
         }
         if let Err(TrySendError::Full(_)) = self.signals.try_send(signal) {
@@ -123,7 +125,13 @@ fn signal(event: &Event) -> Option<Signal> {
             expires_at: after(chrono::TimeDelta::from_std(qr.timeout).unwrap_or_default()).unwrap_or_default(),
         }),
         Event::PairingQrCodesExhausted(_) => Signal::QrExhausted,
-        Event::PairPasskeyRequest(_) => Signal::PasskeyAsked,
+        Event::PairPasskeyRequest(asked) => {
+            Signal::PasskeyAsked(Passkey::Assertion { request_options: asked.request_options_json.clone() })
+        }
+        Event::PairPasskeyConfirmation(asked) => {
+            Signal::PasskeyAsked(Passkey::Confirmation { code: asked.code.clone() })
+        }
+        Event::PairPasskeyError(_) => Signal::PasskeyFailed,
         Event::ClientOutdated(_) => Signal::Outdated,
         Event::StreamReplaced(_) => Signal::Replaced,
         Event::TemporaryBan(ban) => Signal::Banned(after(ban.expire)),

@@ -8,6 +8,7 @@
 //! client    the library's client on our store, transport and runtime; aborts and closes it
 //! events    the library's event bus → signals for the actor, acknowledgements and receipts for the writer
 //! writer    acknowledgements and receipts → journal and outbox, in order
+//! linking   by a code, and with a passkey
 //! inbound   the durability hook: messages → outbox rows, before WhatsApp is acknowledged
 //! party     names of people and groups, in their canonical form
 //! outbound  sends: journal, frame, acknowledgement
@@ -25,6 +26,7 @@ pub mod actor;
 mod client;
 mod events;
 mod inbound;
+pub mod linking;
 pub mod outbound;
 mod party;
 mod runtime;

@@ -7,7 +7,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use shared::wire::session::{Observed, QrCode};
+use shared::wire::{
+    linking::{Passkey, QrCode},
+    session::Observed,
+};
 
 use crate::backoff;
 
@@ -23,8 +26,10 @@ pub enum Signal {
     QrShown(QrCode),
     /// All codes of this attempt are used up.
     QrExhausted,
-    /// WhatsApp wants a passkey before it links.
-    PasskeyAsked,
+    /// WhatsApp wants something of the owner's passkey before it links.
+    PasskeyAsked(Passkey),
+    /// Linking with a passkey came to nothing.
+    PasskeyFailed,
     /// A phone linked us. WhatsApp now ends the stream (515) and the library logs in.
     Linked,
     /// Logged in and in sync.
@@ -79,6 +84,7 @@ pub struct Machine {
     failures: u32,
     throttles: u32,
     qr: Option<QrCode>,
+    passkey: Option<Passkey>,
     qr_seq: i64,
 }
 
@@ -94,6 +100,7 @@ impl Machine {
             failures: 0,
             throttles: 0,
             qr: None,
+            passkey: None,
             qr_seq: 0,
         }
     }
@@ -110,6 +117,12 @@ impl Machine {
         self.qr.as_ref()
     }
 
+    /// What WhatsApp asks of the owner now.
+    #[must_use]
+    pub fn passkey(&self) -> Option<&Passkey> {
+        self.passkey.as_ref()
+    }
+
     /// Counts the codes shown, while it waits for one to be scanned.
     #[must_use]
     pub fn qr_seq(&self) -> Option<i64> {
@@ -122,6 +135,8 @@ impl Machine {
             return Effect::None;
         }
         match signal {
+            // WhatsApp goes on with its references while a passkey is asked for.
+            Signal::QrShown(_) if self.passkey.is_some() => {}
             Signal::QrShown(code) => {
                 self.qr_seq += 1;
                 self.qr = Some(code);
@@ -131,12 +146,19 @@ impl Machine {
                 self.end(Observed::Stopped { reason: Some("pairing_timeout".into()) });
                 return Effect::GiveUp("pairing_timeout");
             }
-            Signal::PasskeyAsked => {
+            Signal::PasskeyAsked(asked) => {
                 self.qr = None;
+                self.passkey = Some(asked);
                 self.observed = Observed::PasskeyRequired;
+            }
+            Signal::PasskeyFailed => {
+                self.rest();
+                self.failures += 1;
+                return Effect::Rebuild(backoff::doubling(self.first_pause, LONGEST_REBUILD, self.failures));
             }
             Signal::Linked => {
                 self.qr = None;
+                self.passkey = None;
                 self.observed = Observed::Starting;
             }
             Signal::Connected => {
@@ -199,12 +221,14 @@ impl Machine {
     fn rest(&mut self) {
         self.silent = false;
         self.qr = None;
+        self.passkey = None;
         self.observed = if self.was_connected { Observed::Reconnecting } else { Observed::Starting };
     }
 
     fn end(&mut self, observed: Observed) {
         self.silent = false;
         self.qr = None;
+        self.passkey = None;
         self.observed = observed;
     }
 
@@ -273,6 +297,28 @@ mod tests {
         assert!(machine.qr().is_none());
         machine.on(Signal::Connected);
         assert_eq!(machine.observed(), &Observed::Connected);
+    }
+
+    #[test]
+    fn a_passkey_is_asked_for_until_the_phone_links_or_it_comes_to_nothing() {
+        let asked = || Passkey::Assertion { request_options: "{}".into() };
+        let confirm = || Passkey::Confirmation { code: "ABCD-1234".into() };
+        let mut machine = Machine::new(FIRST);
+        machine.on(Signal::QrShown(code()));
+        machine.on(Signal::PasskeyAsked(asked()));
+        machine.on(Signal::QrShown(code()));
+        assert_eq!(machine.observed(), &Observed::PasskeyRequired);
+        assert!(machine.passkey() == Some(&asked()) && machine.qr().is_none());
+        machine.on(Signal::PasskeyAsked(confirm()));
+        assert!(machine.passkey() == Some(&confirm()));
+        machine.on(Signal::Linked);
+        assert!(machine.passkey().is_none());
+        assert_eq!(machine.observed(), &Observed::Starting);
+
+        let mut machine = Machine::new(FIRST);
+        machine.on(Signal::PasskeyAsked(asked()));
+        assert_eq!(machine.on(Signal::PasskeyFailed), Effect::Rebuild(FIRST));
+        assert!(machine.passkey().is_none());
     }
 
     #[test]

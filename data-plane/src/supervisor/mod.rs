@@ -21,6 +21,7 @@ use shared::{
     ids::SessionId,
     seal::DataKey,
     wire::{
+        linking::{PairingCode, PairingCodeOrder, PasskeyOrder},
         send::{SendBatch, SendResults},
         session::{Observed, PutSession, Report, SessionView},
     },
@@ -33,6 +34,7 @@ use crate::{
     session::{
         Command, Handle,
         actor::Actor,
+        linking::{self, LinkingError},
         outbound::{self, BadBatch},
     },
 };
@@ -66,6 +68,17 @@ pub enum SendRefused {
     /// Not a batch.
     #[error(transparent)]
     Batch(#[from] BadBatch),
+}
+
+/// Linking that can't go on.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum LinkRefused {
+    /// Another generation runs here, or none.
+    #[error("the session is at another generation")]
+    Generation(Option<i64>),
+    /// It can't be linked so.
+    #[error(transparent)]
+    Linking(#[from] LinkingError),
 }
 
 /// How many sessions there are.
@@ -192,6 +205,36 @@ impl Supervisor {
         Ok(outbound::send(link, generation, batch).await?)
     }
 
+    /// Links a session by a code that is typed into the phone.
+    ///
+    /// # Errors
+    /// [`LinkRefused`].
+    pub async fn pairing_code(
+        &self,
+        session: &SessionId,
+        order: &PairingCodeOrder,
+    ) -> Result<PairingCode, LinkRefused> {
+        let handle = self.at(session, order.generation)?;
+        Ok(linking::pairing_code(handle.view, handle.link, &order.phone).await?)
+    }
+
+    /// Hands WhatsApp the answer of the account's owner.
+    ///
+    /// # Errors
+    /// [`LinkRefused`].
+    pub async fn answer_passkey(&self, session: &SessionId, order: PasskeyOrder) -> Result<(), LinkRefused> {
+        let handle = self.at(session, order.generation)?;
+        let link = handle.link.borrow().clone();
+        Ok(linking::answer_passkey(&handle.view, link, order.answer).await?)
+    }
+
+    /// The way to a session that is at this generation.
+    fn at(&self, session: &SessionId, generation: i64) -> Result<Handle, LinkRefused> {
+        let handle = self.actors().get(session).cloned().ok_or(LinkRefused::Generation(None))?;
+        let shown = handle.view.borrow().report.generation;
+        if shown == generation { Ok(handle) } else { Err(LinkRefused::Generation(Some(shown))) }
+    }
+
     /// Lets go of a session, unless it is at a newer generation.
     pub fn let_go(&self, session: &SessionId, generation: i64) {
         let actors = self.actors();
@@ -212,5 +255,5 @@ impl Supervisor {
 
 fn view(handle: &Handle) -> SessionView {
     let shown = handle.view.borrow();
-    SessionView { report: shown.report.clone(), qr: shown.qr.clone() }
+    SessionView { report: shown.report.clone(), qr: shown.qr.clone(), passkey: shown.passkey.clone() }
 }

@@ -154,7 +154,9 @@ impl ControlPlane {
         let reply = request.send().await.unwrap();
         let status = reply.status();
         if status.is_success() {
-            return Ok(reply.json().await.unwrap());
+            let body = reply.bytes().await.unwrap();
+            // 204 has none.
+            return Ok(serde_json::from_slice(if body.is_empty() { b"null" } else { &body }).unwrap());
         }
         assert_eq!(reply.headers()["content-type"], "application/problem+json");
         Err((status.as_u16(), reply.json().await.unwrap()))

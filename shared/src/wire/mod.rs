@@ -4,6 +4,7 @@
 //! Down, signed by the control plane (`data-plane` listens): [`session`] and [`send`].
 //! Up, signed by the worker (`control-plane`'s internal listener): [`worker`], [`session::Report`] and [`outbox`].
 
+pub mod linking;
 pub mod outbox;
 pub mod send;
 pub mod session;

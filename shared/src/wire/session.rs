@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::linking::{Passkey, QrCode};
 use crate::{
     ids::{Incarnation, SessionId, TenantId},
     seal::DataKey,
@@ -252,15 +253,9 @@ pub struct SessionView {
     /// The QR code to show now: what the phone scans, and until when it is good.
     #[serde(default)]
     pub qr: Option<QrCode>,
-}
-
-/// A QR code's content. It links a device to an account, so it can't be printed.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct QrCode {
-    /// The text in the code.
-    pub text: String,
-    /// When WhatsApp stops accepting it.
-    pub expires_at: DateTime<Utc>,
+    /// What WhatsApp asks of the account's owner now, while the state is `passkey_required`.
+    #[serde(default)]
+    pub passkey: Option<Passkey>,
 }
 
 /// A worker's refusal because the generation isn't its own (409 `generation-mismatch`) carries the one it has.

@@ -25,6 +25,7 @@ use crate::login::{self, Identity};
 use crate::network::Network;
 use crate::pairing::ScanOrder;
 use crate::pairing::code::HelloOrder;
+use crate::pairing::passkey::PasskeyOrder;
 use crate::wire::{EndReason, FrameReader, FrameWriter, Handshake, Session, WebSocket, respond};
 
 /// How long the upgrade and the handshake may take.
@@ -42,6 +43,10 @@ pub(crate) enum Command {
     Scanned(Box<ScanOrder>),
     /// Somebody has typed this connection's code into a phone.
     CodeEntered(Box<HelloOrder>),
+    /// The account wants to see its passkey first.
+    PasskeyAsked(Box<PasskeyOrder>),
+    /// Write this stanza.
+    Say(Box<Node>),
     /// End, after this stanza if there is one.
     End { stanza: Option<Box<Node>>, reason: EndReason, goodbye: Goodbye },
 }

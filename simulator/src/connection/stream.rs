@@ -82,7 +82,7 @@ pub(super) async fn run(
                     }
                     return Ended { reason, goodbye };
                 }
-                Some(Command::Scanned(_) | Command::CodeEntered(_)) | None => Ok(()),
+                Some(Command::Scanned(_) | Command::CodeEntered(_) | Command::PasskeyAsked(_) | Command::Say(_)) | None => Ok(()),
             },
             () = wake.notified() => Ok(()),
             stanza = tokio::time::timeout(idle, stream.wire.reader.next_stanza()) => match stanza {

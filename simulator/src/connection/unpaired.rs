@@ -10,6 +10,7 @@ use super::{Command, Ended, Wire, stream_error};
 use crate::directory::KeyBundle;
 use crate::network::{Network, NetworkError};
 use crate::pairing::code::Codes;
+use crate::pairing::passkey::Passkeys;
 use crate::pairing::{self, References, ScanOrder};
 use crate::wire::{EndReason, iq_result};
 
@@ -33,6 +34,7 @@ pub(super) async fn run(
     }
     let expire = Instant::from_std(references.expire);
     let mut codes = Codes::new(network, connection, noise_public, commands);
+    let mut passkeys = Passkeys::default();
     let mut scanned: Option<Box<ScanOrder>> = None;
     loop {
         let step = tokio::select! {
@@ -47,6 +49,11 @@ pub(super) async fn run(
                     codes.answer = Some(order.answer);
                     wire.writer.send(&[order.stanza]).await
                 }
+                Some(Command::PasskeyAsked(order)) => {
+                    let asked = passkeys.ask(*order);
+                    wire.writer.send(&[asked]).await
+                }
+                Some(Command::Say(stanza)) => wire.writer.send(std::slice::from_ref(&*stanza)).await,
                 // A second scan of the same client: its waiter learns from the dropped channel.
                 Some(Command::Scanned(_) | Command::CodeEntered(_)) | None => Ok(()),
                 Some(Command::End { reason, goodbye, .. }) => return Ended { reason, goodbye },
@@ -56,7 +63,7 @@ pub(super) async fn run(
                     let stanza = stanza.get();
                     match scanned.take_if(|_| stanza.get_optional_child("pair-device-sign").is_some() || is_error(stanza)) {
                         Some(order) => finish(wire, *order, noise_public, keys.clone(), stanza).await,
-                        None => answer(wire, &mut codes, stanza).await,
+                        None => answer(wire, &mut codes, &passkeys, stanza).await,
                     }
                 }
                 Ok(Err(reason)) => Err(reason),
@@ -93,7 +100,12 @@ async fn finish(
 }
 
 /// An unpaired client may only answer, keep the connection alive and tell about itself.
-async fn answer(wire: &mut Wire, codes: &mut Codes, stanza: &NodeRef<'_>) -> Result<(), EndReason> {
+async fn answer(
+    wire: &mut Wire,
+    codes: &mut Codes,
+    passkeys: &Passkeys,
+    stanza: &NodeRef<'_>,
+) -> Result<(), EndReason> {
     match &*stanza.tag {
         "iq" => {
             let asks = stanza.get_attr("type").is_some_and(|kind| *kind == "get" || *kind == "set");
@@ -102,7 +114,11 @@ async fn answer(wire: &mut Wire, codes: &mut Codes, stanza: &NodeRef<'_>) -> Res
                     let reply = codes.answer(&id.as_str(), registration)?;
                     wire.writer.send(&[reply]).await
                 }
-                Some(id) if asks => wire.writer.send(&[iq_result(&id.as_str(), [])]).await,
+                Some(id) if asks => {
+                    let id = id.as_str();
+                    let reply = passkeys.answer(&id, stanza)?.unwrap_or_else(|| iq_result(&id, []));
+                    wire.writer.send(&[reply]).await
+                }
                 Some(_) => Ok(()),
                 None => Err(EndReason::MalformedStanza("id")),
             }

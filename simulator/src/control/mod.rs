@@ -15,8 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::{
-    AcceptedQuery, Fault, FaultPlan, Garble, LoginFailures, Nacks, Network, NetworkError, NewPhone, PhoneSettings,
-    TextOrder,
+    AcceptedQuery, Fault, FaultPlan, Garble, LoginFailures, Nacks, Network, NetworkError, NewPhone, PasskeyScan,
+    PhoneSettings, TextOrder,
 };
 
 /// The largest request body.
@@ -29,6 +29,7 @@ pub(crate) fn router(network: Network) -> Router {
         .route("/phones/{phone}", patch(configure))
         .route("/phones/{phone}/scan", post(scan))
         .route("/phones/{phone}/enter-code", post(enter_code))
+        .route("/phones/{phone}/scan-with-passkey", post(scan_with_passkey))
         .route("/phones/{phone}/messages", post(write).get(messages))
         .route("/phones/{phone}/receipts", get(receipts))
         .route("/phones/{phone}/read", post(read))
@@ -159,6 +160,14 @@ async fn scan(State(network): State<Network>, Path(phone): Path<String>, Body(bo
 
 async fn enter_code(State(network): State<Network>, Path(phone): Path<String>, Body(body): Body<CodeBody>) -> Answer {
     network.enter_code(&phone, &body.code).await.map(answer)
+}
+
+async fn scan_with_passkey(
+    State(network): State<Network>,
+    Path(phone): Path<String>,
+    Body(order): Body<PasskeyScan>,
+) -> Answer {
+    network.scan_with_passkey(&phone, &order).await.map(answer)
 }
 
 async fn write(State(network): State<Network>, Path(phone): Path<String>, Body(order): Body<TextOrder>) -> Answer {

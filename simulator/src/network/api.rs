@@ -6,8 +6,8 @@ use dashmap::Entry;
 use wacore_binary::{Jid, Server};
 
 use super::{
-    AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PhoneSettings,
-    PhoneView, ScanResult, TextOrder, message_id,
+    AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PasskeyResult,
+    PasskeyScan, PhoneSettings, PhoneView, ScanResult, TextOrder, message_id,
 };
 use crate::accepted::{AcceptedEntry, AcceptedSummary};
 use crate::directory::Account;
@@ -104,6 +104,20 @@ impl Network {
         Ok(ScanResult {
             jid: account.jid(Server::Pn, device).to_string(),
             lid: account.jid(Server::Lid, device).to_string(),
+        })
+    }
+
+    /// Scans a QR text with the phone of an account that is protected by a passkey, and follows until the companion is linked.
+    ///
+    /// # Errors
+    /// As [`scan`](Self::scan); a step may take the passkey's owner 60 s.
+    pub async fn scan_with_passkey(&self, phone: &str, order: &PasskeyScan) -> Result<PasskeyResult, NetworkError> {
+        let account = self.phone(phone)?;
+        let proven = pairing::passkey::demand(self, &account, &order.qr, &order.request_options).await?;
+        Ok(PasskeyResult {
+            jid: account.jid(Server::Pn, proven.device).to_string(),
+            code: proven.code,
+            assertion: proven.assertion,
         })
     }
 

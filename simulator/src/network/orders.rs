@@ -27,6 +27,16 @@ pub struct PhoneSettings {
     pub auto_reply: Option<String>,
 }
 
+/// A QR code to scan with the phone of an account that is protected by a passkey.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PasskeyScan {
+    /// The text in the QR code.
+    pub qr: String,
+    /// WebAuthn's request options, as JSON text, to be shown to the client verbatim.
+    pub request_options: String,
+}
+
 /// Texts to write.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -83,3 +83,14 @@ pub struct Health {
     /// Queries of namespaces that are not simulated and were refused with 501, by namespace.
     pub unimplemented: BTreeMap<String, u64>,
 }
+
+/// An account with a passkey that has been linked.
+#[derive(Debug, Clone, Serialize)]
+pub struct PasskeyResult {
+    /// The companion's address.
+    pub jid: String,
+    /// The code that the phone showed, without a dash.
+    pub code: String,
+    /// The assertion as the client relayed it.
+    pub assertion: String,
+}

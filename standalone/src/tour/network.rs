@@ -101,6 +101,11 @@ impl Network {
         self.post::<Value>(&format!("phones/{phone}/scan"), &json!({ "qr": qr })).await.map(drop)
     }
 
+    /// Somebody types a code into the phone.
+    pub async fn enter_code(&self, phone: &str, code: &str) -> Result<()> {
+        self.post::<Value>(&format!("phones/{phone}/enter-code"), &json!({ "code": code })).await.map(drop)
+    }
+
     /// What a phone received and decrypted.
     pub async fn messages(&self, phone: &str) -> Result<Vec<PhoneMessage>> {
         let response = self.http.get(self.url(&format!("phones/{phone}/messages"))).send().await?;
@@ -124,6 +129,22 @@ impl Network {
     pub async fn ended_connections(&self) -> Result<usize> {
         let ended: Vec<Value> = read(self.http.get(self.url("connections/ended?limit=10000")).send().await?).await?;
         Ok(ended.len())
+    }
+
+    /// Why connections have ended so far.
+    pub async fn end_reasons(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Ended {
+            reason: String,
+        }
+        let ended: Vec<Ended> = read(self.http.get(self.url("connections/ended?limit=10000")).send().await?).await?;
+        Ok(ended.into_iter().map(|one| one.reason).collect())
+    }
+
+    /// The public key of the root that the simulator's certificates go back to, in base64.
+    pub async fn root_key(&self) -> Result<String> {
+        let root: Value = read(self.http.get(self.url("root")).send().await?).await?;
+        root["public_key"].as_str().map(str::to_owned).context("the simulator has no root")
     }
 
     /// Messages that WhatsApp accepted: all, and distinct ids.

@@ -2,10 +2,12 @@
 #![cfg(feature = "sandbox")]
 #![recursion_limit = "512"]
 
+mod baileys;
 mod chaos;
 mod exchange;
 mod history;
 mod hygiene;
+mod linking;
 mod outages;
 mod postgres;
 mod stack;

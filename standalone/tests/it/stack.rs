@@ -205,10 +205,10 @@ impl Stack {
         self.tenant_at(phone, webhook.then_some(&self.receiver)).await
     }
 
-    /// A tenant whose webhook endpoint is this receiver.
-    pub async fn tenant_at(&self, phone: &str, receiver: Option<&Receiver>) -> Tenant {
+    /// A new tenant's API key, with every scope; its webhook endpoint is this receiver.
+    pub async fn owner(&self, name: &str, receiver: Option<&Receiver>) -> Api {
         let nobody = self.api();
-        let email = format!("owner-{phone}@example.com");
+        let email = format!("owner-{name}@example.com");
         let answer = nobody
             .post(
                 "auth/signup",
@@ -225,6 +225,12 @@ impl Stack {
             let answer = api.post("webhooks", json!({ "url": receiver.url(), "event_types": ["*"] })).await.unwrap();
             receiver.expect_secret(text(&answer, "/secret").unwrap());
         }
+        api
+    }
+
+    /// A tenant whose webhook endpoint is this receiver.
+    pub async fn tenant_at(&self, phone: &str, receiver: Option<&Receiver>) -> Tenant {
+        let api = self.owner(phone, receiver).await;
         self.network.new_phone(phone, "Tenant", None).await.unwrap();
         let answer = api.post("sessions", json!({ "name": phone })).await.unwrap();
         let session = text(&answer, "/id").unwrap();
