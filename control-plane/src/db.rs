@@ -2,7 +2,8 @@
 //!
 //! SQLite runs with WAL and `synchronous=FULL` and has one writer: [`Db::write`] begins with `BEGIN IMMEDIATE` on a pool of
 //! one connection, so a transaction never fails half-way for a lock, and reads go to a pool of their own. PostgreSQL serves both from
-//! one pool with `synchronous_commit=on`.
+//! one pool with `synchronous_commit=on`. Statements, waits for locks and idle transactions end on the server after a while,
+//! so that a process which freezes in the middle of a transaction doesn't hold up the others.
 
 use std::time::Duration;
 
@@ -13,6 +14,11 @@ use sea_orm::{
 };
 use sea_orm_migration::MigratorTrait;
 use serde::{Serialize, de::DeserializeOwned};
+
+/// How long PostgreSQL lets a statement last: less than a request may take.
+const STATEMENT_DEADLINE: Duration = Duration::from_secs(20);
+/// How long PostgreSQL lets a statement wait for a lock, or a transaction do nothing.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Connections to the control plane's database.
 #[derive(Debug, Clone)]
@@ -46,10 +52,16 @@ impl Db {
             return Migrator::up(&self.write, None).await;
         }
         // Replicas that start at once: one migrates, the others wait for it and then find nothing to do.
-        let lock = self.write.begin().await?;
-        lock.execute_unprepared("SELECT pg_advisory_xact_lock(7208146351)").await?;
-        Migrator::up(&self.write, None).await?;
-        lock.commit().await
+        let tx = self.write.begin().await?;
+        for statement in [
+            "SET LOCAL statement_timeout = 0",
+            "SET LOCAL lock_timeout = 0",
+            "SELECT pg_advisory_xact_lock(7208146351)",
+        ] {
+            tx.execute_unprepared(statement).await?;
+        }
+        Migrator::up(&tx, None).await?;
+        tx.commit().await
     }
 
     /// Ends all connections, once nothing uses them any more.
@@ -103,6 +115,15 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
         .acquire_timeout(Duration::from_secs(10))
         .sqlx_logging(false)
         .test_before_acquire(true)
+        .map_sqlx_postgres_opts(|postgres| {
+            let (statement, lock) = (in_millis(STATEMENT_DEADLINE), in_millis(LOCK_DEADLINE));
+            postgres.options([
+                ("statement_timeout", statement.as_str()),
+                ("lock_timeout", lock.as_str()),
+                ("idle_in_transaction_session_timeout", lock.as_str()),
+                ("synchronous_commit", "on"),
+            ])
+        })
         .map_sqlx_sqlite_opts(|sqlite| {
             sqlite
                 .journal_mode(sea_orm::sqlx::sqlite::SqliteJournalMode::Wal)
@@ -112,6 +133,10 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
                 .create_if_missing(true)
         });
     options
+}
+
+fn in_millis(duration: Duration) -> String {
+    format!("{}ms", duration.as_millis())
 }
 
 /// A value as JSON in a column of text, which both engines store and read alike. For

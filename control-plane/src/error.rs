@@ -9,7 +9,7 @@ use axum::{
     http::{HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use sea_orm::DbErr;
+use sea_orm::{DbErr, RuntimeErr, sqlx};
 use shared::problem::{FieldError, MEDIA_TYPE, Problem};
 
 macro_rules! kinds {
@@ -225,7 +225,7 @@ impl IntoResponse for ApiError {
             Self::Refused(refusal) => *refusal,
             Self::Database(error) => {
                 // The driver's words can hold values; its kind can't.
-                let outage = matches!(error, DbErr::Conn(_) | DbErr::ConnectionAcquire(_));
+                let outage = is_outage(&error);
                 tracing::error!(kind = database_error_kind(&error), outage, "a database call failed");
                 if outage { Kind::Unavailable.into() } else { Kind::Internal.into() }
             }
@@ -235,6 +235,26 @@ impl IntoResponse for ApiError {
             }
         };
         refusal.into_response()
+    }
+}
+
+/// Whether the database was away or too busy, rather than asked something that it can't do.
+fn is_outage(error: &DbErr) -> bool {
+    let (DbErr::Exec(RuntimeErr::SqlxError(cause)) | DbErr::Query(RuntimeErr::SqlxError(cause))) = error else {
+        return matches!(error, DbErr::Conn(_) | DbErr::ConnectionAcquire(_));
+    };
+    match &**cause {
+        // SQLITE_BUSY. PostgreSQL: connection, transaction rolled back (deadlocks), resources, lock not available,
+        // operator intervention (time-outs, shutdown), and transactions that were idle for too long.
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            code == "5"
+                || code == "55P03"
+                || code == "25P03"
+                || ["08", "40", "53", "57"].iter().any(|c| code.starts_with(c))
+        }),
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) => true,
+        sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => true,
+        _ => false,
     }
 }
 

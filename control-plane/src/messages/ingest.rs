@@ -38,6 +38,8 @@ use crate::{
 
 /// The most messages that one receipt may be about.
 const MAX_RECEIPT_IDS: usize = 1_000;
+/// The longest name or id that is stored, in bytes: four of them fit into an index row of PostgreSQL.
+const MAX_NAME: usize = 512;
 
 /// Stores a batch of outbox rows, in one transaction; answers when it is committed.
 pub(crate) async fn take_events(
@@ -144,6 +146,20 @@ fn open(key: &DataKey, batch: &OutboxBatch, seq: i64, sealed: &[u8]) -> ApiResul
         .map_err(|_| Kind::Validation.because(format!("row {seq} is not an event that this version knows")).into())
 }
 
+/// A name or id that somebody else chose, as a column can hold it: PostgreSQL stores no U+0000. A row that can't be stored
+/// would come again for ever, and hold up all that come after it.
+fn storable(mut name: String) -> String {
+    if name.contains('\0') {
+        name = name.replace('\0', "\u{fffd}");
+    }
+    name.truncate(name.floor_char_boundary(MAX_NAME));
+    name
+}
+
+fn storable_party(party: Party) -> Party {
+    Party { id: storable(party.id), pn: party.pn.map(storable), lid: party.lid.map(storable) }
+}
+
 /// One batch's way into history.
 struct Ingest<'a> {
     tx: &'a DatabaseTransaction,
@@ -160,7 +176,9 @@ impl Ingest<'_> {
             OutboxEvent::ServerAck { message_id, wa_id, error, at, tries: _ } => {
                 self.ack(&message_id, &wa_id, error, at.into()).await
             }
-            OutboxEvent::Receipt { chat, wa_ids, receipt, at } => self.receipt(&chat, wa_ids, receipt, at.into()).await,
+            OutboxEvent::Receipt { chat, wa_ids, receipt, at } => {
+                self.receipt(&storable_party(chat), wa_ids, receipt, at.into()).await
+            }
         }
     }
 
@@ -187,6 +205,8 @@ impl Ingest<'_> {
         receipt: ReceiptKind,
         at: Timestamp,
     ) -> Result<(), DbErr> {
+        // What can't be stored is no id of ours.
+        wa_ids.retain(|id| id.len() <= MAX_NAME && !id.contains('\0'));
         wa_ids.truncate(MAX_RECEIPT_IDS);
         let rows = entity::Entity::all_of_tenant(self.scope)
             .filter(entity::Column::SessionId.eq(self.session.id.clone()))
@@ -214,6 +234,13 @@ impl Ingest<'_> {
     }
 
     async fn message(&mut self, message: InboundMessage) -> Result<(), DbErr> {
+        let message = InboundMessage {
+            wa_id: storable(message.wa_id),
+            chat: storable_party(message.chat),
+            sender: storable_party(message.sender),
+            push_name: message.push_name.map(storable),
+            ..message
+        };
         if message.from_me && self.is_ours(&message.wa_id).await? {
             return Ok(());
         }

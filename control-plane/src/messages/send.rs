@@ -169,7 +169,11 @@ async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Cl
     let mut prepared = Prepared { outcomes: vec![None; jobs.len()], items: Vec::new(), holder: peer };
     let mut held_up: HashSet<String> = HashSet::new();
     let mut told = Vec::new();
-    for (place, job) in jobs.iter().enumerate() {
+    // In the order of the messages: their jobs, committed beside each other, may lie in another. Were a newer message looked
+    // at first that waits for one outside of the batch, it would hold up the oldest, and both batches wait for each other.
+    let mut in_order: Vec<(usize, &Claimed)> = jobs.iter().enumerate().collect();
+    in_order.sort_by(|(_, a), (_, b)| a.subject.cmp(&b.subject));
+    for (place, job) in in_order {
         let Some(message) = messages.get(&job.subject).cloned() else {
             prepared.outcomes[place] = Some(Outcome::Dead("no such message"));
             continue;

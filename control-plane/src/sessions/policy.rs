@@ -17,6 +17,9 @@ use crate::workers::{
 pub const NEVER: Timestamp = Timestamp::from_millis(i64::MAX);
 /// How long a worker has to report a session that it was told of, before it is told again.
 pub const REPORT_WITHIN: Duration = Duration::from_secs(5);
+/// How long a worker may go on as before with a session that is to end, before it is told again. Two calls can overtake
+/// each other on the way, and then the older is the last that it heard.
+pub const END_WITHIN: Duration = Duration::from_secs(30);
 /// How long to wait before looking again for a worker with room.
 pub const NO_CAPACITY_PAUSE: Duration = Duration::from_secs(5);
 const FIRST_BACK_OFF: Duration = Duration::from_millis(500);
@@ -37,6 +40,8 @@ pub struct View<'a> {
     pub told: bool,
     /// When it was placed.
     pub placed_at: Timestamp,
+    /// When its worker last said something of it.
+    pub heard_at: Timestamp,
     /// When what is shown will change by mere silence.
     pub silent_at: Timestamp,
 }
@@ -83,6 +88,7 @@ impl<'a> View<'a> {
             observed,
             told: row.acted_intent_seq >= row.intent_seq,
             placed_at: row.placed_at.unwrap_or(now),
+            heard_at: row.observed_at.unwrap_or(now),
             silent_at: silent_at(row, holder, now),
         }
     }
@@ -125,7 +131,9 @@ pub fn next_step(view: View<'_>, now: Timestamp) -> Step {
         _ if !view.told => Step::Put,
         (_, None) if now.since(view.placed_at) >= REPORT_WITHIN => Step::Put,
         (_, None) => Step::Settle(view.placed_at.plus(REPORT_WITHIN)),
-        (_, Some(_)) => Step::Settle(view.silent_at),
+        (Desired::Running, Some(_)) => Step::Settle(view.silent_at),
+        (_, Some(_)) if now.since(view.heard_at) >= END_WITHIN => Step::Put,
+        (_, Some(_)) => Step::Settle(view.silent_at.min(view.heard_at.plus(END_WITHIN))),
     }
 }
 
@@ -153,6 +161,7 @@ mod tests {
         observed: Some(&Observed::Connected),
         told: true,
         placed_at: NOW,
+        heard_at: NOW,
         silent_at: SOON,
     };
 
@@ -166,7 +175,12 @@ mod tests {
     #[case::worker_silent(View { holder: Some(Availability::Suspect), ..V }, Step::Settle(SOON))]
     #[case::given_up(View { observed: Some(&LET_GO), ..V }, Step::Place)]
     #[case::stops(View { desired: Desired::Stopped, told: false, ..V }, Step::Put)]
-    #[case::stopping(View { desired: Desired::Stopped, ..V }, Step::Settle(SOON))]
+    #[case::stopping(View { desired: Desired::Stopped, ..V }, Step::Settle(NOW.plus(END_WITHIN)))]
+    #[case::goes_on_although_it_is_to_stop(
+        View { desired: Desired::Stopped, heard_at: NOW.minus(END_WITHIN), ..V }, Step::Put)]
+    #[case::goes_on_although_it_is_to_be_deleted(
+        View { desired: Desired::Deleted, heard_at: NOW.minus(END_WITHIN), ..V }, Step::Put)]
+    #[case::runs_and_has_nothing_to_say(View { heard_at: NOW.minus(END_WITHIN), ..V }, Step::Settle(SOON))]
     #[case::stopped(View { desired: Desired::Stopped, observed: Some(&LET_GO), ..V }, Step::Release(End::Stopped))]
     #[case::stopping_on_a_lost_worker(
         View { desired: Desired::Stopped, holder: Some(Availability::Offline), ..V }, Step::Place)]

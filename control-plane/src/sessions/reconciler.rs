@@ -296,7 +296,7 @@ async fn conclude(app: &App, told: Model, answer: Result<(), WorkerCallError>) -
             row.acted_intent_seq = Ord::max(row.acted_intent_seq, told.intent_seq);
             row.reconcile_failures = 0;
             row.reconcile_at = match next_step(View::of(&row, holder.as_ref(), app.fleet.listening.since(), now), now) {
-                // Told again because no report came: give it as long once more.
+                // Told again because no report came, or because it goes on: give it as long once more.
                 Step::Put if row.acted_intent_seq >= row.intent_seq => now.plus(REPORT_WITHIN),
                 Step::Settle(at) => at,
                 Step::Put | Step::Place | Step::Release(_) | Step::Forget => now,

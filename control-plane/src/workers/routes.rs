@@ -62,6 +62,7 @@ pub(crate) async fn re_attach(
 ) -> ApiResult<Json<ReAttached>> {
     let now = Timestamp::now();
     let tx = app.db.write().await?;
+    lock_sessions(&tx, &worker).await?;
     let current = lock(&tx, &worker, &body.incarnation).await?;
     let raised = session::Entity::find()
         .from_raw_sql(Statement::from_sql_and_values(
@@ -116,6 +117,20 @@ pub(crate) async fn validate(
 /// The keys that sign calls to workers. Open: public keys are public.
 pub(crate) async fn jwks(State(app): State<App>) -> Json<KeySet> {
     Json(key_set(&app.fleet.key))
+}
+
+/// Locks the sessions that are placed on a worker, in the order of their ids: sessions come before workers everywhere, so
+/// that no two transactions wait for each other.
+async fn lock_sessions(tx: &DatabaseTransaction, worker: &worker::Model) -> Result<(), DbErr> {
+    if tx.get_database_backend() == DbBackend::Postgres {
+        tx.query_all_raw(Statement::from_sql_and_values(
+            DbBackend::Postgres,
+            "SELECT id FROM sessions WHERE worker_id = $1 AND deleted_at IS NULL ORDER BY id FOR UPDATE",
+            [worker.id.clone().into()],
+        ))
+        .await?;
+    }
+    Ok(())
 }
 
 /// Locks a worker's row, which must still be of this run.

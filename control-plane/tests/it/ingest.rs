@@ -4,7 +4,7 @@ use chrono::Utc;
 use rstest::rstest;
 use serde_json::json;
 use shared::wire::{
-    outbox::{InboundBody, InboundMessage, OutboxBatch, OutboxEvent, OutboxRow, Party},
+    outbox::{InboundBody, InboundMessage, OutboxBatch, OutboxEvent, OutboxRow, Party, ReceiptKind},
     send::Content,
     session::Observed,
 };
@@ -159,5 +159,48 @@ async fn history_outlives_its_session_and_late_rows_of_a_deleted_one_are_let_go(
     let page = program.get("messages").await.json();
     assert_eq!(page["data"].as_array().unwrap().len(), 1);
     assert_eq!(page["data"][0]["text"]["body"], "kept");
+    app.stop().await;
+}
+
+/// Whoever writes to a session chooses these. A row that could never be stored would hold up all that come after it.
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test]
+async fn no_name_or_id_that_a_stranger_chooses_holds_a_session_s_rows_up(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    let hostile = |text: &str| -> Vec<OutboxEvent> {
+        let party = Party { id: format!("{text}@lid"), pn: Some(text.into()), lid: Some(format!("{text}@lid")) };
+        vec![
+            OutboxEvent::Message(InboundMessage {
+                wa_id: text.into(),
+                chat: party.clone(),
+                sender: party.clone(),
+                from_me: false,
+                push_name: Some(text.into()),
+                sent_at: Utc::now(),
+                body: InboundBody::Content { content: Content::Text { body: text.into() } },
+            }),
+            OutboxEvent::Receipt {
+                chat: party,
+                wa_ids: vec![text.into(), "3EB0".into()],
+                receipt: ReceiptKind::Read,
+                at: Utc::now(),
+            },
+        ]
+    };
+    // PostgreSQL stores no U+0000, and indexes no more than 2,704 bytes. Digits of a hash, which don't compress.
+    let long: String = (0..2_000_u32).map(|n| format!("{:08x}", n.wrapping_mul(2_654_435_761))).collect();
+    let rows: Vec<_> = ["Gr\0ace", "\0", &long, &"\u{1f980}".repeat(1_000)].into_iter().flat_map(hostile).collect();
+    assert_eq!(worker.ship(&put, 1, &rows).await.status, 200);
+    assert_eq!(worker.ship(&put, 9, &[text("AFTER", "what comes after")]).await.status, 200);
+    let page = program.get("messages?limit=100").await.json();
+    let texts: Vec<_> = page["data"].as_array().unwrap().iter().map(|m| m["text"]["body"].as_str().unwrap()).collect();
+    assert_eq!(texts.len(), 5);
+    assert_eq!((texts[0], texts[2]), ("what comes after", long.as_str()), "what was said is kept whole");
+    assert_eq!(page["data"][4]["sender"]["name"], "Gr\u{fffd}ace");
     app.stop().await;
 }

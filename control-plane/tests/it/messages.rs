@@ -13,12 +13,14 @@ use shared::{
     wire::{
         outbox::{OutboxEvent, Party, ReceiptKind},
         send::{Content, SendOutcome},
+        session::Observed,
     },
 };
 
 use crate::{
     fleet::{FakeWorker, Program, until},
     harness::{Answer, Engine, TestApp},
+    parts::execute,
 };
 
 const TO: &str = "+15550001234";
@@ -215,5 +217,33 @@ async fn what_cannot_be_sent_is_refused_with_a_pointer_and_changes_nothing(#[cas
     program.send(&id, TO, "x").await.assert_problem(409, "session-not-running");
     assert_eq!(app.count("SELECT COUNT(*) FROM messages").await, 0);
     assert_eq!(app.count("SELECT COUNT(*) FROM jobs").await, 0);
+    app.stop().await;
+}
+
+/// Messages that are committed side by side can have their jobs in another order than their own.
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test]
+async fn the_oldest_message_of_a_chat_goes_out_in_whatever_order_the_jobs_lie(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    worker.report(&put.session_id, Observed::Reconnecting).await;
+    let mut ids = Vec::new();
+    for text in ["first", "second", "third"] {
+        ids.push(program.send(&put.session_id, TO, text).await.json()["id"].as_str().unwrap().to_owned());
+    }
+    assert!(ids.is_sorted());
+    // The second's job is somewhere else; the third's comes before the first's.
+    execute(app.app(), "DELETE FROM jobs WHERE subject = $1", [ids[1].clone().into()]).await;
+    let swap = "UPDATE jobs SET subject = CASE WHEN subject = $1 THEN $2 ELSE $1 END WHERE subject IN ($1, $2)";
+    assert_eq!(execute(app.app(), swap, [ids[0].clone().into(), ids[2].clone().into()]).await, 2);
+    worker.report(&put.session_id, Observed::Connected).await;
+    program.message(&ids[0], "sent").await;
+    for waits in &ids[1..] {
+        assert_eq!(program.get(&format!("messages/{waits}")).await.json()["status"], "queued");
+    }
     app.stop().await;
 }

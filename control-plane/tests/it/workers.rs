@@ -124,3 +124,43 @@ async fn a_call_is_refused_unless_its_own_worker_signed_it(#[case] engine: Engin
     Answer::of(app.http.post(url("w1")).json(&body)).await.assert_problem_of(401, "unauthenticated");
     app.stop().await;
 }
+
+/// A worker that comes back while one of its sessions is being worked on must not wait for it with its own row locked, which
+/// whoever works on the session may want.
+#[tokio::test]
+async fn a_worker_that_takes_its_sessions_back_locks_sessions_before_its_own_row() {
+    let Some(app) = TestApp::start(Engine::Postgres).await else { return };
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    let tx = app.app().db.write().await.unwrap();
+    control_plane::sessions::entity::lock(&tx, &put.session_id).await.unwrap().unwrap();
+    let again = async { worker.come().await };
+    let meanwhile = async {
+        until("the worker waits for the session", async || {
+            let waiting = "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                           AND datname = current_database()";
+            (app.count(waiting).await > 0).then_some(())
+        })
+        .await;
+        control_plane::placement::give_back(&tx, &worker.id()).await.unwrap();
+        tx.rollback().await.unwrap();
+    };
+    let (sessions, ()) = tokio::join!(again, meanwhile);
+    assert_eq!(sessions.len(), 1);
+    app.stop().await;
+}
+
+#[tokio::test]
+async fn no_connection_to_postgresql_lets_a_frozen_transaction_hold_up_the_others() {
+    let Some(app) = TestApp::start(Engine::Postgres).await else { return };
+    for setting in ["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"] {
+        let sql = format!("SELECT setting::BIGINT FROM pg_settings WHERE name = '{setting}'");
+        let ms = app.count(&sql).await;
+        assert!((1..=30_000).contains(&ms), "{setting} is {ms} ms");
+    }
+    let on =
+        "SELECT COUNT(*) FROM pg_settings WHERE name = 'synchronous_commit' AND setting = 'on' AND source = 'client'";
+    assert_eq!(app.count(on).await, 1);
+    app.stop().await;
+}

@@ -5,7 +5,7 @@
 //! for a word will not get it there; the entry goes too, and the journal keeps the try as one whose outcome isn't known.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -52,8 +52,9 @@ impl Acks {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a message up. `siblings` are the ids of the same batch: the batch orders those itself.
-    pub fn begin(&self, wa_id: &str, chat: &str, siblings: &[&str], now: Instant) -> Begun {
+    /// Takes a batch up, all at once: of each message its id on WhatsApp and its chat. What is taken up in one batch the
+    /// caller sends in its order; after a message that somebody else sends, the rest of its chat waits.
+    pub fn begin(&self, batch: &[(&str, &str)], now: Instant) -> Vec<Begun> {
         let mut table = self.table();
         table.entries.retain(|_, entry| {
             let given_up = entry.sent_on.is_some() && now.duration_since(entry.since) > PATIENCE;
@@ -62,16 +63,27 @@ impl Acks {
             }
             !given_up
         });
-        if let Some(entry) = table.entries.get(wa_id) {
-            return Begun::Theirs(entry.outcome.subscribe());
+        let mut ours: HashSet<&str> = HashSet::new();
+        let mut blocked: HashSet<&str> = HashSet::new();
+        let mut begun = Vec::with_capacity(batch.len());
+        for &(wa_id, chat) in batch {
+            let theirs = |(id, entry): (&String, &Entry)| entry.chat == chat && !ours.contains(id.as_str());
+            begun.push(if blocked.contains(chat) {
+                Begun::Blocked
+            } else if let Some(entry) = table.entries.get(wa_id) {
+                Begun::Theirs(entry.outcome.subscribe())
+            } else if table.entries.iter().any(theirs) {
+                blocked.insert(chat);
+                Begun::Blocked
+            } else {
+                let (outcome, receiver) = watch::channel(None);
+                let entry = Entry { chat: chat.to_owned(), since: now, sent_on: None, outcome };
+                table.entries.insert(wa_id.to_owned(), entry);
+                ours.insert(wa_id);
+                Begun::Ours(receiver)
+            });
         }
-        let blocked = table.entries.iter().any(|(id, entry)| entry.chat == chat && !siblings.contains(&id.as_str()));
-        if blocked {
-            return Begun::Blocked;
-        }
-        let (outcome, receiver) = watch::channel(None);
-        table.entries.insert(wa_id.to_owned(), Entry { chat: chat.to_owned(), since: now, sent_on: None, outcome });
-        Begun::Ours(receiver)
+        begun
     }
 
     /// Which socket is up.
@@ -125,10 +137,10 @@ impl Acks {
 mod tests {
     use super::*;
 
-    fn ours(begun: Begun) -> Outcome {
-        match begun {
-            Begun::Ours(outcome) => outcome,
-            Begun::Theirs(_) | Begun::Blocked => panic!("not ours"),
+    fn ours(acks: &Acks, wa_id: &str, chat: &str, now: Instant) -> Outcome {
+        match acks.begin(&[(wa_id, chat)], now).pop() {
+            Some(Begun::Ours(outcome)) => outcome,
+            _ => panic!("not ours"),
         }
     }
 
@@ -136,30 +148,39 @@ mod tests {
     fn the_same_message_at_the_same_time_is_sent_once_and_both_hear() {
         let acks = Acks::default();
         let now = Instant::now();
-        let first = ours(acks.begin("A", "chat", &[], now));
-        let Begun::Theirs(second) = acks.begin("A", "chat", &[], now) else { panic!("sent twice") };
+        let first = ours(&acks, "A", "chat", now);
+        let Some(Begun::Theirs(second)) = acks.begin(&[("A", "chat")], now).pop() else { panic!("sent twice") };
         acks.finish("A", SendOutcome::Nacked { code: 429 });
         assert_eq!(*first.borrow(), Some(SendOutcome::Nacked { code: 429 }));
         assert_eq!(*second.borrow(), Some(SendOutcome::Nacked { code: 429 }));
-        ours(acks.begin("A", "chat", &[], now));
+        ours(&acks, "A", "chat", now);
     }
 
     #[test]
     fn a_chat_waits_for_its_older_message_and_others_do_not() {
         let acks = Acks::default();
         let now = Instant::now();
-        ours(acks.begin("A", "chat", &["A", "B"], now));
-        ours(acks.begin("B", "chat", &["A", "B"], now));
-        assert!(matches!(acks.begin("C", "chat", &["C"], now), Begun::Blocked));
-        ours(acks.begin("D", "another", &["D"], now));
+        let batch = acks.begin(&[("A", "chat"), ("B", "chat")], now);
+        assert!(matches!(batch[..], [Begun::Ours(_), Begun::Ours(_)]));
+        let batch = acks.begin(&[("C", "chat"), ("D", "another")], now);
+        assert!(matches!(batch[..], [Begun::Blocked, Begun::Ours(_)]));
+    }
+
+    #[test]
+    fn no_message_overtakes_one_of_its_own_batch_that_an_earlier_call_still_sends() {
+        let acks = Acks::default();
+        let now = Instant::now();
+        ours(&acks, "A", "chat", now);
+        let batch = acks.begin(&[("A", "chat"), ("B", "chat"), ("C", "another")], now);
+        assert!(matches!(batch[..], [Begun::Theirs(_), Begun::Blocked, Begun::Ours(_)]));
     }
 
     #[test]
     fn a_lost_socket_leaves_what_was_written_open_and_what_wasn_t_alone() {
         let acks = Acks::default();
         let now = Instant::now();
-        let written = ours(acks.begin("A", "one", &[], now));
-        let unwritten = ours(acks.begin("B", "two", &[], now));
+        let written = ours(&acks, "A", "one", now);
+        let unwritten = ours(&acks, "B", "two", now);
         let socket = acks.socket();
         acks.sent("A", socket);
         acks.socket_changed();
@@ -173,12 +194,12 @@ mod tests {
     fn patience_ends_but_only_for_what_was_written() {
         let acks = Acks::default();
         let now = Instant::now();
-        let written = ours(acks.begin("A", "one", &[], now));
+        let written = ours(&acks, "A", "one", now);
         acks.sent("A", acks.socket());
-        ours(acks.begin("B", "two", &[], now));
+        ours(&acks, "B", "two", now);
         let later = now + PATIENCE + Duration::from_secs(1);
-        ours(acks.begin("A", "one", &[], later));
+        ours(&acks, "A", "one", later);
         assert_eq!(*written.borrow(), Some(SendOutcome::Pending));
-        assert!(matches!(acks.begin("B", "two", &[], later), Begun::Theirs(_)));
+        assert!(matches!(acks.begin(&[("B", "two")], later)[..], [Begun::Theirs(_)]));
     }
 }

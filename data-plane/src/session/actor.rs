@@ -211,7 +211,11 @@ impl Actor {
             };
             match turn {
                 Some(Turn::Reconsider) => self.machine = Machine::new(self.node.timing.rebuild),
-                Some(Turn::LeaseEnded) => return After::Claim,
+                Some(Turn::LeaseEnded) => {
+                    // The worker may still be heard: nobody is to believe that the session is connected.
+                    self.publish();
+                    return After::Claim;
+                }
                 Some(Turn::NewGeneration) => {
                     self.machine = Machine::new(self.node.timing.rebuild);
                     self.release(fence).await;

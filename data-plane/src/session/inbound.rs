@@ -24,6 +24,12 @@ use crate::{
     store::{FencedBackend, Poison},
 };
 
+/// The longest text that is taken: WhatsApp's own limit of 65,536 characters, in UTF-8. A row must fit into one request
+/// to the control plane, or it would hold up all that come after it.
+const MAX_TEXT: usize = 256 << 10;
+/// The longest name or id that is taken, in bytes. Senders choose theirs; WhatsApp's own are far shorter.
+const MAX_NAME: usize = 512;
+
 /// The durability hook of one client.
 pub struct Inbound {
     /// Where rows go.
@@ -75,14 +81,19 @@ pub async fn message(client: &Client, info: &MessageInfo, body: InboundBody) -> 
     let from_a_person = !source.is_group && !source.is_from_me;
     let chat_alt = if from_a_person { source.sender_alt.as_ref() } else { info.peer_recipient_pn.as_ref() };
     Ok(InboundMessage {
-        wa_id: info.id.clone(),
+        wa_id: short(&info.id).to_owned(),
         chat: party(client, &source.chat, chat_alt).await?,
         sender: party(client, &source.sender, source.sender_alt.as_ref()).await?,
         from_me: source.is_from_me,
-        push_name: Some(info.push_name.clone()).filter(|name| !name.is_empty()),
+        push_name: Some(short(&info.push_name).to_owned()).filter(|name| !name.is_empty()),
         sent_at: info.timestamp,
         body,
     })
+}
+
+/// The beginning of a name or id, up to what is taken.
+fn short(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MAX_NAME)]
 }
 
 /// What a message holds, or `None` if it is between devices and not for people.
@@ -96,6 +107,9 @@ fn body(message: &wa::Message, info: &MessageInfo) -> Option<InboundBody> {
     }
     let base = message.get_base_message();
     if let Some(text) = message.text_content() {
+        if text.len() > MAX_TEXT {
+            return unsupported("oversized_text");
+        }
         return Some(InboundBody::Content { content: Content::Text { body: text.to_owned() } });
     }
     if let Some(protocol) = base.protocol_message.as_option() {
@@ -230,6 +244,18 @@ mod tests {
             ..Default::default()
         };
         assert!(body(&wrapped, &info()) == Some(text("see")));
+    }
+
+    #[test]
+    fn a_text_that_is_longer_than_whatsapp_s_own_limit_is_named_and_any_row_fits_into_a_request() {
+        let longest = "\u{1}".repeat(MAX_TEXT);
+        let content = body(&wa::Message::text(longest.as_str()), &info());
+        assert!(content == Some(text(&longest)));
+        // Escaped six to one in JSON.
+        assert!(serde_json::to_vec(&content).unwrap().len() < shared::wire::outbox::MAX_BYTES - 8 * MAX_NAME);
+        let longer = body(&wa::Message::text(format!("{longest}x")), &info());
+        assert!(longer == Some(InboundBody::Unsupported { kind: "oversized_text".into() }));
+        assert_eq!(short(&"\u{1f980}x".repeat(MAX_NAME)).len(), 510, "no character is cut in two");
     }
 
     #[test]

@@ -88,31 +88,22 @@ fn invalid(reason: &str) -> SendOutcome {
 
 async fn send_all(link: &Arc<Link>, client: &Arc<Client>, items: Vec<SendItem>, deadline: Instant) -> Vec<SendOutcome> {
     let mut outcomes: Vec<Option<SendOutcome>> = vec![None; items.len()];
+    let mut good = Vec::with_capacity(items.len());
+    for (at, item) in items.into_iter().enumerate() {
+        match recipient(&item) {
+            Ok(to) => good.push((at, to.to_string(), item, to)),
+            Err(outcome) => outcomes[at] = Some(outcome),
+        }
+    }
+    let batch: Vec<(&str, &str)> = good.iter().map(|(_, chat, item, _)| (item.wa_id.as_str(), chat.as_str())).collect();
+    let begun = link.acks.begin(&batch, Instant::now());
     let mut theirs = Vec::new();
     let mut ours = Vec::new();
-    let wa_ids: Vec<String> = items.iter().map(|item| item.wa_id.clone()).collect();
-    let siblings: Vec<&str> = wa_ids.iter().map(String::as_str).collect();
-    let mut blocked_chats = std::collections::HashSet::new();
-    for (at, item) in items.into_iter().enumerate() {
-        let to = match recipient(&item) {
-            Ok(to) => to,
-            Err(outcome) => {
-                outcomes[at] = Some(outcome);
-                continue;
-            }
-        };
-        let chat = to.to_string();
-        if blocked_chats.contains(&chat) {
-            outcomes[at] = Some(SendOutcome::ChatBlocked);
-            continue;
-        }
-        match link.acks.begin(&item.wa_id, &chat, &siblings, Instant::now()) {
+    for ((at, _, item, to), begun) in good.into_iter().zip(begun) {
+        match begun {
             Begun::Ours(outcome) => ours.push(Ours { at, item, to, outcome }),
             Begun::Theirs(outcome) => theirs.push((at, outcome)),
-            Begun::Blocked => {
-                outcomes[at] = Some(SendOutcome::ChatBlocked);
-                blocked_chats.insert(chat);
-            }
+            Begun::Blocked => outcomes[at] = Some(SendOutcome::ChatBlocked),
         }
     }
 

@@ -25,6 +25,9 @@ use crate::store::{JournalAck, Poison, StoreError};
 pub const CAPACITY: usize = 1_024;
 /// How many hints are committed together at most.
 const TOGETHER: usize = 64;
+/// The most messages that one receipt is taken for, and the longest id, in bytes: a row must fit into one request to the
+/// control plane. Ids of ours, and of WhatsApp's own clients, are far shorter.
+const RECEIPT_IDS: (usize, usize) = (1_000, 128);
 
 /// Something to be stored.
 pub enum Write {
@@ -126,7 +129,13 @@ async fn hint(client: &Client, receipt: &Receipt) -> Result<Option<OutboxEvent>,
     let alt = if source.is_group { None } else { source.sender_alt.as_ref() };
     Ok(Some(OutboxEvent::Receipt {
         chat: party(client, &source.chat, alt).await?,
-        wa_ids: receipt.message_ids.clone(),
+        wa_ids: receipt
+            .message_ids
+            .iter()
+            .filter(|id| id.len() <= RECEIPT_IDS.1)
+            .take(RECEIPT_IDS.0)
+            .cloned()
+            .collect(),
         receipt: kind,
         at: receipt.timestamp,
     }))

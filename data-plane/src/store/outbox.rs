@@ -13,7 +13,7 @@ use std::ops::RangeInclusive;
 use sea_orm::Value;
 use shared::{
     ids::SessionId,
-    wire::outbox::{MAX_ROWS, OutboxEvent, OutboxRow, row_name, row_place},
+    wire::outbox::{MAX_BYTES, MAX_ROWS, OutboxEvent, OutboxRow, row_name, row_place},
 };
 
 use super::{
@@ -31,7 +31,7 @@ pub const OUTBOX_MAX_ROWS: i64 = 50_000;
 pub struct OutboxSlice {
     /// Which sequence.
     pub epoch: i64,
-    /// 1 to [`MAX_ROWS`], rising by `seq`.
+    /// 1 to [`MAX_ROWS`], rising by `seq`, and no more than [`MAX_BYTES`] unless it is one.
     pub rows: Vec<OutboxRow>,
 }
 
@@ -101,19 +101,28 @@ impl FencedBackend {
 }
 
 impl Store {
-    /// The oldest rows of a session, or `None` if it has none. `limit` is cut to [`MAX_ROWS`].
+    /// The oldest rows of a session, or `None` if it has none: at most `limit`, which is cut to [`MAX_ROWS`], and
+    /// [`MAX_BYTES`] of them, but one row however large it is.
     ///
     /// # Errors
     /// As the database.
     pub async fn next_batch(&self, session_id: &SessionId, limit: usize) -> Result<Option<OutboxSlice>> {
         let limit = i64::try_from(limit.clamp(1, MAX_ROWS)).unwrap_or(1);
+        let bytes = i64::try_from(MAX_BYTES).unwrap_or(i64::MAX);
+        // Their sizes first, so that rows which don't fit aren't read.
         let rows = self
             .database()
             .all(
                 "read the outbox",
-                "SELECT epoch, seq, sealed FROM outbox WHERE session_id = $1 \
-                 AND epoch = (SELECT MIN(epoch) FROM outbox WHERE session_id = $1) ORDER BY seq LIMIT $2",
-                [session_id.as_str().into(), limit.into()],
+                "WITH present AS (SELECT MIN(epoch) AS epoch FROM outbox WHERE session_id = $1), \
+                 oldest AS (SELECT seq, LENGTH(sealed) AS size FROM outbox WHERE session_id = $1 \
+                 AND epoch = (SELECT epoch FROM present) ORDER BY seq LIMIT $2), \
+                 summed AS (SELECT seq, ROW_NUMBER() OVER (ORDER BY seq) AS place, \
+                 SUM(size) OVER (ORDER BY seq) AS bytes FROM oldest) \
+                 SELECT epoch, seq, sealed FROM outbox WHERE session_id = $1 \
+                 AND epoch = (SELECT epoch FROM present) \
+                 AND seq <= (SELECT MAX(seq) FROM summed WHERE place = 1 OR bytes <= $3) ORDER BY seq",
+                [session_id.as_str().into(), limit.into(), bytes.into()],
             )
             .await?;
         let Some(first) = rows.first() else { return Ok(None) };

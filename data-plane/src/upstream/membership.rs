@@ -10,12 +10,14 @@ use shared::wire::{
     PROTOCOL_VERSION,
     worker::{Heartbeat, Join},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::UpstreamError;
 use crate::{backoff, node::Node, supervisor::Supervisor};
 
+/// How long the outbox may take to be counted: a slow store is no reason to fall silent.
+const COUNT: Duration = Duration::from_secs(1);
 /// The first and the longest pause after a failure.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
 
@@ -72,10 +74,11 @@ async fn beat(node: &Node, supervisor: &Supervisor, stop: &CancellationToken) ->
             () = stop.cancelled() => return false,
             () = sleep(backoff::spread(node.timing.heartbeat)) => {}
         }
-        match node.store.outbox_total().await {
-            Ok(rows) => outbox_rows = rows,
-            // The worker lives all the same.
-            Err(error) => tracing::warn!(%error, "the outbox could not be counted, the last count stands"),
+        // The worker lives all the same if it can't be counted: then the last count stands.
+        match timeout(COUNT, node.store.outbox_total()).await {
+            Ok(Ok(rows)) => outbox_rows = rows,
+            Ok(Err(error)) => tracing::warn!(%error, "the outbox could not be counted"),
+            Err(_) => tracing::warn!("the outbox could not be counted in time"),
         }
         let census = supervisor.census();
         let beat = Heartbeat {

@@ -6,7 +6,7 @@ use rstest::rstest;
 use shared::{
     ids::SessionId,
     seal::DataKey,
-    wire::outbox::{OutboxEvent, Party, ReceiptKind, row_name, row_place},
+    wire::outbox::{MAX_BYTES, OutboxEvent, Party, ReceiptKind, row_name, row_place},
 };
 
 use crate::harness::{On, Run, TestDatabase, options};
@@ -158,4 +158,30 @@ async fn rows_without_a_living_holder_are_adopted_by_one_worker_at_a_time(#[case
 
     database.meddle("UPDATE ship_lease SET until = 0").await;
     assert_eq!(b.store.adopt_orphans(&b.lease, 10).await.unwrap().len(), 2, "all, once the other's term is over");
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
+async fn a_batch_is_bounded_in_bytes_too_and_a_row_that_is_larger_goes_alone(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let session = SessionId::new();
+    let run = Run::start(&database, "w").await;
+    let backend = run.open(&session, 1, &DataKey::generate()).await;
+    // The longest texts that WhatsApp takes, as they come when a control plane was away; one is too large for any batch.
+    let mut events: Vec<_> = (0..40).map(|_| receipt(&"x".repeat(256 << 10))).collect();
+    events[20] = receipt(&"x".repeat(MAX_BYTES + 1));
+    backend.commit_events(&events).await.unwrap();
+    let mut sizes = Vec::new();
+    let mut seqs = Vec::new();
+    while let Some(slice) = run.store.next_batch(&session, usize::MAX).await.unwrap() {
+        sizes.push((slice.rows.len(), slice.rows.iter().map(|row| row.sealed.len()).sum::<usize>()));
+        seqs.extend(slice.rows.iter().map(|row| row.seq));
+        run.store.delete_through(&session, 1, slice.rows.last().unwrap().seq).await.unwrap();
+    }
+    assert_eq!(seqs, (1..=40).collect::<Vec<_>>(), "each once, in order");
+    assert!(sizes.iter().all(|(rows, bytes)| *rows == 1 || *bytes <= MAX_BYTES), "{sizes:?}");
+    assert!(sizes.iter().any(|(rows, bytes)| *rows == 1 && *bytes > MAX_BYTES), "{sizes:?}");
+    assert!(sizes.iter().any(|(rows, _)| *rows > 1), "{sizes:?}");
 }

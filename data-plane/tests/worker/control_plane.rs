@@ -1,7 +1,7 @@
 //! The worker's peer: says what to run, takes reports and events. It keeps what it was told, in memory.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicI64, Ordering},
@@ -46,6 +46,7 @@ struct Peer {
 #[derive(Default)]
 struct Told {
     workers: HashMap<WorkerId, (PublicKey, String)>,
+    attached: HashSet<WorkerId>,
     placed: HashMap<SessionId, (WorkerId, PutSession)>,
     keys: HashMap<SessionId, DataKey>,
     events: BTreeMap<(SessionId, i64, i64), OutboxEvent>,
@@ -103,13 +104,16 @@ impl ControlPlane {
         told.placed.insert(order.session_id.clone(), (worker.clone(), order.clone()));
     }
 
+    /// Whether a worker has joined and taken its sessions back: what is placed on it from now on keeps its generation.
     pub fn has_joined(&self, worker: &WorkerId) -> bool {
-        self.state.told().workers.contains_key(worker)
+        self.state.told().attached.contains(worker)
     }
 
     /// Forgets that a worker joined, so that the next join can be seen.
     pub fn forget(&self, worker: &WorkerId) {
-        self.state.told().workers.remove(worker);
+        let mut told = self.state.told();
+        told.workers.remove(worker);
+        told.attached.remove(worker);
     }
 
     /// The events of a session, by epoch and sequence.
@@ -215,6 +219,7 @@ async fn re_attach(
             order.clone()
         })
         .collect();
+    told.attached.insert(id);
     Json(ReAttached { sessions })
 }
 

@@ -143,3 +143,39 @@ async fn a_worker_that_another_waits_for_lets_go() {
     linked.worker.shutdown().await;
     other.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_stops_while_it_removes_a_device_leaves_that_to_the_next() {
+    let world = World::new().await;
+    let linked = world.linked().await;
+    linked.worker.shutdown().await;
+    // Nobody listens there, so the device can't be removed.
+    let mut config = world.config("w2");
+    config.ws_url = Some("ws://127.0.0.1:9".parse().unwrap());
+    let cut_off = world.worker_with(config).await;
+    let mut order = linked.order.clone();
+    order.desired = Desired::LoggedOut;
+    order.generation = world.plane.next_generation();
+    world.put(cut_off.id(), &order).await;
+    until("it has begun", async || {
+        world.plane.report(&order.session_id).filter(|report| report.generation == order.generation).map(drop)
+    })
+    .await;
+    cut_off.shutdown().await;
+    assert_ne!(
+        world.plane.report(&order.session_id).map(|report| report.observed),
+        Some(Observed::Erased { unlink_confirmed: false })
+    );
+
+    let worker = world.worker("w3").await;
+    order.generation = world.plane.next_generation();
+    world.put(worker.id(), &order).await;
+    world
+        .observed(&order.session_id, "it is erased", |observed| {
+            *observed == Observed::Erased { unlink_confirmed: true }
+        })
+        .await;
+    let phones = world.sim.network().phones().await;
+    assert!(phones.iter().all(|phone| phone.companions.is_empty()), "the phone has no linked device any more");
+    worker.shutdown().await;
+}

@@ -158,3 +158,25 @@ async fn a_store_that_takes_no_writes_for_a_while_loses_nothing() {
     world.connected(&order.session_id).await;
     worker.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_lost_its_lease_says_that_its_sessions_are_not_connected() {
+    let world = World::new().await;
+    let mut config = world.config("w1");
+    config.timing.lease_ttl = Duration::from_secs(2);
+    let worker = world.worker_with(config).await;
+    let order = world.order();
+    world.put(worker.id(), &order).await;
+    let phone = world.phone().await;
+    world.scan(worker.id(), &order.session_id, &phone).await;
+    world.connected(&order.session_id).await;
+
+    let blocker = sea_orm::Database::connect(world.database()).await.unwrap();
+    let lock = sea_orm::TransactionTrait::begin(&blocker).await.unwrap();
+    sea_orm::ConnectionTrait::execute_unprepared(&lock, "UPDATE store_meta SET value = value").await.unwrap();
+    // Nobody writes to the session, so no write of it fails: only the lease ends.
+    world.observed(&order.session_id, "it isn't connected", |observed| *observed == Observed::Reconnecting).await;
+    lock.rollback().await.unwrap();
+    world.connected(&order.session_id).await;
+    worker.shutdown().await;
+}

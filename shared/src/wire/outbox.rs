@@ -19,6 +19,10 @@ use crate::{
 /// The most rows in a batch.
 pub const MAX_ROWS: usize = 256;
 
+/// The most bytes of sealed rows in a batch of more than one, in base64 on the way: well below what the control plane
+/// takes in one request.
+pub const MAX_BYTES: usize = 2 << 20;
+
 /// The table name that a row's seal is bound to.
 pub const OUTBOX_TABLE: &str = "outbox";
 

@@ -35,7 +35,10 @@ impl Actor {
 
     /// Removes the companion device from the account, ships what is left, erases and lets go.
     pub(super) async fn log_out(&mut self, fence: &Fence, term: &Term) -> Option<Turn> {
-        let unlink_confirmed = self.unlink(fence, term).await;
+        let unlink_confirmed = match self.unlink(fence, term).await {
+            Ok(confirmed) => confirmed,
+            Err(turn) => return Some(turn),
+        };
         tracing::info!(session = %self.id, unlink_confirmed, "logged out on the tenant's wish");
         self.machine.on(Signal::Dropped);
         self.publish();
@@ -89,33 +92,43 @@ impl Actor {
         }
     }
 
-    /// Removes the companion device. Answers whether WhatsApp confirmed that it is gone.
-    async fn unlink(&mut self, fence: &Fence, term: &Term) -> bool {
+    /// Removes the companion device. Answers whether WhatsApp confirmed that it is gone; what ends the attempt before its
+    /// time leaves the state as it is, so that the device can still be removed by whoever runs the session next.
+    async fn unlink(&mut self, fence: &Fence, term: &Term) -> Result<bool, Turn> {
         let deadline = Instant::now() + UNLINK;
+        let mut tries = 0;
         let mut running = match self.kept.take() {
             Some(running) => running,
-            None => {
+            None => loop {
                 let backend = self.backend(fence, term);
                 match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
-                    Ok(running) => running,
-                    Err(error) => {
-                        tracing::warn!(session = %self.id, %error, "the device can't be removed");
-                        return false;
-                    }
+                    Ok(running) => break running,
+                    Err(error) => tracing::warn!(session = %self.id, %error, "the device can't be removed yet"),
                 }
-            }
+                if !term.lease.is_valid() {
+                    return Err(Turn::LeaseEnded);
+                }
+                if Instant::now() >= deadline {
+                    return Ok(false);
+                }
+                tries += 1;
+                if let Some(turn) = self.pause(backoff::doubling(PAUSES.0, PAUSES.1, tries)).await {
+                    return Err(turn);
+                }
+            },
         };
         if account(&running.client()).is_none() {
             // Never linked: there is no device to remove.
             running.close().await;
-            return true;
+            return Ok(true);
         }
-        let confirmed = tokio::select! {
-            () = self.shutdown.cancelled() => false,
-            done = timeout_at(deadline, remove_device(&mut running)) => done.unwrap_or(false),
+        let done = tokio::select! {
+            () = self.shutdown.cancelled() => Err(Turn::Shutdown),
+            () = term.over.cancelled() => Err(Turn::LeaseEnded),
+            done = timeout_at(deadline, remove_device(&mut running)) => Ok(done.unwrap_or(false)),
         };
         running.close().await;
-        confirmed
+        done
     }
 }
 
