@@ -9,6 +9,7 @@ use super::JobKind;
 pub struct Bell {
     send_messages: Notify,
     deliver_webhook: Notify,
+    send_mail: Notify,
 }
 
 impl Bell {
@@ -26,6 +27,7 @@ impl Bell {
         match kind {
             JobKind::SendMessages => &self.send_messages,
             JobKind::DeliverWebhook => &self.deliver_webhook,
+            JobKind::SendMail => &self.send_mail,
         }
     }
 }

@@ -18,11 +18,13 @@ pub enum JobKind {
     SendMessages,
     /// Try to deliver one event to one webhook endpoint.
     DeliverWebhook,
+    /// Send one mail to a person.
+    SendMail,
 }
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::SendMessages, Self::DeliverWebhook];
+    pub const ALL: [Self; 3] = [Self::SendMessages, Self::DeliverWebhook, Self::SendMail];
 
     /// The name in the table and in metrics.
     #[must_use]
@@ -30,6 +32,7 @@ impl JobKind {
         match self {
             Self::SendMessages => "messages.send",
             Self::DeliverWebhook => "webhooks.deliver",
+            Self::SendMail => "mail.send",
         }
     }
 
