@@ -44,6 +44,7 @@ impl Keyring {
     /// # Errors
     /// [`SigningKeyError`] if the database doesn't answer or holds a key that doesn't open.
     pub async fn load(db: &Db, master_key: &MasterKey) -> Result<Self, SigningKeyError> {
+        signing_keys::load(db, master_key, Purpose::AccessTokens).await?;
         let access = access_keys(db, master_key).await?;
         let hash = |purpose: &str| KeyedHash::new(&master_key.derive(purpose));
         Ok(Self {
@@ -80,16 +81,17 @@ impl Keyring {
         if let Some(key) = self.access().set.key_of(token) {
             return Ok(Some(key.clone()));
         }
-        let mut reloaded = self.reloaded.lock().await;
-        if reloaded.elapsed() >= RELOAD_AT_MOST_EVERY {
-            *reloaded = Instant::now();
-            self.reload(&app.db, &app.master_key).await?;
-        }
-        drop(reloaded);
+        self.reload(&app.db, &app.master_key, RELOAD_AT_MOST_EVERY).await?;
         Ok(self.access().set.key_of(token).cloned())
     }
 
-    async fn reload(&self, db: &Db, master_key: &MasterKey) -> Result<(), SigningKeyError> {
+    /// Reads the keys, unless that was done a moment ago. One at a time, so that nobody puts older ones over newer ones.
+    async fn reload(&self, db: &Db, master_key: &MasterKey, unless_within: Duration) -> Result<(), SigningKeyError> {
+        let mut reloaded = self.reloaded.lock().await;
+        if reloaded.elapsed() < unless_within {
+            return Ok(());
+        }
+        *reloaded = Instant::now();
         let keys = access_keys(db, master_key).await?;
         if keys.signing.public() != self.access().signing.public() {
             tracing::info!(kid = keys.signing.public().kid, "access tokens are signed with a new key from now on");
@@ -99,9 +101,11 @@ impl Keyring {
     }
 }
 
+/// In one snapshot, so that a rotation shows whole or not at all.
 async fn access_keys(db: &Db, master_key: &MasterKey) -> Result<AccessKeys, SigningKeyError> {
-    let signing = signing_keys::load(db, master_key, Purpose::AccessTokens).await?;
-    let set = signing_keys::key_set(db.read(), master_key, Purpose::AccessTokens).await?;
+    let keys = signing_keys::accepted(db.read(), master_key, Purpose::AccessTokens).await?;
+    let set = KeySet { keys: keys.iter().map(SigningKey::public).collect() };
+    let signing = keys.into_iter().next().ok_or(SigningKeyError::Missing)?;
     Ok(AccessKeys { signing, set })
 }
 
@@ -114,7 +118,7 @@ pub async fn follow_keys(app: App) {
             () = app.stop.cancelled() => return,
             _ = every.tick() => {}
         }
-        match app.keyring.reload(&app.db, &app.master_key).await {
+        match app.keyring.reload(&app.db, &app.master_key, Duration::ZERO).await {
             Ok(()) => {}
             Err(SigningKeyError::Database(error)) => {
                 tracing::warn!(kind = database_error_kind(&error), "the signing keys were not read; trying again");

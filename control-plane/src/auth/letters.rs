@@ -99,7 +99,10 @@ async fn sign_up(app: &App, mail: &MailId, about: &[u8]) -> Result<Option<Letter
         paragraphs: vec![
             format!("Hello {},", pending.name),
             format!("to make the account “{}”, confirm that this address is yours.", pending.tenant_name),
-            format!("The link works for a day. Programs send its code: {}", token.expose_secret()),
+            format!(
+                "The link works for a day. If you use the API without the console, this is its token: {}",
+                token.expose_secret()
+            ),
         ],
         action: Some(Action::with_token("Confirm the address", public, "verify-email", token.expose_secret())),
         closing: "If you didn't sign up, don't open the link: without it no account is made.",
@@ -117,7 +120,10 @@ async fn verify_address(app: &App, mail: &MailId, about: &AboutUser) -> Result<O
         paragraphs: vec![
             format!("Hello {},", user.name),
             "please confirm that this address is yours.".into(),
-            format!("The link works for a day. Programs send its code: {}", token.expose_secret()),
+            format!(
+                "The link works for a day. If you use the API without the console, this is its token: {}",
+                token.expose_secret()
+            ),
         ],
         action: Some(Action::with_token("Confirm the address", public, "verify-email", token.expose_secret())),
         closing: "If you didn't sign up, don't open the link.",
@@ -134,7 +140,10 @@ async fn reset_password(app: &App, mail: &MailId, about: &AboutAddress) -> Resul
         paragraphs: vec![
             format!("Hello {},", user.name),
             "somebody, probably you, asked to set another password for your account.".into(),
-            format!("The link works for an hour, once. Programs send its code: {}", token.expose_secret()),
+            format!(
+                "The link works for an hour, once. If you use the API without the console, this is its token: {}",
+                token.expose_secret()
+            ),
         ],
         action: Some(Action::with_token("Set another password", public, "reset-password", token.expose_secret())),
         closing: "If it wasn't you, there is nothing to do: your password stays as it is.",

@@ -143,6 +143,16 @@ pub(super) async fn key_set<C: ConnectionTrait>(
     master_key: &MasterKey,
     purpose: Purpose,
 ) -> Result<KeySet, SigningKeyError> {
+    let keys = accepted(connection, master_key, purpose).await?;
+    Ok(KeySet { keys: keys.iter().map(SigningKey::public).collect() })
+}
+
+/// The key pairs of the purpose whose tokens are accepted, in one snapshot: the active one first.
+pub(super) async fn accepted<C: ConnectionTrait>(
+    connection: &C,
+    master_key: &MasterKey,
+    purpose: Purpose,
+) -> Result<Vec<SigningKey>, SigningKeyError> {
     let rows = signing_key::Entity::find()
         .filter(signing_key::Column::Purpose.eq(purpose.as_str()))
         .filter(
@@ -155,8 +165,7 @@ pub(super) async fn key_set<C: ConnectionTrait>(
         .limit(PUBLISHED)
         .all(connection)
         .await?;
-    let keys = rows.iter().map(|row| Ok(open(master_key, row)?.public())).collect::<Result<_, SigningKeyError>>()?;
-    Ok(KeySet { keys })
+    rows.iter().map(|row| open(master_key, row)).collect()
 }
 
 fn open(master_key: &MasterKey, row: &signing_key::Model) -> Result<SigningKey, SigningKeyError> {

@@ -40,7 +40,7 @@ impl AuthConfig {
 #[derive(Debug, Clone)]
 pub struct MailConfig {
     /// `SMTP_URL`: `smtps://user:password@host` (TLS), `smtp://user:password@host?tls=required` (STARTTLS) or `smtp://host` (in
-    /// clear). Without it nothing is sent: links are written to the log, once, under the target `mail`.
+    /// clear). Without it nothing is sent: links are written to the log, once, under the target `control_plane::mail`.
     pub smtp_url: Option<SecretString>,
     /// `MAIL_FROM`: the sender. Default `Switchboard <switchboard@localhost>`; must be set with `SMTP_URL`.
     pub from: String,

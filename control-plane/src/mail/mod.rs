@@ -8,7 +8,7 @@
 //! up long after the request was answered: an answer can't tell, by its content or its time.
 //!
 //! **Without `SMTP_URL`** (development) nothing is sent: the link of the letter is written to the log, once, at level INFO under
-//! the target `mail`. It is the one secret that ever is, and never is on an installation that sends mail.
+//! the target `control_plane::mail`. It is the one secret that ever is, and never is on an installation that sends mail.
 //!
 //! **Invariants.** A committed request is sent at least once or given up after [`ATTEMPTS`] attempts, over half a day. A mail
 //! that is sent twice has the same `Message-ID`. A sending takes [`DEADLINE`] at most. The row goes when the mail has gone.

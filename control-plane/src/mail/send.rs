@@ -153,6 +153,9 @@ impl Handler for Sender {
                 }
                 Err(WriteError::Defect(what)) => {
                     tracing::error!(what, "a mail can't be written");
+                    if let Err(error) = self.give_up(app, &job).await {
+                        tracing::warn!(kind = database_error_kind(&error), "the row of a mail was not deleted");
+                    }
                     Outcome::Dead(what)
                 }
             });

@@ -59,7 +59,7 @@ impl Transport {
     pub(super) async fn send(&self, id: &MailId, kind: &str, letter: &Letter) -> Result<Sent, Failure> {
         let Some(smtp) = &self.smtp else {
             if let Some(action) = &letter.action {
-                tracing::info!(target: "mail", kind, link = %action.url, "no SMTP_URL: this mail is not sent, open its link");
+                tracing::info!(target: "control_plane::mail", kind, link = %action.url, "no SMTP_URL: this mail is not sent, open its link");
             }
             return Ok(Sent::Shown);
         };

@@ -287,7 +287,7 @@ fn collect_errors() {
     impl<S: tracing::Subscriber> Layer<S> for Errors {
         fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
             let meta = event.metadata();
-            if meta.target() == "mail" {
+            if meta.target() == "control_plane::mail" {
                 struct Link;
                 impl tracing::field::Visit for Link {
                     fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {

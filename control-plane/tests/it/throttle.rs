@@ -45,7 +45,8 @@ async fn guessing_at_one_account_ends_after_ten_tries_over_two_replicas_wherever
         for answer in limited {
             answer.assert_problem(429, "rate-limited");
             let wait: u64 = answer.header("retry-after").unwrap().parse().unwrap();
-            assert!((1..=30).contains(&wait), "{wait}");
+            // Those that came at once have clocks of their own.
+            assert!((1..=31).contains(&wait), "{wait}");
             refusals.push(answer.without_request_id());
         }
         wrong[0].assert_problem(401, "invalid-credentials");

@@ -181,8 +181,7 @@ async fn a_rotated_key_signs_at_once_is_known_to_every_replica_and_the_old_one_v
     let fresh = tokens["access_token"].as_str().unwrap().to_owned();
     assert_eq!(claims_header(&fresh)["kid"], new_kid.as_str());
     let http = app.http.clone();
-    let me =
-        async |base: &str, token: &str| Answer::of(http.get(format!("{base}/api/v1/me")).bearer_auth(token)).await;
+    let me = async |base: &str, token: &str| Answer::of(http.get(format!("{base}/api/v1/me")).bearer_auth(token)).await;
     for base in [&app.base_url(), &replica, &restarted] {
         crate::parts::eventually("the new key is known", async || me(base, &fresh).await.status == 200).await;
         assert_eq!(me(base, &owner.access_token).await.status, 200, "the old key's tokens go on");
