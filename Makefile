@@ -12,7 +12,7 @@ BIN := $(SANDBOX_DIR)/debug
 # Tests need the programs too. Built together, both have the same dependencies, compiled once.
 BUILD ?= --bins
 
-.PHONY: help demo run smoke test test-released chaos lint deny openapi openapi-lint hooks build-sandbox
+.PHONY: help demo run smoke test baileys test-released chaos lint deny openapi openapi-lint hooks build-sandbox
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -30,9 +30,14 @@ run: ## Switchboard on the real WhatsApp, with embedded defaults
 	@$(CARGO) run -p standalone --bin standalone -- run
 
 test: BUILD = --bins --tests
-test: build-sandbox ## unit, property and whole-server tests, on SQLite and on a PostgreSQL of its own
+test: build-sandbox baileys ## unit, property and whole-server tests, on SQLite and on a PostgreSQL of its own
 	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --no-fail-fast
 	@$(MAKE) --no-print-directory test-released openapi-lint
+
+baileys: ## installs the independent client, where npm is
+	@command -v npm >/dev/null || { echo '*** npm is not here: nothing will be tested against Baileys ***'; exit 0; }; \
+	test bench/peers/baileys/node_modules/.package-lock.json -nt bench/peers/baileys/package-lock.json || \
+	npm ci --silent --no-audit --no-fund --prefix bench/peers/baileys
 
 test-released: ## what is released refuses the simulator, and doesn't carry the feature that would let it
 	@scripts/released-features

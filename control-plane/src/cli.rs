@@ -4,12 +4,14 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
+use shared::ids::JobId;
 
 use crate::{
     app,
     auth::{self, Purpose},
     config::{Config, Environment, LogConfig},
     error::{Kind, database_error_kind},
+    jobs::{JobKind, dead},
     server::{self, ControlPlane},
 };
 
@@ -24,7 +26,7 @@ pub struct Cli {
     command: Option<Command>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Subcommand)]
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 enum Command {
     /// Serve the API (the default). Settings come from the environment.
     Serve,
@@ -37,12 +39,46 @@ enum Command {
         #[arg(long)]
         compromised: bool,
     },
+    /// Look at jobs that were given up, try them again, or call off ones that wait.
+    #[command(subcommand)]
+    Jobs(JobsCommand),
     /// Print the OpenAPI document.
     Openapi,
     /// Print docs/errors.md.
     ErrorsDoc,
     /// Ask the process that serves on LISTEN or PORT whether it is ready; ends with 0 if so.
     Healthcheck,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+enum JobsCommand {
+    /// List jobs that were given up, the newest first.
+    Dead {
+        /// Of this kind only.
+        #[arg(long, value_parser = kind_of_job)]
+        kind: Option<JobKind>,
+        /// How many at most.
+        #[arg(long, default_value_t = 50)]
+        limit: u64,
+    },
+    /// Make a job that was given up ready again, with all its attempts.
+    Redrive {
+        /// Its id.
+        id: Option<JobId>,
+        /// All of this kind, up to 1,000, the oldest first.
+        #[arg(long, value_parser = kind_of_job, conflicts_with = "id")]
+        all: Option<JobKind>,
+    },
+    /// Call off a job that waits.
+    Cancel {
+        /// Its id.
+        id: JobId,
+    },
+}
+
+fn kind_of_job(name: &str) -> Result<JobKind, String> {
+    let names: Vec<_> = JobKind::ALL.iter().map(|kind| kind.as_str()).collect();
+    JobKind::named(name).ok_or_else(|| format!("one of {}", names.join(", ")))
 }
 
 impl Cli {
@@ -56,6 +92,7 @@ impl Cli {
             Command::Serve => serve(&env).await,
             Command::Migrate => migrate(&env).await,
             Command::RotateKeys { compromised } => rotate_keys(&env, compromised).await,
+            Command::Jobs(command) => jobs(&env, command).await,
             Command::Openapi => {
                 print!("{}", openapi_document()?);
                 Ok(())
@@ -94,6 +131,40 @@ async fn rotate_keys(env: &Environment, compromised: bool) -> anyhow::Result<()>
     master_key.bind(db.autocommit()).await?;
     let kid = auth::rotate(&db, &master_key, Purpose::AccessTokens, compromised).await?;
     println!("{kid}");
+    db.close().await;
+    Ok(())
+}
+
+async fn jobs(env: &Environment, command: JobsCommand) -> anyhow::Result<()> {
+    let db = server::connect(&Config::from_env(env)?).await?;
+    let said_no = |error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error));
+    match command {
+        JobsCommand::Dead { kind, limit } => {
+            for job in dead::list(&db, kind, limit).await.map_err(said_no)? {
+                println!(
+                    "{}\t{}\t{}\t{}\t{} attempts\t{}\t{}",
+                    job.id,
+                    job.finished_at,
+                    job.kind,
+                    job.tenant_id,
+                    job.attempts,
+                    job.subject,
+                    job.why.unwrap_or_default()
+                );
+            }
+        }
+        JobsCommand::Redrive { id: Some(id), .. } => {
+            anyhow::ensure!(dead::redrive(&db, &id).await.map_err(said_no)?, "no job with this id was given up");
+        }
+        JobsCommand::Redrive { id: None, all } => {
+            let kind = all.context("say which job, or --all of a kind")?;
+            println!("{}", dead::redrive_all(&db, kind).await.map_err(said_no)?);
+        }
+        JobsCommand::Cancel { id } => {
+            let waited = dead::cancel(db.autocommit(), &id).await.map_err(said_no)?;
+            anyhow::ensure!(waited, "no job with this id waits; one that runs can't be called off");
+        }
+    }
     db.close().await;
     Ok(())
 }

@@ -28,6 +28,7 @@ pub mod server;
 pub mod sessions;
 pub mod state;
 pub mod tenants;
+pub mod upkeep;
 pub mod usage;
 pub mod webhooks;
 pub mod workers;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use axum::Router;
 use secrecy::ExposeSecret;
 use shared::seal::DataKey;
-use tokio::{net::TcpListener, task::JoinError, time::MissedTickBehavior};
+use tokio::{net::TcpListener, task::JoinError};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -15,22 +15,18 @@ use crate::{
     config::Config,
     db::Db,
     error::database_error_kind,
-    health, idempotency, internal,
-    jobs::{Bell, Handler, Runner},
+    health, internal,
+    jobs::{self, Bell, Handler, Runner},
     mail,
     master_key::MasterKey,
-    messages,
-    messages::ingest,
-    outbound, request_context, sessions,
+    messages, outbound, request_context, sessions,
     state::{App, Shared},
-    webhooks,
+    upkeep, webhooks,
     workers::Fleet,
 };
 
 /// How long requests and tasks get to finish.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(15);
-/// How often what is past its time is deleted.
-const PRUNE_EVERY: Duration = Duration::from_secs(60);
 
 /// A running control plane. [`shutdown`](Self::shutdown) ends it; dropped without, it is told to stop and not waited for.
 pub struct ControlPlane {
@@ -76,8 +72,9 @@ impl ControlPlane {
         let tasks = TaskTracker::new();
         tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
         tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
-        tasks.spawn(prune(app.clone()));
         tasks.spawn(auth::follow_keys(app.clone()));
+        jobs::schedule::enter(&app, upkeep::SCHEDULE).await?;
+        tasks.spawn(jobs::schedule::keep(app.clone(), upkeep::SCHEDULE));
         let reconciler = sessions::reconciler::start(app.clone());
         tasks.spawn(async move { report(reconciler.await, "the reconciler") });
         let runner = Runner::start(&app, handlers);
@@ -140,7 +137,12 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
 /// What works on jobs, by kind.
 fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
     let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters)])?;
-    Ok(vec![Arc::new(webhooks::Deliverer), Arc::new(messages::send::SendHandler), Arc::new(mail)])
+    Ok(vec![
+        Arc::new(webhooks::Deliverer),
+        Arc::new(messages::send::SendHandler),
+        Arc::new(mail),
+        Arc::new(upkeep::Upkeep),
+    ])
 }
 
 /// The master key of a configuration.
@@ -157,26 +159,5 @@ pub(crate) fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
 fn report(ended: Result<(), JoinError>, task: &'static str) {
     if ended.is_err_and(|error| error.is_panic()) {
         tracing::error!(task, "a background task panicked");
-    }
-}
-
-/// Deletes what is past its time.
-async fn prune(app: App) {
-    let mut every = tokio::time::interval(PRUNE_EVERY);
-    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = app.stop.cancelled() => return,
-            _ = every.tick() => {}
-        }
-        if let Err(error) = idempotency::prune(&app).await {
-            tracing::warn!(kind = database_error_kind(&error), "expired idempotency keys were not deleted");
-        }
-        if let Err(error) = ingest::prune(&app).await {
-            tracing::warn!(kind = database_error_kind(&error), "old marks of outbox rows were not deleted");
-        }
-        if let Err(error) = auth::prune(&app).await {
-            tracing::warn!(kind = database_error_kind(&error), "ended logins were not deleted");
-        }
     }
 }

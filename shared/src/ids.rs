@@ -40,6 +40,13 @@ macro_rules! ids {
                 Self(TypeSafeId::from_type_and_uuid(kind, uuid::Uuid::now_v7()).to_string())
             }
 
+            /// The id whose number is zero: of nothing in particular, before every other.
+            #[must_use]
+            pub fn nil() -> Self {
+                let kind = DynamicType::new($prefix).unwrap_or_else(|_| unreachable!("prefixes are lower-case letters"));
+                Self(TypeSafeId::from_type_and_uuid(kind, uuid::Uuid::nil()).to_string())
+            }
+
             /// The id as text.
             #[must_use]
             pub fn as_str(&self) -> &str {

@@ -1,5 +1,7 @@
 //! Wakes the runner of this process as soon as a job is committed.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use tokio::sync::{Notify, futures::Notified};
 
 use super::JobKind;
@@ -10,12 +12,29 @@ pub struct Bell {
     send_messages: Notify,
     deliver_webhook: Notify,
     send_mail: Notify,
+    upkeep: Notify,
+    /// Rung with every ring of this process, for other replicas.
+    outside: Notify,
+    rung: [AtomicBool; JobKind::ALL.len()],
 }
 
 impl Bell {
     /// Says that jobs of this kind are due. Call it after the commit: before it there is nothing to find.
     pub fn ring(&self, kind: JobKind) {
+        self.ring_inside(kind);
+        self.rung[kind as usize].store(true, Ordering::Release);
+        self.outside.notify_one();
+    }
+
+    /// Another replica has committed jobs of this kind.
+    pub(super) fn ring_inside(&self, kind: JobKind) {
         self.of(kind).notify_one();
+    }
+
+    /// Completes when other replicas are to be told of some kinds, and says which.
+    pub(super) async fn rung_here(&self) -> Vec<JobKind> {
+        self.outside.notified().await;
+        JobKind::ALL.into_iter().filter(|kind| self.rung[*kind as usize].swap(false, Ordering::AcqRel)).collect()
     }
 
     /// Completes at the next ring, or at once if there was one since the last wait.
@@ -28,6 +47,7 @@ impl Bell {
             JobKind::SendMessages => &self.send_messages,
             JobKind::DeliverWebhook => &self.deliver_webhook,
             JobKind::SendMail => &self.send_mail,
+            JobKind::Upkeep => &self.upkeep,
         }
     }
 }

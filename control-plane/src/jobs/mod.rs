@@ -1,6 +1,6 @@
 //! Durable jobs: work that must happen although the process may die, committed with the change that asks for it.
 //!
-//! Owns the table `jobs`. A domain calls [`enqueue`] inside its own transaction, commits, and rings the [`Bell`]; a
+//! Owns the tables `jobs`, `job_turns` and `cron`. A domain calls [`enqueue`] inside its own transaction, commits, and rings the [`Bell`]; a
 //! [`Runner`] in any replica claims the job, runs the [`Handler`] of its kind, and settles it. What a job is about stands
 //! in the domain's own row: a job carries only that row's id (`subject`).
 //!
@@ -8,6 +8,17 @@
 //! Every job lies in a lane (`session:<id>`, `webhook:<id>:<slot>`, `mail:<id>`). At any time at most one runner works on a lane: it
 //! claims up to [`Handler::batch`] due jobs of it, oldest first. So a lane is serial, and the number of lanes that a tenant
 //! can fill bounds what it takes of the runner. A job that waits for its next try doesn't block its lane.
+//!
+//! # Turns
+//! Claims go round by tenant, in virtual time ([`fairness`], table `job_turns`): a tenant's first jobs wait for one short turn
+//! of others, however many jobs those have.
+//!
+//! # Doorbells
+//! [`Bell`] wakes the runner of this process; on PostgreSQL a `NOTIFY` wakes those of other replicas ([`doorbell`]). A job that
+//! nobody rang for is found by polling.
+//!
+//! # By the clock
+//! [`schedule`] commits jobs of the installation's at times given by cron expressions (table `cron`), once over all replicas.
 //!
 //! # Leases
 //! A claim is a lease: owner, end, and an epoch that rises with every claim. Every statement about a running job is filtered
@@ -17,7 +28,8 @@
 //! stop hands its leases back, uncounted. Lease ends are in the database's time; due times (`run_at`) in the enqueuer's.
 //!
 //! # States
-//! `ready → running → done`, or back to `ready` at a stored time, or `dead`. Attempts count when a job is claimed; a job that
+//! `ready → running → done`, or back to `ready` at a stored time, or `dead`; from `ready` also `cancelled`. The dead are kept
+//! two weeks, and [`dead::redrive`] makes them ready again. Attempts count when a job is claimed; a job that
 //! has had all of them is given to [`Handler::give_up`] instead of being run. Finished rows are pruned.
 //!
 //! # Invariants
@@ -27,13 +39,18 @@
 //! 3. A handler that panics costs an attempt, never the job.
 
 mod bell;
+mod claim;
+pub mod dead;
+mod doorbell;
+mod fairness;
 mod handler;
 mod metrics;
 mod queue;
 mod runner;
+pub mod schedule;
 
 pub use bell::Bell;
 pub use handler::{Claimed, Handler, Outcome};
 pub use metrics::describe_metrics;
-pub use queue::{JobKind, NewJob, QueueFigures, drop_waiting, enqueue, figures, hasten, settle};
+pub use queue::{JobKind, NewJob, QueueFigures, drop_waiting, enqueue, enqueue_once, figures, hasten, settle};
 pub use runner::{Runner, RunnerOptions};

@@ -1,8 +1,8 @@
-//! The table `jobs`: every statement on it.
+//! The table `jobs`: how jobs get in and out of it.
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement, Value};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
 use shared::{
     ids::{JobId, TenantId},
     time::Timestamp,
@@ -20,11 +20,13 @@ pub enum JobKind {
     DeliverWebhook,
     /// Send one mail to a person.
     SendMail,
+    /// Something of the installation's that is due by the clock.
+    Upkeep,
 }
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::SendMessages, Self::DeliverWebhook, Self::SendMail];
+    pub const ALL: [Self; 4] = [Self::SendMessages, Self::DeliverWebhook, Self::SendMail, Self::Upkeep];
 
     /// The name in the table and in metrics.
     #[must_use]
@@ -33,10 +35,13 @@ impl JobKind {
             Self::SendMessages => "messages.send",
             Self::DeliverWebhook => "webhooks.deliver",
             Self::SendMail => "mail.send",
+            Self::Upkeep => "upkeep",
         }
     }
 
-    fn named(name: &str) -> Option<Self> {
+    /// The kind of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
 }
@@ -64,23 +69,38 @@ pub struct NewJob {
 /// As the database.
 pub async fn enqueue<C: ConnectionTrait>(conn: &C, job: NewJob) -> Result<JobId, DbErr> {
     let id = JobId::new();
-    conn.execute_raw(Statement::from_sql_and_values(
-        conn.get_database_backend(),
-        "INSERT INTO jobs (id, tenant_id, kind, lane, state, run_at, max_attempts, subject, created_at) \
-         VALUES ($1, $2, $3, $4, 'ready', $5, $6, $7, $8)",
-        [
-            id.clone().into(),
-            job.tenant_id.into(),
-            job.kind.as_str().into(),
-            job.lane.into(),
-            job.run_at.into(),
-            i64::from(job.max_attempts.max(1)).into(),
-            job.subject.into(),
-            Timestamp::now().into(),
-        ],
-    ))
-    .await?;
+    insert(conn, &id, job, None).await?;
     Ok(id)
+}
+
+/// As [`enqueue`], unless a job of the same tenant, kind and key waits or runs. Says whether there is a new one.
+///
+/// # Errors
+/// As the database.
+pub async fn enqueue_once<C: ConnectionTrait>(conn: &C, job: NewJob, key: &str) -> Result<bool, DbErr> {
+    Ok(insert(conn, &JobId::new(), job, Some(key)).await? == 1)
+}
+
+async fn insert<C: ConnectionTrait>(conn: &C, id: &JobId, job: NewJob, key: Option<&str>) -> Result<u64, DbErr> {
+    let done = conn
+        .execute_raw(Statement::from_sql_and_values(
+            conn.get_database_backend(),
+            "INSERT INTO jobs (id, tenant_id, kind, lane, state, run_at, max_attempts, subject, created_at, dedupe_key) \
+             VALUES ($1, $2, $3, $4, 'ready', $5, $6, $7, $8, $9) ON CONFLICT DO NOTHING",
+            [
+                id.clone().into(),
+                job.tenant_id.into(),
+                job.kind.as_str().into(),
+                job.lane.into(),
+                job.run_at.into(),
+                i64::from(job.max_attempts.max(1)).into(),
+                job.subject.into(),
+                Timestamp::now().into(),
+                key.map(str::to_owned).into(),
+            ],
+        ))
+        .await?;
+    Ok(done.rows_affected())
 }
 
 /// Makes the waiting jobs of a lane due at once: what they waited for has come. Ring the [`Bell`](super::Bell) after the
@@ -147,146 +167,6 @@ pub async fn drop_waiting<C: ConnectionTrait>(conn: &C, lane: &str) -> Result<u6
         ))
         .await?;
     Ok(done.rows_affected())
-}
-
-/// Who claims, for how long, and how much.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Claim<'a> {
-    /// The runner.
-    pub owner: &'a str,
-    /// The term of the lease.
-    pub lease: Duration,
-    /// What sort of job.
-    pub kind: JobKind,
-    /// How many lanes.
-    pub lanes: usize,
-    /// How many jobs of each.
-    pub batch: usize,
-}
-
-/// What a claim found.
-#[derive(Debug, Default)]
-pub(super) struct Found {
-    /// One batch for each lane, oldest first.
-    pub lanes: Vec<Vec<Claimed>>,
-    /// Whether there may be more that is due at once.
-    pub more: bool,
-}
-
-/// How many due jobs a claim looks at to find lanes.
-const WINDOW: u32 = 1_000;
-
-/// Claims up to `batch` due jobs of each of up to `lanes` lanes that nobody works on.
-pub(super) async fn claim(db: &Db, claim: Claim<'_>) -> Result<Found, DbErr> {
-    let engine = db.engine();
-    let now = Timestamp::now();
-    let wanted = u32::try_from(claim.lanes).unwrap_or(u32::MAX);
-    let candidates = Statement::from_sql_and_values(
-        engine,
-        format!(
-            "SELECT lane FROM (SELECT lane, run_at, id FROM jobs WHERE kind = $1 AND state = 'ready' AND run_at <= $2 \
-             AND lane NOT IN (SELECT lane FROM jobs WHERE state = 'running') ORDER BY run_at, id LIMIT {WINDOW}) AS due \
-             GROUP BY lane ORDER BY MIN(run_at), MIN(id) LIMIT {wanted}"
-        ),
-        [claim.kind.as_str().into(), now.into()],
-    );
-    let lanes: Vec<String> = db
-        .read()
-        .query_all_raw(candidates)
-        .await?
-        .iter()
-        .map(|row| row.try_get("", "lane"))
-        .collect::<Result<_, _>>()?;
-    if lanes.is_empty() {
-        return Ok(Found::default());
-    }
-    let mut found = Found { lanes: Vec::with_capacity(lanes.len()), more: lanes.len() == claim.lanes };
-    let tx = db.write().await?;
-    for lane in lanes {
-        if !lock_lane(&tx, &lane).await? {
-            found.more = true;
-            continue;
-        }
-        let jobs = claim_lane(&tx, claim, &lane, now).await?;
-        if !jobs.is_empty() {
-            found.lanes.push(jobs);
-        }
-    }
-    tx.commit().await?;
-    Ok(found)
-}
-
-/// Keeps other claims out of a lane until the transaction ends. SQLite's single writer does so by itself.
-async fn lock_lane(tx: &DatabaseTransaction, lane: &str) -> Result<bool, DbErr> {
-    if tx.get_database_backend() != DbBackend::Postgres {
-        return Ok(true);
-    }
-    let row = tx
-        .query_one_raw(Statement::from_sql_and_values(
-            DbBackend::Postgres,
-            "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS locked",
-            [lane.into()],
-        ))
-        .await?
-        .ok_or_else(|| DbErr::RecordNotFound("advisory lock".into()))?;
-    row.try_get("", "locked")
-}
-
-/// Claims the oldest due jobs of a lane whose lock is held, unless something of it runs. A statement of its own, so that
-/// on PostgreSQL its snapshot is younger than the lock.
-async fn claim_lane(
-    tx: &DatabaseTransaction,
-    claim: Claim<'_>,
-    lane: &str,
-    now: Timestamp,
-) -> Result<Vec<Claimed>, DbErr> {
-    let engine = tx.get_database_backend();
-    let batch = u32::try_from(claim.batch).unwrap_or(u32::MAX);
-    // ARRAY(…) makes PostgreSQL evaluate the locking subquery exactly once; as IN (…) it may be run again per row.
-    let (open, skip, close) = match engine {
-        DbBackend::Postgres => ("= ANY (ARRAY (", " FOR UPDATE SKIP LOCKED", "))"),
-        _ => ("IN (", "", ")"),
-    };
-    let rows = tx
-        .query_all_raw(Statement::from_sql_and_values(
-            engine,
-            format!(
-                "UPDATE jobs SET state = 'running', attempts = attempts + 1, lease_epoch = lease_epoch + 1, \
-                 lease_owner = $1, lease_until = {now_of_db} + $2 WHERE id {open}SELECT id FROM jobs WHERE lane = $3 \
-                 AND kind = $4 AND state = 'ready' AND run_at <= $5 ORDER BY id LIMIT {batch}{skip}{close} \
-                 AND NOT EXISTS (SELECT 1 FROM jobs AS other WHERE other.lane = $3 AND other.state = 'running') \
-                 RETURNING id, tenant_id, kind, lane, subject, attempts, max_attempts, created_at, lease_owner, lease_epoch",
-                now_of_db = now_of(engine),
-            ),
-            [
-                claim.owner.into(),
-                millis(claim.lease).into(),
-                lane.into(),
-                claim.kind.as_str().into(),
-                now.into(),
-            ],
-        ))
-        .await?;
-    let mut jobs = rows.iter().map(claimed).collect::<Result<Vec<_>, _>>()?;
-    jobs.sort_unstable_by(|a, b| a.id.cmp(&b.id));
-    Ok(jobs)
-}
-
-fn claimed(row: &QueryResult) -> Result<Claimed, DbErr> {
-    let kind: String = row.try_get("", "kind")?;
-    Ok(Claimed {
-        id: row.try_get("", "id")?,
-        tenant_id: row.try_get("", "tenant_id")?,
-        kind: JobKind::named(&kind)
-            .ok_or_else(|| DbErr::Type("a kind of job that this version doesn't know".into()))?,
-        lane: row.try_get("", "lane")?,
-        subject: row.try_get("", "subject")?,
-        attempts: count(row.try_get("", "attempts")?),
-        max_attempts: count(row.try_get("", "max_attempts")?),
-        created_at: row.try_get("", "created_at")?,
-        lease_owner: row.try_get("", "lease_owner")?,
-        lease_epoch: row.try_get("", "lease_epoch")?,
-    })
 }
 
 /// Extends the lease of a batch of one claim; says whether nobody else has claimed any of it since.
@@ -356,7 +236,7 @@ pub(super) async fn release(db: &Db, owner: &str) -> Result<u64, DbErr> {
 /// Deletes finished rows: those done before `done`, those dead before `dead`. At most 1,000 of each at once.
 pub(super) async fn prune(db: &Db, done: Timestamp, dead: Timestamp) -> Result<u64, DbErr> {
     let mut pruned = 0;
-    for (state, before) in [("done", done), ("dead", dead)] {
+    for (state, before) in [("done", done), ("cancelled", done), ("dead", dead)] {
         let values: [Value; 2] = [before.into(), state.into()];
         pruned += db
             .autocommit()
@@ -397,8 +277,8 @@ pub async fn figures(db: &Db) -> Result<Vec<QueueFigures>, DbErr> {
         .read()
         .query_all_raw(Statement::from_string(
             db.engine(),
-            "SELECT kind, state, COUNT(*) AS jobs, MIN(run_at) AS earliest FROM jobs WHERE state <> 'done' \
-             GROUP BY kind, state",
+            "SELECT kind, state, COUNT(*) AS jobs, MIN(run_at) AS earliest FROM jobs \
+             WHERE state NOT IN ('done', 'cancelled') GROUP BY kind, state",
         ))
         .await?;
     let mut figures: Vec<QueueFigures> = JobKind::ALL
@@ -427,17 +307,17 @@ pub(super) fn after_failure(job: &Claimed, why: &'static str) -> Outcome {
 }
 
 /// The database's own clock in milliseconds, as an expression.
-const fn now_of(engine: DbBackend) -> &'static str {
+pub(super) const fn now_of(engine: DbBackend) -> &'static str {
     match engine {
         DbBackend::Postgres => "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT",
         _ => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
     }
 }
 
-fn millis(duration: Duration) -> i64 {
+pub(super) fn millis(duration: Duration) -> i64 {
     i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn count(stored: i64) -> u32 {
+pub(super) fn count(stored: i64) -> u32 {
     u32::try_from(stored).unwrap_or(u32::MAX)
 }

@@ -13,8 +13,9 @@ use tokio_util::{
 };
 
 use super::{
-    Claimed, Handler, Outcome, metrics,
-    queue::{self, Claim},
+    Claimed, Handler, Outcome,
+    claim::{self, Claim},
+    doorbell, metrics, queue,
 };
 use crate::{error::database_error_kind, state::App};
 
@@ -98,6 +99,8 @@ impl Runner {
         }
         claimers.close();
         tasks.spawn(maintain(Arc::clone(&context)));
+        tasks.spawn(doorbell::tell(app.clone()));
+        tasks.spawn(doorbell::listen(app.clone()));
         tasks.spawn(wind_up(context, claimers, lanes));
         tasks.close();
         Self { tasks }
@@ -145,7 +148,7 @@ async fn claim_for_ever(context: Arc<Context>, handler: Arc<dyn Handler>, lanes:
         let more = if slots == 0 {
             false
         } else {
-            match queue::claim(&context.app.db, claim).await {
+            match claim::claim(&context.app.db, claim).await {
                 Ok(found) => {
                     pause = if found.lanes.is_empty() {
                         (pause * 2).min(context.options.poll_max)
@@ -324,7 +327,11 @@ async fn maintain(context: Arc<Context>) {
             })),
             _ = prune.tick() => {
                 let now = Timestamp::now();
-                ("prune", queue::prune(db, now.minus(KEEP_DONE), now.minus(KEEP_DEAD)).await.map(|_| ()))
+                let pruned = queue::prune(db, now.minus(KEEP_DONE), now.minus(KEEP_DEAD)).await;
+                ("prune", match pruned {
+                    Ok(_) => claim::forget_turns(db).await.map(|_| ()),
+                    Err(error) => Err(error),
+                })
             }
             _ = measure.tick() => ("measure", queue::figures(db).await.map(|figures| metrics::measured(&figures))),
         };

@@ -23,11 +23,7 @@ pub use letter::{Action, Letter};
 use sea_orm::{ConnectionTrait, Statement};
 pub use send::{Sender, WriteError, Writer};
 use serde::Serialize;
-use shared::{
-    ids::{MailId, TenantId},
-    seal::Place,
-    time::Timestamp,
-};
+use shared::{ids::MailId, seal::Place, time::Timestamp};
 pub use transport::MailConfigError;
 
 use crate::{
@@ -68,7 +64,8 @@ pub async fn ask<C: ConnectionTrait, T: Serialize>(
         ))
         .await?;
     let job = NewJob {
-        tenant_id: installation(),
+        // The installation's own work: when it is asked for, nobody knows yet whether there is a tenant.
+        tenant_id: jobs::schedule::installation(),
         kind: JobKind::SendMail,
         lane: format!("mail:{}", id.as_str()),
         subject: id.as_str().into(),
@@ -79,21 +76,7 @@ pub async fn ask<C: ConnectionTrait, T: Serialize>(
     Ok(id)
 }
 
-/// Mail is the installation's own work, not a tenant's: when it is asked for, nobody knows yet whether there is one.
-fn installation() -> TenantId {
-    const NIL: &str = "ten_00000000000000000000000000";
-    NIL.parse().unwrap_or_else(|_| unreachable!("the nil id is an id"))
-}
-
 /// Explains the figures to whoever reads `/metrics`.
 pub(crate) fn describe_metrics() {
     metrics::describe_counter!("mails_total", "Mails by kind and what became of them (sent, shown, dropped, failed).");
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_installation_has_an_id() {
-        assert!(super::installation().as_str().starts_with("ten_"));
-    }
 }

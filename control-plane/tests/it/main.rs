@@ -4,6 +4,7 @@ mod auth;
 mod bad_input;
 mod contract;
 mod events;
+mod fair_jobs;
 mod fleet;
 mod harness;
 mod health;

@@ -94,8 +94,12 @@ impl Codes {
             return Err(EndReason::MalformedStanza("companion_server_auth_key_pub"));
         }
         for name in ["companion_platform_id", "companion_platform_display", "link_code_pairing_nonce"] {
-            let filled = registration.get_optional_child(name).and_then(|child| child.content_bytes());
-            if filled.is_none_or(<[u8]>::is_empty) {
+            // Text or bytes, as the client likes.
+            let filled = registration.get_optional_child(name).is_some_and(|child| {
+                child.content_bytes().is_some_and(|bytes| !bytes.is_empty())
+                    || child.content_str().is_some_and(|text| !text.is_empty())
+            });
+            if !filled {
                 return Err(EndReason::MalformedStanza(name));
             }
         }

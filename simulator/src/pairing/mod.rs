@@ -227,7 +227,9 @@ pub(crate) fn complete(
     if order.noise_public != noise_public {
         return Err(EndReason::PairingFailed);
     }
-    if validate_adv_with_identity_key(signed, &keys.identity, None) != AdvValidation::Valid || !is_ours(order, signed) {
+    let account: [u8; 32] = order.account.primary.identity_public().try_into().map_err(|_| EndReason::PairingFailed)?;
+    let valid = validate_adv_with_identity_key(signed, &keys.identity, Some(&account));
+    if valid != AdvValidation::Valid || !is_ours(order, signed) {
         return Err(EndReason::PairingFailed);
     }
     let companion = Companion {
@@ -249,9 +251,11 @@ pub(crate) fn complete(
     Ok(())
 }
 
-/// A valid chain is not enough: it must be the one this phone signed.
+/// A valid chain is not enough: it must be the one this phone signed. Some clients leave the account's key out when they
+/// counter-sign, since the server has it.
 fn is_ours(order: &ScanOrder, signed: &[u8]) -> bool {
     waproto::codec::adv_signed_device_identity_decode(signed).is_ok_and(|identity| {
-        identity.account_signature_key.as_deref() == Some(order.account.primary.identity_public())
+        let key = identity.account_signature_key.as_deref().unwrap_or_default();
+        key.is_empty() || key == order.account.primary.identity_public()
     })
 }

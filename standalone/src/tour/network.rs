@@ -131,6 +131,22 @@ impl Network {
         Ok(ended.len())
     }
 
+    /// Why connections have ended so far.
+    pub async fn end_reasons(&self) -> Result<Vec<String>> {
+        #[derive(Deserialize)]
+        struct Ended {
+            reason: String,
+        }
+        let ended: Vec<Ended> = read(self.http.get(self.url("connections/ended?limit=10000")).send().await?).await?;
+        Ok(ended.into_iter().map(|one| one.reason).collect())
+    }
+
+    /// The public key of the root that the simulator's certificates go back to, in base64.
+    pub async fn root_key(&self) -> Result<String> {
+        let root: Value = read(self.http.get(self.url("root")).send().await?).await?;
+        root["public_key"].as_str().map(str::to_owned).context("the simulator has no root")
+    }
+
     /// Messages that WhatsApp accepted: all, and distinct ids.
     pub async fn accepted(&self) -> Result<Accepted> {
         read(self.http.get(self.url("accepted/summary")).send().await?).await

@@ -2,6 +2,7 @@
 #![cfg(feature = "sandbox")]
 #![recursion_limit = "512"]
 
+mod baileys;
 mod chaos;
 mod exchange;
 mod history;

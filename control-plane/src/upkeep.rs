@@ -1,0 +1,88 @@
+//! What the installation does for itself by the clock: deleting what is past its time. Each in batches, so that no
+//! transaction is long; what a batch leaves waits for the next time.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sea_orm::{ConnectionTrait, DbErr, Statement};
+use shared::time::Timestamp;
+
+use crate::{
+    auth,
+    error::database_error_kind,
+    idempotency,
+    jobs::{Claimed, Handler, JobKind, Outcome, schedule::Entry},
+    messages::ingest,
+    state::App,
+};
+
+/// When what is done.
+pub const SCHEDULE: &[Entry] =
+    &[Entry { name: "expired", expression: "* * * * *" }, Entry { name: "retention", expression: "*/5 * * * *" }];
+
+/// How long events and finished deliveries are kept.
+const KEEP_EVENTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How many rows one sweep takes.
+const BATCH: i64 = 10_000;
+
+/// Runs the jobs of [`SCHEDULE`].
+pub struct Upkeep;
+
+#[async_trait]
+impl Handler for Upkeep {
+    fn kind(&self) -> JobKind {
+        JobKind::Upkeep
+    }
+
+    fn batch(&self) -> usize {
+        1
+    }
+
+    fn concurrency(&self) -> usize {
+        2
+    }
+
+    async fn run(&self, app: &App, jobs: Vec<Claimed>) -> Vec<Outcome> {
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let done = match job.subject.as_str() {
+                "expired" => expired(app).await,
+                "retention" => retention(app).await,
+                // Another version's.
+                _ => {
+                    outcomes.push(Outcome::Dead("upkeep that this version doesn't know"));
+                    continue;
+                }
+            };
+            outcomes.push(match done {
+                Ok(()) => Outcome::Done,
+                Err(error) => {
+                    tracing::warn!(kind = database_error_kind(&error), upkeep = job.subject, "upkeep failed");
+                    Outcome::RetryAt(Timestamp::now().plus(Duration::from_secs(5)), "the database said no")
+                }
+            });
+        }
+        outcomes
+    }
+}
+
+async fn expired(app: &App) -> Result<(), DbErr> {
+    idempotency::prune(app).await?;
+    ingest::prune(app).await?;
+    auth::prune(app).await
+}
+
+/// Events that somebody still has to be told of stay; so do deliveries that are not finished.
+async fn retention(app: &App) -> Result<(), DbErr> {
+    let before = Timestamp::now().minus(KEEP_EVENTS);
+    for statement in [
+        "DELETE FROM deliveries WHERE id IN \
+         (SELECT id FROM deliveries WHERE completed_at IS NOT NULL AND completed_at <= $1 LIMIT $2)",
+        "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE occurred_at <= $1 \
+         AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id) LIMIT $2)",
+    ] {
+        let statement = Statement::from_sql_and_values(app.db.engine(), statement, [before.into(), BATCH.into()]);
+        app.db.autocommit().execute_raw(statement).await?;
+    }
+    Ok(())
+}
