@@ -18,6 +18,7 @@ use sea_orm::{ConnectionTrait, DbErr, Statement};
 use shared::time::Timestamp;
 
 use crate::{
+    db::Db,
     error::{ApiResult, Kind},
     extract::ClientAddress,
     state::App,
@@ -91,7 +92,7 @@ pub(super) async fn admit(app: &App, attempt: Attempt, address: ClientAddress, a
     let limits = [("address", Some(host.as_str()), attempt.by_address()), ("account", account, attempt.by_account())];
     for (by, who, rate) in limits {
         let Some(who) = who else { continue };
-        if let Verdict::Refused(wait) = take(app, &bucket(app, attempt, by, who), rate, now).await? {
+        if let Verdict::Refused(wait) = take(&app.db, &bucket(app, attempt, by, who), rate, now).await? {
             metrics::counter!("auth_throttled_total", "attempt" => attempt.name(), "by" => by).increment(1);
             let seconds = wait.as_millis().div_ceil(1000);
             return Err(Kind::RateLimited
@@ -124,23 +125,19 @@ fn bucket(app: &App, attempt: Attempt, by: &str, who: &str) -> Vec<u8> {
     app.keyring.throttle_hash.of(&format!("{} {by} {who}", attempt.name()))
 }
 
-async fn take(app: &App, bucket: &[u8], rate: Rate, now: Timestamp) -> Result<Verdict, DbErr> {
-    let engine = app.db.engine();
+async fn take(db: &Db, bucket: &[u8], rate: Rate, now: Timestamp) -> Result<Verdict, DbErr> {
+    let engine = db.engine();
     let stored = || async {
         let query = "SELECT tat FROM throttles WHERE bucket = $1";
-        let row = app
-            .db
-            .read()
-            .query_one_raw(Statement::from_sql_and_values(engine, query, [bucket.to_vec().into()]))
-            .await?;
+        let row =
+            db.read().query_one_raw(Statement::from_sql_and_values(engine, query, [bucket.to_vec().into()])).await?;
         row.map(|row| row.try_get::<Timestamp>("", "tat")).transpose()
     };
     if let refused @ Verdict::Refused(_) = rate.admit(stored().await?, now) {
         return Ok(refused);
     }
     let interval = i64::try_from(rate.interval.as_millis()).unwrap_or(i64::MAX);
-    let taken = app
-        .db
+    let taken = db
         .autocommit()
         .query_one_raw(Statement::from_sql_and_values(
             engine,
@@ -176,4 +173,36 @@ pub(super) async fn prune<C: ConnectionTrait>(connection: &C) -> Result<(), DbEr
         ))
         .await
         .map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_statement_decides_as_the_policy_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}?mode=rwc", dir.path().join("throttles.db").display());
+        let db = Db::connect(&url, 2).await.unwrap();
+        db.migrate().await.unwrap();
+        let mut random = StdRng::seed_from_u64(7);
+        for round in 0_u8..10 {
+            let rate = Rate::new(random.random_range(1..8), Duration::from_millis(random.random_range(1..5000)));
+            let (mut now, mut model) = (Timestamp::now(), None);
+            let mut refused = 0;
+            for _ in 0..60 {
+                now = now.plus(Duration::from_millis(random.random_range(0..3000)));
+                let expected = rate.admit(model, now);
+                assert_eq!(take(&db, &[round], rate, now).await.unwrap(), expected, "{rate:?}");
+                match expected {
+                    Verdict::Admitted(tat) => model = Some(tat),
+                    Verdict::Refused(_) => refused += 1,
+                }
+            }
+            assert!(refused < 60);
+        }
+        db.close().await;
+    }
 }
