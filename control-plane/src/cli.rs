@@ -8,6 +8,7 @@ use shared::ids::JobId;
 
 use crate::{
     app,
+    auth::{self, Purpose},
     config::{Config, Environment, LogConfig},
     error::{Kind, database_error_kind},
     jobs::{JobKind, dead},
@@ -31,6 +32,13 @@ enum Command {
     Serve,
     /// Apply the migrations that are missing, and stop.
     Migrate,
+    /// Have access tokens signed with a new key from now on. Tokens of the old key are accepted until they end; running replicas
+    /// follow within 30 seconds.
+    RotateKeys {
+        /// The old key is in wrong hands: refuse its tokens. Refresh tokens go on working.
+        #[arg(long)]
+        compromised: bool,
+    },
     /// Look at jobs that were given up, try them again, or call off ones that wait.
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -83,6 +91,7 @@ impl Cli {
         match self.command.unwrap_or(Command::Serve) {
             Command::Serve => serve(&env).await,
             Command::Migrate => migrate(&env).await,
+            Command::RotateKeys { compromised } => rotate_keys(&env, compromised).await,
             Command::Jobs(command) => jobs(&env, command).await,
             Command::Openapi => {
                 print!("{}", openapi_document()?);
@@ -113,6 +122,17 @@ async fn serve(env: &Environment) -> anyhow::Result<()> {
 async fn migrate(env: &Environment) -> anyhow::Result<()> {
     let db = server::connect(&Config::from_env(env)?).await?;
     db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))
+}
+
+async fn rotate_keys(env: &Environment, compromised: bool) -> anyhow::Result<()> {
+    let config = Config::from_env(env)?;
+    let db = server::connect(&config).await?;
+    let master_key = server::master_key(&config)?;
+    master_key.bind(db.autocommit()).await?;
+    let kid = auth::rotate(&db, &master_key, Purpose::AccessTokens, compromised).await?;
+    println!("{kid}");
+    db.close().await;
+    Ok(())
 }
 
 async fn jobs(env: &Environment, command: JobsCommand) -> anyhow::Result<()> {

@@ -65,6 +65,13 @@ kinds! {
     QuotaExceeded = "quota-exceeded", 402, "The plan's limit is reached";
     /// The key or the role may not do this. `detail` names the scope that is missing.
     MissingScope = "missing-scope", 403, "These credentials may not do this";
+    /// The password that was to confirm this is wrong.
+    WrongPassword = "wrong-password", 403, "The password is wrong";
+    /// The code is wrong, too old, or was used before. Take the next one that the device shows.
+    WrongCode = "wrong-code", 403, "The code is not accepted";
+    /// A request that uses a cookie comes from a page of another origin, or from something that isn't a browser. Send the
+    /// token in the body.
+    CrossSite = "cross-site", 403, "This page may not use the cookie";
     /// The tenant is suspended by the operator; reading is still possible.
     TenantSuspended = "tenant-suspended", 403, "This account is suspended";
     /// There is nothing with this id, or it belongs to somebody else.
@@ -106,6 +113,8 @@ kinds! {
     Validation = "validation", 422, "One or more fields are not valid";
     /// The same `Idempotency-Key` came with another body or on another operation.
     IdempotencyMismatch = "idempotency-mismatch", 422, "This idempotency key was used for another request";
+    /// The token of a mail was used before, is too old, or isn't one. Ask for another mail.
+    MailTokenRefused = "mail-token-refused", 422, "This token does not work";
     /// The URL of a webhook leads where we don't call: not public, a port that isn't allowed, or not http(s).
     UrlNotAllowed = "url-not-allowed", 422, "This URL is not allowed";
     /// This kind of message can't be delivered by this account.
@@ -210,6 +219,15 @@ impl From<Kind> for ApiError {
 impl From<DbErr> for ApiError {
     fn from(error: DbErr) -> Self {
         Self::Database(error)
+    }
+}
+
+impl From<crate::auth::SigningKeyError> for ApiError {
+    fn from(error: crate::auth::SigningKeyError) -> Self {
+        match error {
+            crate::auth::SigningKeyError::Database(error) => Self::Database(error),
+            _ => Self::Defect("the signing keys can't be used"),
+        }
     }
 }
 

@@ -35,6 +35,9 @@ pub const BY_ID: &[Kind] = &[Kind::NotFound];
 /// What an operation that takes [`Idempotent`](crate::idempotency::Idempotent) can answer with.
 pub const IDEMPOTENT: &[Kind] = &[Kind::IdempotencyInFlight, Kind::IdempotencyMismatch];
 
+/// What an operation can answer with whose attempts are limited, by address and by account.
+pub const THROTTLED: &[Kind] = &[Kind::RateLimited];
+
 /// Declares a type for `responses(…)` of `#[utoipa::path]` that lists problems: `problem_responses!(SendProblems =
 /// CALLER, WRITE, BODY, IDEMPOTENT, &[Kind::SessionNotRunning]);`. [`ALWAYS`] is added.
 macro_rules! problem_responses {

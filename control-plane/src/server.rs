@@ -11,12 +11,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app,
-    auth::Keyring,
+    auth::{self, Keyring},
     config::Config,
     db::Db,
     error::database_error_kind,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
+    mail,
     master_key::MasterKey,
     messages, outbound, request_context, sessions,
     state::{App, Shared},
@@ -43,15 +44,14 @@ impl ControlPlane {
     /// message holds a secret.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         health::install_metrics();
-        let master_key = DataKey::from_base64(config.secrets.master_key.expose_secret())
-            .map(MasterKey::new)
-            .context("MASTER_KEY must be 32 bytes in base64")?;
+        let master_key = master_key(&config)?;
         let db = connect(&config).await?;
         db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
         master_key.bind(db.autocommit()).await?;
         let keyring = Keyring::load(&db, &master_key).await?;
         let fleet = Fleet::load(&db, &master_key).await?;
         let outbound = outbound::Client::new(&config.outbound)?;
+        let handlers = handlers(&config)?;
 
         let public = TcpListener::bind(config.http.listen).await.context("LISTEN can't be bound")?;
         let public_address = public.local_addr()?;
@@ -73,11 +73,12 @@ impl ControlPlane {
         let tasks = TaskTracker::new();
         tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
         tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
+        tasks.spawn(auth::follow_keys(app.clone()));
         jobs::schedule::enter(&app, upkeep::SCHEDULE).await?;
         tasks.spawn(jobs::schedule::keep(app.clone(), upkeep::SCHEDULE));
         let reconciler = sessions::reconciler::start(app.clone());
         tasks.spawn(async move { report(reconciler.await, "the reconciler") });
-        let runner = Runner::start(&app, handlers());
+        let runner = Runner::start(&app, handlers);
         tasks.spawn(async move { runner.stopped().await });
         tasks.close();
         tracing::info!(public = %public_address, internal = %internal_address, "the control plane serves");
@@ -128,14 +129,31 @@ pub async fn connect(config: &Config) -> anyhow::Result<Db> {
 }
 
 async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     if axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.is_err() {
         tracing::error!("a listener failed");
     }
 }
 
 /// What works on jobs, by kind.
-fn handlers() -> Vec<Arc<dyn Handler>> {
-    vec![Arc::new(webhooks::Deliverer), Arc::new(messages::send::SendHandler), Arc::new(upkeep::Upkeep)]
+fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
+    let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters)])?;
+    Ok(vec![
+        Arc::new(webhooks::Deliverer),
+        Arc::new(messages::send::SendHandler),
+        Arc::new(mail),
+        Arc::new(upkeep::Upkeep),
+    ])
+}
+
+/// The master key of a configuration.
+///
+/// # Errors
+/// If it isn't one.
+pub(crate) fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
+    DataKey::from_base64(config.secrets.master_key.expose_secret())
+        .map(MasterKey::new)
+        .context("MASTER_KEY must be 32 bytes in base64")
 }
 
 /// A task of ours that panicked is a defect: the process goes on without it, and says so.

@@ -135,6 +135,8 @@ ids! {
     EventId = "evt";
     /// A durable job.
     JobId = "job";
+    /// A mail on its way to a person.
+    MailId = "mai";
     /// A data-plane store: fixed when the store is made, shared by its workers.
     StoreId = "str";
     /// One run of a worker process.

@@ -70,7 +70,8 @@ struct LoginRow {
 }
 
 async fn by_access_token(app: &App, token: &str) -> ApiResult<Option<(Principal, TenantStatus)>> {
-    let Some(claims) = tokens::verify(app.keyring.key_set(), token) else { return Ok(None) };
+    let Some(key) = app.keyring.key_of(app, token).await? else { return Ok(None) };
+    let Some(claims) = tokens::verify(&key, token) else { return Ok(None) };
     let row = LoginRow::find_by_statement(Statement::from_sql_and_values(
         app.db.engine(),
         "SELECT tenants.status AS tenant_status, members.role AS role FROM logins \

@@ -3,7 +3,7 @@
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 use shared::{
-    ids::{TenantId, UserId},
+    ids::{LoginId, TenantId, UserId},
     time::Timestamp,
 };
 use utoipa::ToSchema;
@@ -51,16 +51,104 @@ pub struct LogIn {
     #[validate(nested)]
     #[schema(value_type = String, format = Password, example = "correct horse battery", max_length = 200)]
     pub password: Shown<0>,
+    /// Whether the refresh token is to be kept in a cookie that scripts can't read, and left out of the answer. For browsers.
+    #[serde(default)]
+    pub cookie: bool,
+}
+
+/// The second step of logging in.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LogInCode {
+    /// From the answer of the first step.
+    #[validate(nested)]
+    #[schema(value_type = String, example = "sbc_q2Zx…", max_length = 200)]
+    pub challenge_token: Shown<0>,
+    /// Six digits of the device, or a recovery code.
+    #[validate(nested)]
+    #[schema(value_type = String, example = "492039", max_length = 200)]
+    pub code: Shown<0>,
+    /// See `log_in`.
+    #[serde(default)]
+    pub cookie: bool,
 }
 
 /// A refresh token, to be used or ended.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RefreshToken {
-    /// From the last answer that had one.
+    /// From the last answer that had one. Without it, the one in the cookie is meant.
     #[validate(nested)]
-    #[schema(value_type = String, example = "sbr_q2Zx…", max_length = 200)]
-    pub refresh_token: Shown<0>,
+    #[schema(value_type = Option<String>, example = "sbr_q2Zx…", max_length = 200)]
+    pub refresh_token: Option<Shown<0>>,
+}
+
+/// The token of a mail.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MailToken {
+    /// As the mail says it, or from the fragment of its link.
+    #[validate(nested)]
+    #[schema(value_type = String, example = "sbm_q2Zx…", max_length = 200)]
+    pub token: Shown<0>,
+}
+
+/// Somebody who forgot their password.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ForgotPassword {
+    /// E-mail address.
+    #[schema(value_type = String, format = Email, example = "ada@example.com", max_length = 254)]
+    #[validate(nested)]
+    pub email: EmailAddress,
+}
+
+/// Another password, by a mail.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResetPassword {
+    /// As the mail says it, or from the fragment of its link.
+    #[validate(nested)]
+    #[schema(value_type = String, example = "sbm_q2Zx…", max_length = 200)]
+    pub token: Shown<0>,
+    /// At least 10 characters.
+    #[validate(nested)]
+    #[schema(value_type = String, format = Password, example = "correct horse battery", min_length = 10, max_length = 200)]
+    pub password: Shown<MIN_PASSWORD>,
+}
+
+/// Another password, by the present one.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ChangePassword {
+    /// The present one.
+    #[validate(nested)]
+    #[schema(value_type = String, format = Password, example = "correct horse battery", max_length = 200)]
+    pub current_password: Shown<0>,
+    /// At least 10 characters.
+    #[validate(nested)]
+    #[schema(value_type = String, format = Password, example = "incorrect horse battery", min_length = 10, max_length = 200)]
+    pub new_password: Shown<MIN_PASSWORD>,
+}
+
+/// One's password once more.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmPassword {
+    /// The present one.
+    #[validate(nested)]
+    #[schema(value_type = String, format = Password, example = "correct horse battery", max_length = 200)]
+    pub password: Shown<0>,
+}
+
+/// A code of the device.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Code {
+    /// Six digits.
+    #[validate(nested)]
+    #[schema(value_type = String, example = "492039", max_length = 200)]
+    pub code: Shown<0>,
 }
 
 /// An e-mail address, in lower case and without white space around it.
@@ -142,10 +230,10 @@ pub struct Tokens {
     /// How long the access token lives, in seconds.
     #[schema(example = 900)]
     pub expires_in: u64,
-    /// To be exchanged, once, for the next pair of tokens.
-    #[serde(serialize_with = "expose")]
-    #[schema(value_type = String, example = "sbr_q2Zx…")]
-    pub refresh_token: SecretString,
+    /// To be exchanged, once, for the next pair of tokens. Absent if it stands in a cookie.
+    #[serde(serialize_with = "expose_some", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, nullable = false, example = "sbr_q2Zx…")]
+    pub refresh_token: Option<SecretString>,
     /// Until when the login can be continued.
     pub refresh_expires_at: Timestamp,
     /// Who is logged in.
@@ -158,6 +246,91 @@ fn expose<S: Serializer>(secret: &SecretString, to: S) -> Result<S::Ok, S::Error
     to.serialize_str(secret.expose_secret())
 }
 
+fn expose_some<S: Serializer>(secret: &Option<SecretString>, to: S) -> Result<S::Ok, S::Error> {
+    match secret {
+        Some(secret) => expose(secret, to),
+        None => to.serialize_none(),
+    }
+}
+
+fn expose_all<S: Serializer>(secrets: &[SecretString], to: S) -> Result<S::Ok, S::Error> {
+    to.collect_seq(secrets.iter().map(ExposeSecret::expose_secret))
+}
+
+/// The password was right, and a code is asked for.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SecondFactorRequired {
+    /// Always true.
+    #[schema(example = true)]
+    pub mfa_required: bool,
+    /// To be sent with the code.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String, example = "sbc_q2Zx…")]
+    pub challenge_token: SecretString,
+    /// How long it is waited for the code, in seconds.
+    #[schema(example = 300)]
+    pub expires_in: u64,
+}
+
+/// A second factor.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SecondFactor {
+    /// Whether logging in asks for a code.
+    pub enabled: bool,
+    /// How many recovery codes weren't used yet.
+    #[schema(example = 10)]
+    pub recovery_codes_left: u32,
+}
+
+/// What an authenticator is to be given.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct SecondFactorSecret {
+    /// For typing: base32.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String, example = "JBSWY3DPEHPK3PXPJBSWY3DPEHPK3PXP")]
+    pub secret: SecretString,
+    /// For opening.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String, example = "otpauth://totp/Switchboard:ada%40example.com?secret=JBSWY3DPEHPK3PXP&issuer=Switchboard")]
+    pub otpauth_url: SecretString,
+    /// For scanning: the URL as a QR code.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String, example = "<svg xmlns=\"http://www.w3.org/2000/svg\"/>")]
+    pub qr_svg: SecretString,
+}
+
+/// For when the device is lost.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct RecoveryCodes {
+    /// Each works once, instead of a code of the device. They can't be shown again.
+    #[serde(serialize_with = "expose_all")]
+    #[schema(value_type = Vec<String>, example = json!(["k3v9d-x7m2q"]))]
+    pub recovery_codes: Vec<SecretString>,
+}
+
+/// A login that goes on.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Login {
+    /// Its id.
+    pub id: LoginId,
+    /// The tenant that it is for.
+    pub tenant_id: TenantId,
+    /// With what it was made, roughly.
+    #[schema(example = "Firefox on Linux")]
+    pub device: String,
+    /// From where it was made, roughly: a network.
+    #[schema(example = "203.0.113.0/24")]
+    pub address: String,
+    /// Whether it is the one that asks.
+    pub current: bool,
+    /// When it was made.
+    pub created_at: Timestamp,
+    /// When it was last continued.
+    pub last_used_at: Timestamp,
+    /// When it ends by itself.
+    pub expires_at: Timestamp,
+}
+
 /// The person who is logged in.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Me {
@@ -166,6 +339,10 @@ pub struct Me {
     /// The address that they log in with.
     #[schema(example = "ada@example.com")]
     pub email: String,
+    /// Whether they have shown that it is their own.
+    pub email_verified: bool,
+    /// Whether logging in asks for a code of their device.
+    pub second_factor: bool,
     /// What to call them.
     #[schema(example = "Ada Lovelace")]
     pub name: String,

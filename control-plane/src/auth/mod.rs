@@ -1,31 +1,51 @@
 //! Who is calling, for which tenant, and what they may do.
 //!
-//! **Owns** the tables `users`, `logins`, `refresh_tokens` and `signing_keys`.
+//! **Owns** the tables `users`, `logins`, `refresh_tokens`, `signing_keys`, `throttles`, `email_tokens`, `second_factors`,
+//! `recovery_codes` and `login_challenges`.
 //!
 //! Authorisation is an extractor in the handler's signature: a handler that takes [`Auth<MessagesSend>`] can't be reached
 //! without that scope. What a handler gets is a [`TenantScope`], which every query of tenant data asks for: forgetting the
 //! tenant doesn't compile.
 //!
-//! **People** log in with e-mail address and password and get two tokens: an EdDSA JWT of 15 minutes, and an opaque refresh
-//! token. A login is a family of refresh tokens, each used once: the same successor is answered again for ten seconds (two
-//! tabs, a lost answer), and any later use means that the token was copied, so the whole login is revoked. Each request
-//! looks the login up, so logging out ends its access tokens too.
+//! **People** log in with e-mail address and password, and with a code of their device if they want ([`second_factor`]), and
+//! get two tokens: an EdDSA JWT of 15 minutes, and an opaque refresh token, which a browser may have in a cookie
+//! ([`cookies`]). A login is a family of refresh tokens, each used once: the same successor is answered again for ten
+//! seconds (two tabs, a lost answer), and any later use means that the token was copied, so the whole login is revoked. Each
+//! request looks the login up, so ending it ends its access tokens too. A person sees their logins and ends any of them;
+//! another password ends all the others.
+//!
+//! **Addresses** are verified, and forgotten passwords replaced, by tokens in mails ([`email_tokens`], [`letters`]).
+//!
+//! **Signing keys** are rotated by the operator (`control-plane rotate-keys`): the new key signs at once, the old one
+//! verifies until the last token that it signed has ended, and every replica follows within half a minute, or as soon as it is
+//! shown a token of the new key ([`keyring`]).
 //!
 //! **Programs** send an API key ([`crate::keys`]).
 //!
-//! **Invariants.** A password exists only in memory and as an argon2id hash; a refresh token or an API key only as a keyed
-//! hash (the successor of a used refresh token also sealed, for its ten seconds). Hashing passwords is bounded in number and
-//! in queue. The answer to a wrong password and to an unknown address is the same, after the same work.
+//! **Invariants.** A password exists only in memory and as an argon2id hash; a refresh token, an API key, a recovery code or
+//! the token of a mail only as a keyed hash (the successor of a used refresh token also sealed, for its ten seconds). Hashing
+//! passwords is bounded in number and in queue, and attempts are limited by address and by account ([`throttle`]). Logging in,
+//! resetting a password, and signing up where addresses are verified first, answer and work alike whether an account
+//! exists or not.
 
+mod account;
 mod authenticate;
+mod caller;
+mod cookies;
 mod dto;
+mod email_tokens;
 mod entity;
 mod keyed_hash;
+mod keyring;
+mod letters;
+mod logins;
 mod passwords;
 pub mod principal;
 mod routes;
-mod service;
+mod second_factor;
+mod sign_up;
 mod signing_keys;
+mod throttle;
 mod tokens;
 
 use sea_orm::ConnectionTrait;
@@ -33,52 +53,14 @@ use shared::identity::{KeySet, SigningKey};
 
 pub(crate) use authenticate::authenticate;
 pub use keyed_hash::KeyedHash;
+pub use keyring::{Keyring, follow_keys};
+pub use letters::Letters;
+pub use logins::prune;
 pub use principal::{Actor, Auth, Principal, Role, Scope, ScopeMarker, TenantScope, scopes};
 pub use routes::router;
-pub use service::prune;
-pub use signing_keys::{Purpose, SigningKeyError};
+pub use signing_keys::{Purpose, SigningKeyError, rotate};
 
 use crate::{db::Db, master_key::MasterKey};
-
-/// What authentication needs at hand in every request.
-#[derive(Debug)]
-pub struct Keyring {
-    access: SigningKey,
-    access_set: KeySet,
-    passwords: passwords::PasswordPool,
-    refresh_hash: KeyedHash,
-    api_key_hash: KeyedHash,
-}
-
-impl Keyring {
-    /// Loads the signing key, or makes it at the first start.
-    ///
-    /// # Errors
-    /// [`SigningKeyError`] if the database doesn't answer or holds a key that doesn't open.
-    pub async fn load(db: &Db, master_key: &MasterKey) -> Result<Self, SigningKeyError> {
-        let access = signing_keys::load(db, master_key, Purpose::AccessTokens).await?;
-        let access_set = signing_keys::key_set(db.read(), master_key, Purpose::AccessTokens).await?;
-        Ok(Self {
-            access,
-            access_set,
-            passwords: passwords::PasswordPool::new().map_err(|_| SigningKeyError::Password)?,
-            refresh_hash: KeyedHash::new(&master_key.derive("refresh-tokens")),
-            api_key_hash: KeyedHash::new(&master_key.derive("api-keys")),
-        })
-    }
-
-    /// The public keys that access tokens are verified with.
-    #[must_use]
-    pub const fn key_set(&self) -> &KeySet {
-        &self.access_set
-    }
-
-    /// The hash that API keys are stored by.
-    #[must_use]
-    pub const fn api_key_hash(&self) -> &KeyedHash {
-        &self.api_key_hash
-    }
-}
 
 /// The control plane's key pair for one purpose, made if there is none. Replicas that start at once agree on one.
 ///
@@ -98,4 +80,12 @@ pub async fn public_keys<C: ConnectionTrait>(
     purpose: Purpose,
 ) -> Result<KeySet, SigningKeyError> {
     signing_keys::key_set(connection, master_key, purpose).await
+}
+
+/// Explains the figures to whoever reads `/metrics`.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!(
+        "auth_throttled_total",
+        "Attempts that were refused for their number, by what was tried and what was counted (address, account)."
+    );
 }

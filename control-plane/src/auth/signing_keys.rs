@@ -1,5 +1,7 @@
 //! The control plane's own key pairs: made at the first start, sealed with the master key.
 
+use std::time::Duration;
+
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
     sea_query::{Expr, ExprTrait, OnConflict},
@@ -10,12 +12,15 @@ use shared::{
     time::Timestamp,
 };
 
-use super::entity::signing_key;
+use super::{entity::signing_key, tokens::ACCESS_TTL};
 use crate::{db::Db, master_key::MasterKey};
 
 const ACTIVE: &str = "active";
-/// How many retired keys are still published.
+const RETIRED: &str = "retired";
+/// How many keys are published at most.
 const PUBLISHED: u64 = 8;
+/// How long a replica may go on signing with a key that was retired, and clocks may differ.
+const SLACK: Duration = Duration::from_secs(120);
 
 /// What a key pair signs. A token of one purpose is never accepted for another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +78,7 @@ pub(super) async fn load(db: &Db, master_key: &MasterKey, purpose: Purpose) -> R
         purpose: Set(purpose.as_str().into()),
         state: Set(ACTIVE.into()),
         created_at: Set(Timestamp::now()),
+        retired_at: Set(None),
     })
     .on_conflict(OnConflict::new().do_nothing().to_owned())
     .exec_without_returning(db.autocommit())
@@ -93,21 +99,73 @@ async fn active<C: ConnectionTrait>(
     row.map(|row| open(master_key, &row)).transpose()
 }
 
-/// All public keys of the purpose: the active one first, then those that were retired.
+/// Has a new key sign from now on, and gives its id. The old one verifies until the last token that it signed has ended; if it
+/// is `compromised`, not at all.
+///
+/// # Errors
+/// [`SigningKeyError`] if the database doesn't answer, or another rotation is under way.
+pub async fn rotate(
+    db: &Db,
+    master_key: &MasterKey,
+    purpose: Purpose,
+    compromised: bool,
+) -> Result<String, SigningKeyError> {
+    let key = SigningKey::generate()?;
+    let kid = key.public().kid;
+    let tx = db.write().await?;
+    let now = Timestamp::now();
+    let retired_at = if compromised { Timestamp::from_millis(0) } else { now };
+    let mut retired = signing_key::Entity::update_many()
+        .col_expr(signing_key::Column::State, Expr::value(RETIRED))
+        .col_expr(signing_key::Column::RetiredAt, Expr::value(retired_at))
+        .filter(signing_key::Column::Purpose.eq(purpose.as_str()));
+    if !compromised {
+        retired = retired.filter(signing_key::Column::State.eq(ACTIVE));
+    }
+    retired.exec(&tx).await?;
+    signing_key::Entity::insert(signing_key::ActiveModel {
+        sealed_pkcs8: Set(master_key.seal(&place(&kid), key.pkcs8())?),
+        kid: Set(kid.clone()),
+        purpose: Set(purpose.as_str().into()),
+        state: Set(ACTIVE.into()),
+        created_at: Set(now),
+        retired_at: Set(None),
+    })
+    .exec_without_returning(&tx)
+    .await?;
+    tx.commit().await?;
+    Ok(kid)
+}
+
+/// The public keys of the purpose whose tokens are accepted: the active one first, then those that were retired lately.
 pub(super) async fn key_set<C: ConnectionTrait>(
     connection: &C,
     master_key: &MasterKey,
     purpose: Purpose,
 ) -> Result<KeySet, SigningKeyError> {
+    let keys = accepted(connection, master_key, purpose).await?;
+    Ok(KeySet { keys: keys.iter().map(SigningKey::public).collect() })
+}
+
+/// The key pairs of the purpose whose tokens are accepted, in one snapshot: the active one first.
+pub(super) async fn accepted<C: ConnectionTrait>(
+    connection: &C,
+    master_key: &MasterKey,
+    purpose: Purpose,
+) -> Result<Vec<SigningKey>, SigningKeyError> {
     let rows = signing_key::Entity::find()
         .filter(signing_key::Column::Purpose.eq(purpose.as_str()))
+        .filter(
+            signing_key::Column::State
+                .eq(ACTIVE)
+                .or(signing_key::Column::RetiredAt.gt(Timestamp::now().minus(ACCESS_TTL + SLACK))),
+        )
         .order_by_desc(Expr::col(signing_key::Column::State).eq(ACTIVE))
         .order_by_desc(signing_key::Column::CreatedAt)
         .limit(PUBLISHED)
         .all(connection)
         .await?;
-    let keys = rows.iter().map(|row| Ok(open(master_key, row)?.public())).collect::<Result<_, SigningKeyError>>()?;
-    Ok(KeySet { keys })
+    rows.iter().map(|row| open(master_key, row)).collect()
 }
 
 fn open(master_key: &MasterKey, row: &signing_key::Model) -> Result<SigningKey, SigningKeyError> {

@@ -7,7 +7,7 @@ use rand::Rng;
 use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use shared::{
-    identity::{IdentityError, KeySet, SigningKey},
+    identity::{IdentityError, PublicKey, SigningKey},
     ids::{LoginId, TenantId, UserId},
     time::Timestamp,
 };
@@ -56,14 +56,23 @@ pub(super) fn access_token(
     })
 }
 
-/// What a token of ours says, if it is one and hasn't expired.
-pub(super) fn verify(keys: &KeySet, token: &str) -> Option<AccessClaims> {
-    keys.key_of(token)?.verify(token, ISSUER, AUDIENCE).ok()
+/// What a token of ours says, if this key signed it and it hasn't expired.
+pub(super) fn verify(key: &PublicKey, token: &str) -> Option<AccessClaims> {
+    key.verify(token, ISSUER, AUDIENCE).ok()
 }
 
-/// A new refresh token: 256 random bits.
-pub(super) fn refresh_token() -> SecretString {
+/// A new opaque token: a prefix that tells what it is, and 256 random bits.
+pub(super) fn opaque(prefix: &str) -> SecretString {
     let mut bytes = [0_u8; 32];
     rand::rng().fill_bytes(&mut bytes);
-    format!("sbr_{}", URL_SAFE_NO_PAD.encode(bytes)).into()
+    format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)).into()
+}
+
+/// The hash of a token as the name of its row.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _infallible = write!(text, "{byte:02x}");
+        text
+    })
 }

@@ -104,6 +104,16 @@ mod tests {
     }
 
     #[test]
+    fn with_mail_an_address_has_to_be_verified_first_unless_said_otherwise() {
+        assert!(!read(&[]).unwrap().auth.verify_email_first);
+        assert_eq!(read(&[("SMTP_URL", "smtp://localhost:25")]).unwrap_err().variable, "MAIL_FROM");
+        let mail = [("SMTP_URL", "smtp://localhost:25"), ("MAIL_FROM", "a@example.com")];
+        assert!(read(&mail).unwrap().auth.verify_email_first);
+        let [url, from] = mail;
+        assert!(!read(&[url, from, ("EMAIL_VERIFICATION", "optional")]).unwrap().auth.verify_email_first);
+    }
+
+    #[test]
     fn a_bad_value_is_told_by_its_variable_and_never_shown() {
         for (variable, value) in [
             ("LISTEN", "sentinel"),
@@ -114,6 +124,12 @@ mod tests {
             ("OUTBOUND_ALLOW_PORTS", "80, sentinel"),
             ("BODY_LIMIT_BYTES", "-1"),
             ("DATABASE_POOL_SIZE", "1"),
+            ("TRUSTED_PROXIES", "sentinel"),
+            ("RATE_LIMIT_AUTH", "sentinel"),
+            ("EMAIL_VERIFICATION", "sentinel"),
+            ("SMTP_URL", "http://user:sentinel@host"),
+            ("MAIL_FROM", "sentinel"),
+            ("PUBLIC_URL", "ftp://sentinel"),
         ] {
             let error = read(&[(variable, value)]).unwrap_err();
             assert_eq!(error.variable, variable);

@@ -4,11 +4,13 @@
 //! sentence that names the variable and never its content.
 
 mod environment;
+mod people;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use environment::{ConfigError, Environment};
 use ipnet::IpNet;
+pub use people::{AuthConfig, MailConfig};
 use secrecy::{ExposeSecret, SecretString};
 use shared::{seal::DataKey, telemetry::LogFormat};
 
@@ -25,6 +27,10 @@ pub struct Config {
     pub secrets: SecretsConfig,
     /// Calls to URLs that tenants choose.
     pub outbound: OutboundConfig,
+    /// Signing up and logging in.
+    pub auth: AuthConfig,
+    /// Mail to people.
+    pub mail: MailConfig,
 }
 
 impl Config {
@@ -33,8 +39,12 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], which names the first variable that is missing or can't be read.
     pub fn from_env(env: &Environment) -> Result<Self, ConfigError> {
+        let http = HttpConfig::from_env(env)?;
+        let mail = MailConfig::from_env(env, http.listen)?;
         Ok(Self {
-            http: HttpConfig::from_env(env)?,
+            auth: AuthConfig::from_env(env, mail.smtp_url.is_some())?,
+            mail,
+            http,
             internal: InternalConfig::from_env(env)?,
             database: DatabaseConfig::from_env(env)?,
             secrets: SecretsConfig::from_env(env)?,
@@ -50,6 +60,8 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// `BODY_LIMIT_BYTES`: the largest request body. Default 1 MiB.
     pub body_limit: usize,
+    /// `TRUSTED_PROXIES`: networks whose `X-Forwarded-For` is believed. Default: none.
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 impl HttpConfig {
@@ -60,7 +72,8 @@ impl HttpConfig {
             (None, None) => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
         };
         let body_limit = env.parsed("BODY_LIMIT_BYTES", "a number of bytes")?.unwrap_or(1 << 20);
-        Ok(Self { listen, body_limit })
+        let trusted_proxies = env.list("TRUSTED_PROXIES", CIDRS)?.unwrap_or_default();
+        Ok(Self { listen, body_limit, trusted_proxies })
     }
 }
 

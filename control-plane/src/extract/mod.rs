@@ -6,11 +6,13 @@
 //! path that is malformed or of another kind, 404, as an id that doesn't exist. None of them repeats a value of the
 //! caller's in its answer.
 
+mod client_address;
 mod json;
 pub mod page;
 mod path;
 mod query;
 
+pub use client_address::ClientAddress;
 pub(crate) use json::BodyDigest;
 pub use json::ValidJson;
 pub use path::PathId;

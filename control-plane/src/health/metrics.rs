@@ -26,6 +26,8 @@ pub(crate) fn install() {
         crate::workers::describe_metrics();
         crate::sessions::describe_metrics();
         crate::messages::describe_metrics();
+        crate::auth::describe_metrics();
+        crate::mail::describe_metrics();
     }
 }
 

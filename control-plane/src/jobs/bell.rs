@@ -11,6 +11,7 @@ use super::JobKind;
 pub struct Bell {
     send_messages: Notify,
     deliver_webhook: Notify,
+    send_mail: Notify,
     upkeep: Notify,
     /// Rung with every ring of this process, for other replicas.
     outside: Notify,
@@ -45,6 +46,7 @@ impl Bell {
         match kind {
             JobKind::SendMessages => &self.send_messages,
             JobKind::DeliverWebhook => &self.deliver_webhook,
+            JobKind::SendMail => &self.send_mail,
             JobKind::Upkeep => &self.upkeep,
         }
     }

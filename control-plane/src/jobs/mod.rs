@@ -5,7 +5,7 @@
 //! in the domain's own row: a job carries only that row's id (`subject`).
 //!
 //! # Lanes
-//! Every job lies in a lane (`session:<id>`, `webhook:<id>:<slot>`). At any time at most one runner works on a lane: it
+//! Every job lies in a lane (`session:<id>`, `webhook:<id>:<slot>`, `mail:<id>`). At any time at most one runner works on a lane: it
 //! claims up to [`Handler::batch`] due jobs of it, oldest first. So a lane is serial, and the number of lanes that a tenant
 //! can fill bounds what it takes of the runner. A job that waits for its next try doesn't block its lane.
 //!

@@ -18,13 +18,15 @@ pub enum JobKind {
     SendMessages,
     /// Try to deliver one event to one webhook endpoint.
     DeliverWebhook,
+    /// Send one mail to a person.
+    SendMail,
     /// Something of the installation's that is due by the clock.
     Upkeep,
 }
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::SendMessages, Self::DeliverWebhook, Self::Upkeep];
+    pub const ALL: [Self; 4] = [Self::SendMessages, Self::DeliverWebhook, Self::SendMail, Self::Upkeep];
 
     /// The name in the table and in metrics.
     #[must_use]
@@ -32,6 +34,7 @@ impl JobKind {
         match self {
             Self::SendMessages => "messages.send",
             Self::DeliverWebhook => "webhooks.deliver",
+            Self::SendMail => "mail.send",
             Self::Upkeep => "upkeep",
         }
     }

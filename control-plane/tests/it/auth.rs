@@ -53,6 +53,31 @@ async fn a_wrong_password_and_an_unknown_address_get_the_same_answer(#[case] eng
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
 #[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_address_takes_as_long_as_a_wrong_password(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let mut took = [Vec::new(), Vec::new()];
+    for _ in 0..11 {
+        for (email, took) in [owner.email.as_str(), "nobody@example.com"].into_iter().zip(&mut took) {
+            let started = std::time::Instant::now();
+            let body = json!({"email": email, "password": "not the password"});
+            Answer::of(app.post("/api/v1/auth/login", &body)).await.assert_problem(401, "invalid-credentials");
+            took.push(started.elapsed());
+        }
+    }
+    let [wrong, unknown] = took.map(|mut took| {
+        took.sort_unstable();
+        took[took.len() / 2]
+    });
+    // A hash takes many times what the rest of a login does; without it the difference would be that large.
+    assert!(unknown < wrong * 3 && wrong < unknown * 3, "{wrong:?} {unknown:?}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
 async fn an_address_signs_up_once_even_if_it_tries_at_once(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
     let body = json!({

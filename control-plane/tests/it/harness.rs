@@ -11,7 +11,9 @@ use std::{
 
 use control_plane::{
     ControlPlane,
-    config::{Config, DatabaseConfig, HttpConfig, InternalConfig, OutboundConfig, SecretsConfig},
+    config::{
+        AuthConfig, Config, DatabaseConfig, HttpConfig, InternalConfig, MailConfig, OutboundConfig, SecretsConfig,
+    },
     state::App,
 };
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
@@ -73,7 +75,7 @@ impl Storage {
     pub fn config(&self) -> Config {
         let free = "127.0.0.1:0".parse().unwrap();
         Config {
-            http: HttpConfig { listen: free, body_limit: 1 << 20 },
+            http: HttpConfig { listen: free, body_limit: 1 << 20, trusted_proxies: Vec::new() },
             internal: InternalConfig {
                 listen: free,
                 join_token: JOIN_TOKEN.into(),
@@ -82,6 +84,12 @@ impl Storage {
             database: DatabaseConfig { url: self.url().into(), pool_size: 8 },
             secrets: SecretsConfig { master_key: DataKey::generate().to_base64().into() },
             outbound: OutboundConfig { allow_cidrs: Vec::new(), allow_ports: vec![8080, 8443] },
+            auth: AuthConfig { throttle: false, verify_email_first: false },
+            mail: MailConfig {
+                smtp_url: None,
+                from: "Switchboard <switchboard@example.com>".into(),
+                public_url: "https://console.example.com".parse().unwrap(),
+            },
         }
     }
 
@@ -266,13 +274,30 @@ impl Answer {
 }
 
 static ERRORS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+static MAIL_LINKS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Notes every line that our crates log at level ERROR.
+/// The links that were logged for want of a mail server.
+pub fn mail_links() -> Vec<String> {
+    MAIL_LINKS.lock().unwrap().clone()
+}
+
+/// Notes every line that our crates log at level ERROR, and the links of mails.
 fn collect_errors() {
     struct Errors;
     impl<S: tracing::Subscriber> Layer<S> for Errors {
         fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
             let meta = event.metadata();
+            if meta.target() == "control_plane::mail" {
+                struct Link;
+                impl tracing::field::Visit for Link {
+                    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                        if field.name() == "link" {
+                            MAIL_LINKS.lock().unwrap().push(format!("{value:?}"));
+                        }
+                    }
+                }
+                event.record(&mut Link);
+            }
             let ours = meta.target().starts_with("control_plane") || meta.target().starts_with("shared");
             if *meta.level() == tracing::Level::ERROR && ours {
                 struct Words(String);

@@ -159,3 +159,46 @@ async fn a_database_is_not_opened_with_another_master_key(#[case] engine: Engine
     assert!(told.contains("MASTER_KEY") && !told.contains(&other), "{told}");
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rotated_key_signs_at_once_is_known_to_every_replica_and_the_old_one_verifies_until_its_tokens_end(
+    #[case] engine: Engine,
+) {
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let replica = app.replica().await;
+    let old_kid = claims_header(&owner.access_token)["kid"].as_str().unwrap().to_owned();
+    let parts = app.app();
+    let new_kid = auth::rotate(&parts.db, &parts.master_key, Purpose::AccessTokens, false).await.unwrap();
+    assert_ne!(new_kid, old_kid);
+    // The replica that is restarted first signs with the new key; the others have never heard of it.
+    let restarted = app.replica().await;
+    let login = json!({"email": owner.email, "password": owner.password});
+    let tokens = Answer::of(app.http.post(format!("{restarted}/api/v1/auth/login")).json(&login)).await.json();
+    let fresh = tokens["access_token"].as_str().unwrap().to_owned();
+    assert_eq!(claims_header(&fresh)["kid"], new_kid.as_str());
+    let http = app.http.clone();
+    let me = async |base: &str, token: &str| Answer::of(http.get(format!("{base}/api/v1/me")).bearer_auth(token)).await;
+    for base in [&app.base_url(), &replica, &restarted] {
+        crate::parts::eventually("the new key is known", async || me(base, &fresh).await.status == 200).await;
+        assert_eq!(me(base, &owner.access_token).await.status, 200, "the old key's tokens go on");
+        let keys = Answer::of(app.http.get(format!("{base}/.well-known/jwks.json"))).await.json();
+        let kids: Vec<_> = keys["keys"].as_array().unwrap().iter().map(|key| key["kid"].clone()).collect();
+        assert_eq!(kids, [json!(new_kid), json!(old_kid)]);
+        let again = Answer::of(app.http.post(format!("{base}/api/v1/auth/login")).json(&login)).await.json();
+        assert_eq!(claims_header(again["access_token"].as_str().unwrap())["kid"], new_kid.as_str());
+    }
+    // When the last token of the old key has ended, the key is gone too.
+    app.sql("UPDATE signing_keys SET retired_at = retired_at - 1100000 WHERE retired_at IS NOT NULL", []).await;
+    let later = app.replica().await;
+    me(&later, &owner.access_token).await.assert_problem(401, "unauthenticated");
+
+    // A key in wrong hands is refused by whoever reads the keys next.
+    auth::rotate(&app.app().db, &app.app().master_key, Purpose::AccessTokens, true).await.unwrap();
+    let after = app.replica().await;
+    me(&after, &fresh).await.assert_problem(401, "unauthenticated");
+    app.stop().await;
+}

@@ -4,6 +4,7 @@ use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
 
 mod m0001_foundation;
 mod m0002_fair_jobs;
+mod m0004_identity;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -11,6 +12,10 @@ pub struct Migrator;
 #[async_trait::async_trait]
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m0001_foundation::Migration), Box::new(m0002_fair_jobs::Migration)]
+        vec![
+            Box::new(m0001_foundation::Migration),
+            Box::new(m0002_fair_jobs::Migration),
+            Box::new(m0004_identity::Migration),
+        ]
     }
 }

@@ -23,6 +23,12 @@ pub struct Model {
     pub expires_at: Timestamp,
     /// When it was ended: by logging out, or because a used refresh token came again.
     pub revoked_at: Option<Timestamp>,
+    /// With what program, in words of ours.
+    pub device: String,
+    /// Roughly from where: a network.
+    pub address: String,
+    /// When it was last continued.
+    pub last_used_at: Timestamp,
 }
 
 /// None.

@@ -18,6 +18,8 @@ pub struct Model {
     pub state: String,
     /// When it was made.
     pub created_at: Timestamp,
+    /// Since when it only verifies.
+    pub retired_at: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Model {

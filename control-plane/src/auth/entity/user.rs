@@ -19,6 +19,8 @@ pub struct Model {
     pub password_hash: String,
     /// When they signed up.
     pub created_at: Timestamp,
+    /// When they showed that the address is their own.
+    pub email_verified_at: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Model {

@@ -1,9 +1,8 @@
-//! Signing up, logging in, staying logged in.
+//! Logging in, staying logged in, and seeing and ending one's logins.
 
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
-    QuerySelect, Set, Statement,
-    sea_query::{Expr, OnConflict},
+    QueryOrder, QuerySelect, Set, Statement, sea_query::Expr,
 };
 use secrecy::{ExposeSecret, SecretString};
 use shared::{
@@ -13,14 +12,18 @@ use shared::{
 };
 
 use super::{
-    Role, TenantScope,
-    dto::{LogIn, Me, SignUp, Tokens},
+    caller::Caller,
+    dto::{LogIn, LogInCode, Login, SecondFactorRequired, Tokens},
+    email_tokens,
     entity::{login, refresh_token, user},
     passwords::PasswordError,
+    second_factor,
+    throttle::{self, Attempt},
     tokens::{self, ACCESS_TTL, LOGIN_TTL, REUSE_WINDOW},
 };
 use crate::{
     error::{ApiError, ApiResult, Kind},
+    extract::page::{Page, PageQuery},
     state::App,
     tenants,
 };
@@ -37,53 +40,70 @@ impl From<PasswordError> for ApiError {
     }
 }
 
-/// Makes a tenant with its owner, and logs the owner in.
-pub(super) async fn sign_up(app: &App, wanted: SignUp) -> ApiResult<Tokens> {
-    let SignUp { email, password, name, tenant_name } = wanted;
-    // Before the transaction, which mustn't hold SQLite's writer for as long as a hash takes.
-    let password_hash = app.keyring.passwords.hash(password.into_secret()).await?;
-    let tx = app.db.write().await?;
-    let now = Timestamp::now();
-    let user_id = UserId::new();
-    let inserted = user::Entity::insert(user::ActiveModel {
-        id: Set(user_id.clone()),
-        email: Set(email.as_str().into()),
-        name: Set(name),
-        password_hash: Set(password_hash),
-        created_at: Set(now),
-    })
-    .on_conflict(OnConflict::column(user::Column::Email).do_nothing().to_owned())
-    .exec_without_returning(&tx)
-    .await?;
-    if inserted == 0 {
-        tx.rollback().await?;
-        return Err(Kind::EmailTaken.into());
-    }
-    let tenant = tenants::service::create(app, &tx, &tenant_name, &user_id, now).await?;
-    let tokens = start_login(app, &tx, &user_id, &tenant.id, now).await?;
-    tx.commit().await?;
-    tracing::info!(tenant = %tenant.id, user = %user_id, "a tenant signed up");
-    Ok(tokens)
+/// Where a right password leads.
+pub(super) enum LoggedIn {
+    /// In.
+    Tokens(Box<Tokens>),
+    /// To the second step.
+    CodeRequired(SecondFactorRequired),
 }
 
-/// Compares the password and starts a login.
-pub(super) async fn log_in(app: &App, wanted: LogIn) -> ApiResult<Tokens> {
-    let LogIn { email, password } = wanted;
+/// Compares the password, and starts a login or asks for the second factor.
+pub(super) async fn log_in(app: &App, caller: Caller, wanted: LogIn) -> ApiResult<LoggedIn> {
+    let LogIn { email, password, .. } = wanted;
+    throttle::admit(app, Attempt::LogIn, caller.address, Some(email.as_str())).await?;
     let user = user::Entity::find().filter(user::Column::Email.eq(email.as_str())).one(app.db.read()).await?;
     let stored = user.as_ref().map(|user| user.password_hash.clone());
     let fits = app.keyring.passwords.verify(password.into_secret(), stored).await?;
     let Some(user) = user.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
+    throttle::forgive(app, Attempt::LogIn, email.as_str()).await?;
     let tx = app.db.write().await?;
-    let (tenant, _) =
-        tenants::service::home_of(&tx, &user.id).await?.ok_or(ApiError::Defect("a person belongs to no tenant"))?;
-    let tokens = start_login(app, &tx, &user.id, &tenant.id, Timestamp::now()).await?;
+    let outcome = if second_factor::is_on(&tx, &user.id).await? {
+        LoggedIn::CodeRequired(second_factor::challenge(app, &tx, &user.id).await?)
+    } else {
+        LoggedIn::Tokens(Box::new(start_at_home(app, &tx, caller, &user.id).await?))
+    };
     tx.commit().await?;
+    Ok(outcome)
+}
+
+/// The second step: a code of the device, or a recovery code.
+pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: LogInCode) -> ApiResult<Tokens> {
+    let LogInCode { challenge_token, code, .. } = wanted;
+    let challenge = challenge_token.into_secret();
+    let over = || Kind::Unauthenticated.because("this challenge is over: log in again");
+    let Some(user_id) = second_factor::challenged(app, &challenge).await? else {
+        throttle::admit(app, Attempt::SecondFactor, caller.address, None).await?;
+        return Err(over().into());
+    };
+    throttle::admit(app, Attempt::SecondFactor, caller.address, Some(user_id.as_str())).await?;
+    let tx = app.db.write().await?;
+    if !second_factor::count_try(app, &tx, &challenge).await? {
+        tx.commit().await?;
+        return Err(over().into());
+    }
+    if !second_factor::accepts(app, &tx, &user_id, &code.into_secret()).await? {
+        tx.commit().await?;
+        return Err(Kind::WrongCode.into());
+    }
+    second_factor::end_challenges(&tx, &user_id).await?;
+    let tokens = start_at_home(app, &tx, caller, &user_id).await?;
+    tx.commit().await?;
+    throttle::forgive(app, Attempt::SecondFactor, user_id.as_str()).await?;
     Ok(tokens)
 }
 
-async fn start_login(
+async fn start_at_home(app: &App, tx: &DatabaseTransaction, caller: Caller, user: &UserId) -> ApiResult<Tokens> {
+    let (tenant, _) =
+        tenants::service::home_of(tx, user).await?.ok_or(ApiError::Defect("a person belongs to no tenant"))?;
+    start(app, tx, caller, user, &tenant.id, Timestamp::now()).await
+}
+
+/// Starts a login.
+pub(super) async fn start(
     app: &App,
     tx: &DatabaseTransaction,
+    caller: Caller,
     user: &UserId,
     tenant: &TenantId,
     now: Timestamp,
@@ -95,10 +115,13 @@ async fn start_login(
         created_at: Set(now),
         expires_at: Set(now.plus(LOGIN_TTL)),
         revoked_at: Set(None),
+        device: Set(caller.device()),
+        address: Set(caller.address.coarse()),
+        last_used_at: Set(now),
     }
     .insert(tx)
     .await?;
-    let refresh = tokens::refresh_token();
+    let refresh = tokens::opaque("sbr_");
     store_refresh_token(app, tx, &login.id, &refresh, now).await?;
     answer(app, &login, refresh, now)
 }
@@ -123,13 +146,14 @@ async fn store_refresh_token(
 }
 
 fn answer(app: &App, login: &login::Model, refresh: SecretString, now: Timestamp) -> ApiResult<Tokens> {
-    let access = tokens::access_token(&app.keyring.access, &login.user_id, &login.tenant_id, &login.id, now)
+    let keys = app.keyring.access();
+    let access = tokens::access_token(&keys.signing, &login.user_id, &login.tenant_id, &login.id, now)
         .map_err(|_| ApiError::Defect("an access token could not be signed"))?;
     Ok(Tokens {
         access_token: access.into(),
         token_type: "Bearer",
         expires_in: ACCESS_TTL.as_secs(),
-        refresh_token: refresh,
+        refresh_token: Some(refresh),
         refresh_expires_at: login.expires_at,
         user_id: login.user_id.clone(),
         tenant_id: login.tenant_id.clone(),
@@ -169,11 +193,11 @@ async fn refresh_in(app: &App, tx: &DatabaseTransaction, token: &SecretString) -
         .await?
         .filter(|login| login.revoked_at.is_none() && login.expires_at > now);
     let Some(login) = login else { return Ok(Refresh::Refused) };
-    let row_name = hex(&hash);
+    let row_name = tokens::hex(&hash);
     let place = Place { owner: login.id.as_str(), table: "refresh_tokens", row: &row_name };
     let successor = match (row.used_at, &row.sealed_successor) {
         (None, _) => {
-            let successor = tokens::refresh_token();
+            let successor = tokens::opaque("sbr_");
             store_refresh_token(app, tx, &login.id, &successor, now).await?;
             refresh_token::ActiveModel {
                 token_hash: Set(hash),
@@ -195,6 +219,7 @@ async fn refresh_in(app: &App, tx: &DatabaseTransaction, token: &SecretString) -
             return Ok(Refresh::Refused);
         }
     };
+    login::ActiveModel { id: Set(login.id.clone()), last_used_at: Set(now), ..Default::default() }.update(tx).await?;
     Ok(Refresh::Tokens(Box::new(answer(app, &login, successor, now)?)))
 }
 
@@ -219,36 +244,65 @@ async fn revoke(tx: &DatabaseTransaction, login: &LoginId, now: Timestamp) -> Ap
     Ok(())
 }
 
-/// The person, and the tenant that they are logged in to.
-pub(super) async fn me<C: ConnectionTrait>(
-    connection: &C,
-    scope: &TenantScope,
-    user: &UserId,
-    role: Role,
-) -> ApiResult<Me> {
-    let user = user::Entity::find_by_id(user.clone())
-        .one(connection)
-        .await?
-        .ok_or(ApiError::Defect("a person with a login is missing"))?;
-    let tenant = tenants::service::find(connection, scope).await?;
-    Ok(Me { id: user.id, email: user.email, name: user.name, role, tenant: tenant.into(), created_at: user.created_at })
-}
-
-/// Gives a person another name.
-pub(super) async fn rename(tx: &DatabaseTransaction, user: &UserId, name: &str) -> ApiResult<()> {
-    user::ActiveModel { id: Set(user.clone()), name: Set(name.to_owned()), ..Default::default() }.update(tx).await?;
+/// Ends all logins of a person, in every tenant; but one, if one is named.
+pub(super) async fn revoke_all(tx: &DatabaseTransaction, user: &UserId, but: Option<&LoginId>) -> ApiResult<()> {
+    let mut update = login::Entity::update_many()
+        .col_expr(login::Column::RevokedAt, Expr::value(Timestamp::now()))
+        .filter(login::Column::UserId.eq(user.clone()))
+        .filter(login::Column::RevokedAt.is_null());
+    if let Some(but) = but {
+        update = update.filter(login::Column::Id.ne(but.clone()));
+    }
+    update.exec(tx).await?;
     Ok(())
 }
 
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _infallible = write!(text, "{byte:02x}");
-        text
-    })
+/// A person's logins that go on, in every tenant.
+pub(super) async fn list<C: ConnectionTrait>(
+    connection: &C,
+    user: &UserId,
+    current: &LoginId,
+    page: &PageQuery,
+) -> ApiResult<Page<Login>> {
+    let mut query = login::Entity::find()
+        .filter(login::Column::UserId.eq(user.clone()))
+        .filter(login::Column::RevokedAt.is_null())
+        .filter(login::Column::ExpiresAt.gt(Timestamp::now()));
+    if let Some(before) = page.before::<LoginId>()? {
+        query = query.filter(login::Column::Id.lt(before));
+    }
+    let rows = query.order_by_desc(login::Column::Id).limit(page.rows()).all(connection).await?;
+    Ok(page.page(
+        rows,
+        |row| &row.id,
+        |row| Login {
+            current: row.id == *current,
+            id: row.id,
+            tenant_id: row.tenant_id,
+            device: row.device,
+            address: row.address,
+            created_at: row.created_at,
+            last_used_at: row.last_used_at.max(row.created_at),
+            expires_at: row.expires_at,
+        },
+    ))
 }
 
-/// Forgets logins that ended by themselves, a bounded number of them, with their tokens.
+/// Ends one of a person's logins.
+pub(super) async fn end(tx: &DatabaseTransaction, user: &UserId, login: &LoginId) -> ApiResult<()> {
+    let now = Timestamp::now();
+    let done = login::Entity::update_many()
+        .col_expr(login::Column::RevokedAt, Expr::value(now))
+        .filter(login::Column::Id.eq(login.clone()))
+        .filter(login::Column::UserId.eq(user.clone()))
+        .filter(login::Column::RevokedAt.is_null())
+        .filter(login::Column::ExpiresAt.gt(now))
+        .exec(tx)
+        .await?;
+    if done.rows_affected == 0 { Err(Kind::NotFound.into()) } else { Ok(()) }
+}
+
+/// Forgets logins that ended by themselves, and whatever else of identity is past its time: a bounded number of each.
 ///
 /// # Errors
 /// As the driver.
@@ -259,8 +313,12 @@ pub async fn prune(app: &App) -> Result<(), DbErr> {
     for statement in [
         "DELETE FROM refresh_tokens WHERE login_id IN (SELECT id FROM logins WHERE expires_at <= $1 ORDER BY id LIMIT $2)",
         "DELETE FROM logins WHERE id IN (SELECT id FROM logins WHERE expires_at <= $1 ORDER BY id LIMIT $2)",
+        "DELETE FROM login_challenges WHERE token_hash IN \
+         (SELECT token_hash FROM login_challenges WHERE expires_at <= $1 LIMIT $2)",
     ] {
         tx.execute_raw(Statement::from_sql_and_values(engine, statement, [now.into(), PRUNE_BATCH.into()])).await?;
     }
+    email_tokens::prune(&tx).await?;
+    throttle::prune(&tx).await?;
     tx.commit().await
 }

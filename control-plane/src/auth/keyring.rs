@@ -1,0 +1,129 @@
+//! What authentication needs at hand in every request: keys, hashes and the pool of threads for passwords.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use shared::identity::{KeySet, PublicKey, SigningKey};
+use tokio::{sync::Mutex, time::MissedTickBehavior};
+
+use super::{KeyedHash, passwords, signing_keys};
+use crate::{db::Db, error::database_error_kind, master_key::MasterKey, state::App};
+
+use super::{Purpose, SigningKeyError};
+
+/// How often a replica looks for a new signing key.
+const RELOAD_EVERY: Duration = Duration::from_secs(30);
+/// How often at most it looks because somebody showed a key id that it doesn't know.
+const RELOAD_AT_MOST_EVERY: Duration = Duration::from_millis(250);
+
+/// The key pair that signs access tokens, and all that they are verified with.
+#[derive(Debug)]
+pub(super) struct AccessKeys {
+    pub(super) signing: SigningKey,
+    pub(super) set: KeySet,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Keyring {
+    access: RwLock<Arc<AccessKeys>>,
+    reloaded: Mutex<Instant>,
+    pub(super) passwords: passwords::PasswordPool,
+    pub(super) refresh_hash: KeyedHash,
+    pub(super) throttle_hash: KeyedHash,
+    pub(super) mail_token_hash: KeyedHash,
+    pub(super) second_factor_hash: KeyedHash,
+    api_key_hash: KeyedHash,
+}
+
+impl Keyring {
+    /// Loads the signing key, or makes it at the first start.
+    ///
+    /// # Errors
+    /// [`SigningKeyError`] if the database doesn't answer or holds a key that doesn't open.
+    pub async fn load(db: &Db, master_key: &MasterKey) -> Result<Self, SigningKeyError> {
+        signing_keys::load(db, master_key, Purpose::AccessTokens).await?;
+        let access = access_keys(db, master_key).await?;
+        let hash = |purpose: &str| KeyedHash::new(&master_key.derive(purpose));
+        Ok(Self {
+            access: RwLock::new(Arc::new(access)),
+            reloaded: Mutex::new(Instant::now()),
+            passwords: passwords::PasswordPool::new().map_err(|_| SigningKeyError::Password)?,
+            refresh_hash: hash("refresh-tokens"),
+            throttle_hash: hash("throttles"),
+            mail_token_hash: hash("mail-tokens"),
+            second_factor_hash: hash("second-factors"),
+            api_key_hash: hash("api-keys"),
+        })
+    }
+
+    pub(super) fn access(&self) -> Arc<AccessKeys> {
+        Arc::clone(&self.access.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The public keys that access tokens are verified with, the newest first.
+    #[must_use]
+    pub fn key_set(&self) -> KeySet {
+        self.access().set.clone()
+    }
+
+    /// The hash that API keys are stored by.
+    #[must_use]
+    pub const fn api_key_hash(&self) -> &KeyedHash {
+        &self.api_key_hash
+    }
+
+    /// The key that a token says it was signed with. If it isn't known, another replica may just have begun to use it: the
+    /// database is asked, for all such tokens together at most four times a second.
+    pub(super) async fn key_of(&self, app: &App, token: &str) -> Result<Option<PublicKey>, SigningKeyError> {
+        if let Some(key) = self.access().set.key_of(token) {
+            return Ok(Some(key.clone()));
+        }
+        self.reload(&app.db, &app.master_key, RELOAD_AT_MOST_EVERY).await?;
+        Ok(self.access().set.key_of(token).cloned())
+    }
+
+    /// Reads the keys, unless that was done a moment ago. One at a time, so that nobody puts older ones over newer ones.
+    async fn reload(&self, db: &Db, master_key: &MasterKey, unless_within: Duration) -> Result<(), SigningKeyError> {
+        let mut reloaded = self.reloaded.lock().await;
+        if reloaded.elapsed() < unless_within {
+            return Ok(());
+        }
+        *reloaded = Instant::now();
+        let keys = access_keys(db, master_key).await?;
+        if keys.signing.public() != self.access().signing.public() {
+            tracing::info!(kid = keys.signing.public().kid, "access tokens are signed with a new key from now on");
+        }
+        *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
+        Ok(())
+    }
+}
+
+/// In one snapshot, so that a rotation shows whole or not at all.
+async fn access_keys(db: &Db, master_key: &MasterKey) -> Result<AccessKeys, SigningKeyError> {
+    let keys = signing_keys::accepted(db.read(), master_key, Purpose::AccessTokens).await?;
+    let set = KeySet { keys: keys.iter().map(SigningKey::public).collect() };
+    let signing = keys.into_iter().next().ok_or(SigningKeyError::Missing)?;
+    Ok(AccessKeys { signing, set })
+}
+
+/// Follows rotations of the signing key until the process stops.
+pub async fn follow_keys(app: App) {
+    let mut every = tokio::time::interval(RELOAD_EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = app.stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        match app.keyring.reload(&app.db, &app.master_key, Duration::ZERO).await {
+            Ok(()) => {}
+            Err(SigningKeyError::Database(error)) => {
+                tracing::warn!(kind = database_error_kind(&error), "the signing keys were not read; trying again");
+            }
+            Err(error) => tracing::error!(%error, "the signing keys can't be used"),
+        }
+    }
+}

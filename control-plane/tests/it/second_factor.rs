@@ -1,0 +1,158 @@
+//! Two-step login: codes of a device and recovery codes, each accepted once.
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use totp_rs::{Builder, Secret, Totp};
+
+use crate::harness::{Answer, Engine, Owner, TestApp};
+
+/// The authenticator of a person.
+struct Device(Totp);
+
+impl Device {
+    fn new(secret: &Value) -> Self {
+        let secret = Secret::try_from_base32(secret.as_str().unwrap()).unwrap();
+        Self(Builder::new().with_secret(secret).with_account_name("x").build().unwrap())
+    }
+
+    /// The code of now, or of so many steps from now.
+    fn code(&self, steps: i64) -> String {
+        let now = shared::time::Timestamp::now().as_millis() / 1000;
+        self.0.generate(u64::try_from(now + 30 * steps).unwrap()).to_string()
+    }
+}
+
+async fn person(app: &TestApp, owner: &Owner, path: &str, body: &Value) -> Answer {
+    Answer::of(app.post(&format!("/api/v1/me/{path}"), body).bearer_auth(&owner.access_token)).await
+}
+
+async fn first_step(app: &TestApp, owner: &Owner) -> Answer {
+    Answer::of(app.post("/api/v1/auth/login", &json!({"email": owner.email, "password": owner.password}))).await
+}
+
+async fn second_step(app: &TestApp, challenge: &Value, code: &str) -> Answer {
+    let body = json!({"challenge_token": challenge["challenge_token"], "code": code});
+    Answer::of(app.post("/api/v1/auth/login/code", &body)).await
+}
+
+/// Switches it on; gives the device and the recovery codes. The code of the step before now is used up.
+async fn switch_on(app: &TestApp, owner: &Owner) -> (Device, Vec<String>) {
+    let enrolled = person(app, owner, "totp", &json!({"password": owner.password})).await;
+    assert_eq!(enrolled.status, 200, "{enrolled:?}");
+    let secret = enrolled.json();
+    assert!(secret["otpauth_url"].as_str().unwrap().starts_with("otpauth://totp/Switchboard:"), "{secret}");
+    assert!(secret["qr_svg"].as_str().unwrap().contains("<svg"), "{secret}");
+    let device = Device::new(&secret["secret"]);
+    let on = person(app, owner, "totp/confirm", &json!({"code": device.code(-1)})).await;
+    assert_eq!(on.status, 200, "{on:?}");
+    let codes = on.json()["recovery_codes"].as_array().unwrap().clone();
+    (device, codes.iter().map(|code| code.as_str().unwrap().to_owned()).collect())
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn logging_in_asks_for_a_code_and_takes_each_code_once(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let wrong = person(&app, &owner, "totp", &json!({"password": "not the password"})).await;
+    wrong.assert_problem(403, "wrong-password");
+    // Not confirmed is not on.
+    let enrolled = person(&app, &owner, "totp", &json!({"password": owner.password})).await;
+    assert_eq!(first_step(&app, &owner).await.status, 200);
+    let other = Device::new(&enrolled.json()["secret"]);
+    let (device, recovery) = switch_on(&app, &owner).await;
+    assert_eq!(recovery.len(), 10);
+    person(&app, &owner, "totp/confirm", &json!({"code": device.code(0)})).await.assert_problem(409, "conflict");
+    person(&app, &owner, "totp", &json!({"password": owner.password})).await.assert_problem(409, "conflict");
+
+    let challenge = first_step(&app, &owner).await;
+    assert_eq!(challenge.status, 202, "{challenge:?}");
+    let challenge = challenge.json();
+    assert_eq!(challenge["mfa_required"], true);
+    assert!(challenge.get("access_token").is_none());
+    second_step(&app, &challenge, &other.code(0)).await.assert_problem(403, "wrong-code");
+    second_step(&app, &challenge, "").await.assert_problem(403, "wrong-code");
+    let code = device.code(0);
+    let inside = second_step(&app, &challenge, &code).await;
+    assert_eq!(inside.status, 200, "{inside:?}");
+    let access = inside.json()["access_token"].as_str().unwrap().to_owned();
+    let me = Answer::of(app.get("/api/v1/me").bearer_auth(&access)).await.json();
+    assert_eq!(me["second_factor"], true);
+    second_step(&app, &challenge, &device.code(1)).await.assert_problem(401, "unauthenticated");
+
+    // The code of a step that was used, or of an earlier one, isn't taken again, at no challenge.
+    let challenge = first_step(&app, &owner).await.json();
+    second_step(&app, &challenge, &code).await.assert_problem(403, "wrong-code");
+    second_step(&app, &challenge, &device.code(-1)).await.assert_problem(403, "wrong-code");
+    // Two at once with the next code: one gets in.
+    let next = device.code(1);
+    let (one, two) = tokio::join!(second_step(&app, &challenge, &next), second_step(&app, &challenge, &next));
+    assert_eq!([&one, &two].iter().filter(|answer| answer.status == 200).count(), 1, "{one:?} {two:?}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn recovery_codes_work_once_and_end_with_the_second_factor(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let (_, recovery) = switch_on(&app, &owner).await;
+    let left = async || {
+        let answer = Answer::of(app.get("/api/v1/me/totp").bearer_auth(&owner.access_token)).await.json();
+        (answer["enabled"].as_bool().unwrap(), answer["recovery_codes_left"].as_u64().unwrap())
+    };
+    assert_eq!(left().await, (true, 10));
+    let challenge = first_step(&app, &owner).await.json();
+    let written = recovery[0].to_uppercase().replace('-', " ");
+    assert_eq!(second_step(&app, &challenge, &written).await.status, 200, "however it is written");
+    assert_eq!(left().await, (true, 9));
+    let challenge = first_step(&app, &owner).await.json();
+    second_step(&app, &challenge, &recovery[0]).await.assert_problem(403, "wrong-code");
+    assert_eq!(second_step(&app, &challenge, &recovery[1]).await.status, 200);
+
+    let renewed = person(&app, &owner, "totp/recovery-codes", &json!({"password": owner.password})).await;
+    assert_eq!(renewed.status, 200, "{renewed:?}");
+    assert_eq!(left().await, (true, 10));
+    let challenge = first_step(&app, &owner).await.json();
+    second_step(&app, &challenge, &recovery[2]).await.assert_problem(403, "wrong-code");
+    let new = renewed.json()["recovery_codes"][0].as_str().unwrap().to_owned();
+    assert_eq!(second_step(&app, &challenge, &new).await.status, 200);
+
+    let wrong = person(&app, &owner, "totp/disable", &json!({"password": "not the password"})).await;
+    wrong.assert_problem(403, "wrong-password");
+    let off = person(&app, &owner, "totp/disable", &json!({"password": owner.password})).await;
+    assert_eq!(off.status, 204, "{off:?}");
+    assert_eq!(left().await, (false, 0));
+    assert_eq!(first_step(&app, &owner).await.status, 200);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_challenge_bears_five_codes_and_five_minutes_and_is_its_person_s_own(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let stranger = app.sign_up().await;
+    let (device, _) = switch_on(&app, &owner).await;
+    let (theirs, _) = switch_on(&app, &stranger).await;
+    let challenge = first_step(&app, &owner).await.json();
+    for _ in 0..5 {
+        second_step(&app, &challenge, &theirs.code(0)).await.assert_problem(403, "wrong-code");
+    }
+    second_step(&app, &challenge, &device.code(0)).await.assert_problem(401, "unauthenticated");
+    let challenge = first_step(&app, &owner).await.json();
+    app.sql("UPDATE login_challenges SET expires_at = expires_at - 300001", []).await;
+    second_step(&app, &challenge, &device.code(0)).await.assert_problem(401, "unauthenticated");
+    second_step(&app, &json!({"challenge_token": "sbc_nonsense"}), &device.code(0))
+        .await
+        .assert_problem(401, "unauthenticated");
+    let challenge = first_step(&app, &owner).await.json();
+    assert_eq!(second_step(&app, &challenge, &device.code(0)).await.status, 200);
+    app.stop().await;
+}
