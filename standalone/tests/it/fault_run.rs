@@ -44,7 +44,7 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
     }
 
     // 3 % of what is no query.
-    let plan = json!({ "seed": seed, "drop": 10, "delay": 10, "duplicate": 5, "cut": 5, "longest_delay_ms": 300 });
+    let plan = json!({ "seed": seed, "drop": 10, "delay": 5, "duplicate": 5, "cut": 10, "longest_delay_ms": 300 });
     stack.network.plan_faults(&plan).await.unwrap();
     let traffic = tenants.iter().zip(&friends).map(|(tenant, friend)| both_ways(&stack, tenant, friend, seconds));
     let traffic = join_all(traffic).await;

@@ -72,11 +72,11 @@ impl Cause {
                 | Fault::StreamError429
                 | Fault::StreamError500
                 | Fault::StreamError503
-                | Fault::StreamError515
                 | Fault::Close
                 | Fault::Eof
                 | Fault::Mute => Then::Returns,
-                Fault::Hold | Fault::Release => Then::Stays,
+                // Asked for a new connection, it has one within a moment.
+                Fault::StreamError515 | Fault::Hold | Fault::Release => Then::Stays,
             },
             Self::Login(401) | Self::Unlinked => Then::Ends("logged_out", Some("unlinked")),
             Self::Login(402 | 403) | Self::LoginBanWithoutEnd => Then::Ends("banned", None),
@@ -180,6 +180,12 @@ async fn suffer(stack: &Stack, cause: Cause, session: &Tenant) {
             let status = session.api.get(&format!("sessions/{}/status", session.session)).await.unwrap();
             assert_eq!(status["status"], "connected", "{name}");
             works(session, &name).await;
+            let shown = stack.receiver.events().into_iter().any(|event| {
+                event["type"] == "session.status"
+                    && event["session_id"] == session.session
+                    && event["data"]["status"] == "reconnecting"
+            });
+            assert!(!shown, "{name}");
         }
         Then::Returns => {
             event(stack, session, &name, "session.status", "reconnecting").await;
