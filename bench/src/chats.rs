@@ -89,13 +89,13 @@ async fn measure(
     tokio::time::sleep(Duration::from_secs(options.rest)).await;
     let rested = memory::pss_kib(gateway.worker)?;
     #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let (mib, each) = (|kib: u64| kib as f64 / 1024.0, |kib: u64| (kib as f64 - linked as f64) / size as f64);
+    let each = |kib: u64| (kib as f64 - linked as f64) / size as f64;
     report.row(vec![
         gateway.name.into(),
         size.into(),
-        mib(linked).into(),
-        mib(spoken).into(),
-        mib(rested).into(),
+        memory::mib(linked).into(),
+        memory::mib(spoken).into(),
+        memory::mib(rested).into(),
         each(spoken).into(),
         each(rested).into(),
     ]);

@@ -5,6 +5,10 @@ use clap::Parser;
 use data_plane::{config::Settings, program};
 use shared::wire::session::Network;
 
+// A session takes less of it, and a burst of logins leaves less behind, than with the system's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Runs WhatsApp sessions.
 #[derive(Parser)]
 #[command(version, about)]
