@@ -7,6 +7,7 @@ use std::{
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -72,7 +73,9 @@ pub async fn database(engine: Engine, folder: &Path, name: &str) -> anyhow::Resu
         Engine::Postgres => {
             let server =
                 std::env::var("TEST_POSTGRES_URL").context("TEST_POSTGRES_URL: use scripts/postgres with …")?;
-            let name = format!("bench_{}_{}", name.replace('-', "_"), std::process::id());
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("bench_{}_{}_{number}", name.replace('-', "_"), std::process::id());
             let connection = Database::connect(&server).await?;
             connection.execute_unprepared(&format!("DROP DATABASE IF EXISTS {name}")).await?;
             connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;

@@ -105,6 +105,12 @@ fn parse_version(text: &str) -> Result<ClientVersion, String> {
 }
 
 impl Settings {
+    /// How many sessions the worker is to take.
+    #[must_use]
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
+    }
+
     /// The log filter and the shape of log lines.
     #[must_use]
     pub fn logging(&self) -> (&str, LogFormat) {

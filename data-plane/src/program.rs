@@ -1,6 +1,7 @@
 //! What both programs of this crate do: set up the process, run a worker until told to stop.
 
 use anyhow::Context;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use shared::{telemetry, wire::session::Network};
 use url::Url;
 
@@ -14,6 +15,7 @@ pub async fn run(settings: Settings, network: Network, ws_url: Option<Url>) -> a
     let (filter, format) = settings.logging();
     telemetry::init(filter, format)?;
     shared::tls::install_provider();
+    allow_many_sockets(settings.capacity());
     let mut config = settings.into_config(network, ws_url)?;
     config.metrics = Some(install_metrics().context("no metrics")?);
     let asked_to_stop = shared::signals::asked_to_stop()?;
@@ -21,4 +23,23 @@ pub async fn run(settings: Settings, network: Network, ws_url: Option<Url>) -> a
     asked_to_stop.await;
     worker.shutdown().await;
     Ok(())
+}
+
+/// Each session takes a file descriptor: as many as the system lets this process have.
+fn allow_many_sockets(capacity: u32) {
+    /// What a worker needs besides: its database, the control plane, its own listener.
+    const BESIDES: u64 = 256;
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let files = getrlimit(Resource::Nofile).current;
+    if files.is_some_and(|files| files < u64::from(capacity) + BESIDES) {
+        tracing::warn!(
+            files,
+            capacity,
+            "WORKER_CAPACITY is more than the limit of open files allows: raise it (ulimit -Hn)"
+        );
+    }
 }
