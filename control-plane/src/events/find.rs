@@ -1,13 +1,13 @@
 //! Finding stored events again.
 
-use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
 use shared::{
     ids::EventId,
     seal::{DataKey, SealError},
 };
 
-use super::{Envelope, EventType, entity, record::place};
-use crate::auth::TenantScope;
+use super::{Envelope, EventType, entity, number::number, record::place};
+use crate::{auth::TenantScope, db::Db};
 
 /// A stored event can't be given.
 #[derive(Debug, thiserror::Error)]
@@ -37,16 +37,15 @@ impl From<FindError> for crate::error::ApiError {
 ///
 /// # Errors
 /// [`FindError`].
-pub async fn find<C: ConnectionTrait>(
-    conn: &C,
-    scope: &TenantScope,
-    key: &DataKey,
-    id: &EventId,
-) -> Result<Option<Envelope>, FindError> {
-    let row = entity::Entity::find_by_id(id.clone())
-        .filter(entity::Column::TenantId.eq(scope.id().clone()))
-        .one(conn)
-        .await?;
+pub async fn find(db: &Db, scope: &TenantScope, key: &DataKey, id: &EventId) -> Result<Option<Envelope>, FindError> {
+    let find = || {
+        entity::Entity::find_by_id(id.clone()).filter(entity::Column::TenantId.eq(scope.id().clone())).one(db.read())
+    };
+    let mut row = find().await?;
+    if row.as_ref().is_some_and(|row| row.position.is_none()) {
+        number(db, scope).await?;
+        row = find().await?;
+    }
     row.map(|row| open(row, scope, key)).transpose()
 }
 
@@ -54,18 +53,21 @@ pub async fn find<C: ConnectionTrait>(
 ///
 /// # Errors
 /// [`FindError`].
-pub(super) async fn page<C: ConnectionTrait>(
-    conn: &C,
+pub(super) async fn page(
+    db: &Db,
     scope: &TenantScope,
     key: &DataKey,
     before: Option<i64>,
     limit: u64,
 ) -> Result<Vec<Envelope>, FindError> {
-    let mut query = entity::Entity::find().filter(entity::Column::TenantId.eq(scope.id().clone()));
+    number(db, scope).await?;
+    let mut query = entity::Entity::find()
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::Position.is_not_null());
     if let Some(before) = before {
         query = query.filter(entity::Column::Position.lt(before));
     }
-    let rows = query.order_by_desc(entity::Column::Position).limit(limit).all(conn).await?;
+    let rows = query.order_by_desc(entity::Column::Position).limit(limit).all(db.read()).await?;
     rows.into_iter().map(|row| open(row, scope, key)).collect()
 }
 
@@ -78,6 +80,6 @@ fn open(row: entity::Model, scope: &TenantScope, key: &DataKey) -> Result<Envelo
         tenant_id: row.tenant_id,
         session_id: row.session_id,
         occurred_at: row.occurred_at,
-        position: row.position,
+        position: row.position.ok_or(FindError::Unreadable)?,
     })
 }

@@ -4,6 +4,7 @@ use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
 
 mod m0001_foundation;
 mod m0002_fair_jobs;
+mod m0003_numbered_events;
 mod m0004_identity;
 
 /// Applies the control plane's migrations in order.
@@ -15,6 +16,7 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_foundation::Migration),
             Box::new(m0002_fair_jobs::Migration),
+            Box::new(m0003_numbered_events::Migration),
             Box::new(m0004_identity::Migration),
         ]
     }
