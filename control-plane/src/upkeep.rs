@@ -14,6 +14,7 @@ use crate::{
     jobs::{Claimed, Handler, JobKind, Outcome, schedule::Entry},
     messages::ingest,
     state::App,
+    tenants,
 };
 
 /// When what is done.
@@ -69,7 +70,8 @@ impl Handler for Upkeep {
 async fn expired(app: &App) -> Result<(), DbErr> {
     idempotency::prune(app).await?;
     ingest::prune(app).await?;
-    auth::prune(app).await
+    auth::prune(app).await?;
+    tenants::prune(app).await
 }
 
 /// Events that somebody still has to be told of stay; so do deliveries that are not finished.

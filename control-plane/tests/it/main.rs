@@ -15,6 +15,7 @@ mod keys;
 mod linking;
 mod logins;
 mod mail;
+mod members;
 mod messages;
 mod outbound;
 mod parts;
