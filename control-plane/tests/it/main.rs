@@ -1,5 +1,6 @@
 //! The whole control plane, over real HTTP, on SQLite and on PostgreSQL.
 
+mod access_matrix;
 mod auth;
 mod bad_input;
 mod contract;

@@ -24,7 +24,7 @@ use crate::{
         page::{Page, PageQuery},
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, problem_responses},
     state::App,
 };
 
@@ -202,7 +202,7 @@ pub(super) async fn list_logins(
     Ok(Json(service::list(app.db.read(), person.id, person.login, &page).await?))
 }
 
-problem_responses!(EndLoginProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
+problem_responses!(EndLoginProblems = CALLER, BY_ID, IDEMPOTENT);
 
 /// End a login
 ///

@@ -107,7 +107,7 @@ pub(super) async fn remove_member(
         .await
 }
 
-problem_responses!(LeaveProblems = CALLER, WRITE, IDEMPOTENT, &[Kind::Conflict]);
+problem_responses!(LeaveProblems = CALLER, IDEMPOTENT, &[Kind::Conflict]);
 
 /// Leave the account
 ///
