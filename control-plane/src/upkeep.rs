@@ -12,7 +12,7 @@ use crate::{
     error::database_error_kind,
     idempotency,
     jobs::{Claimed, Handler, JobKind, Outcome, schedule::Entry},
-    messages::ingest,
+    messages::{self, ingest},
     state::App,
     tenants,
 };
@@ -76,6 +76,7 @@ async fn expired(app: &App) -> Result<(), DbErr> {
 
 /// Events that somebody still has to be told of stay; so do deliveries that are not finished.
 async fn retention(app: &App) -> Result<(), DbErr> {
+    messages::retention::erase(app).await?;
     let before = Timestamp::now().minus(KEEP_EVENTS);
     for statement in [
         "DELETE FROM deliveries WHERE id IN \

@@ -1,7 +1,7 @@
 //! Tenants and their people as the API shows them.
 
 use secrecy::SecretString;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use shared::{
     ids::{InvitationId, TenantId, UserId},
     time::Timestamp,
@@ -23,13 +23,22 @@ pub struct TenantDto {
     pub name: String,
     /// Whether it may write.
     pub status: TenantStatus,
+    /// After how many days the content of messages is erased; null: never.
+    #[schema(example = 90)]
+    pub retention_days: Option<i64>,
     /// When it was made.
     pub created_at: Timestamp,
 }
 
 impl From<Tenant> for TenantDto {
     fn from(tenant: Tenant) -> Self {
-        Self { id: tenant.id, name: tenant.name, status: tenant.status, created_at: tenant.created_at }
+        Self {
+            id: tenant.id,
+            name: tenant.name,
+            status: tenant.status,
+            retention_days: tenant.retention_days,
+            created_at: tenant.created_at,
+        }
     }
 }
 
@@ -37,10 +46,21 @@ impl From<Tenant> for TenantDto {
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateTenant {
-    /// Another name.
+    /// Another name. Absent: as it is.
     #[validate(length(min = 1, max = 100))]
-    #[schema(example = "Acme", min_length = 1, max_length = 100)]
-    pub name: String,
+    #[schema(nullable = false, example = "Acme", min_length = 1, max_length = 100)]
+    pub name: Option<String>,
+    /// After how many days the content of messages is erased, with the events that tell of them: 0 (as soon as they are sent) to
+    /// 3650, null for never. Absent: as it is.
+    #[serde(default, deserialize_with = "present")]
+    #[validate(range(max = 3650))]
+    #[schema(value_type = Option<u32>, maximum = 3650, example = 90)]
+    pub retention_days: Option<Option<u32>>,
+}
+
+/// Tells a null from an absence.
+fn present<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Option<u32>>, D::Error> {
+    Option::deserialize(from).map(Some)
 }
 
 /// A person of the tenant.

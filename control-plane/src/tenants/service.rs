@@ -7,7 +7,7 @@ use shared::{
     time::Timestamp,
 };
 
-use super::{Tenant, TenantStatus, entity::tenant, members};
+use super::{Tenant, TenantStatus, dto::UpdateTenant, entity::tenant, members};
 use crate::{
     auth::TenantScope,
     error::{ApiError, ApiResult},
@@ -48,6 +48,7 @@ pub(crate) async fn create(
         sealed_data_key: Set(sealed_data_key),
         last_position: Set(0),
         created_at: Set(now),
+        retention_days: Set(None),
     }
     .insert(tx)
     .await?;
@@ -55,8 +56,14 @@ pub(crate) async fn create(
     Ok(tenant)
 }
 
-/// Gives the tenant another name.
-pub(crate) async fn rename(tx: &DatabaseTransaction, scope: &TenantScope, name: &str) -> ApiResult<Tenant> {
-    let change = tenant::ActiveModel { id: Set(scope.id().clone()), name: Set(name.to_owned()), ..Default::default() };
-    Ok(change.update(tx).await?)
+/// Changes what of a tenant can be changed by its people.
+pub(crate) async fn update(tx: &DatabaseTransaction, scope: &TenantScope, wanted: UpdateTenant) -> ApiResult<Tenant> {
+    let mut change = tenant::ActiveModel { id: Set(scope.id().clone()), ..Default::default() };
+    if let Some(name) = wanted.name {
+        change.name = Set(name);
+    }
+    if let Some(days) = wanted.retention_days {
+        change.retention_days = Set(days.map(i64::from));
+    }
+    if change.is_changed() { Ok(change.update(tx).await?) } else { find(tx, scope).await }
 }

@@ -20,6 +20,7 @@ mod members;
 mod messages;
 mod outbound;
 mod parts;
+mod retention;
 mod second_factor;
 mod sessions;
 mod smtp_sink;

@@ -1,4 +1,4 @@
-//! People of a tenant: invitations, one owner, and handing the account over. Limits and rotation of API keys.
+//! People of a tenant: invitations, one owner, and handing the account over. Limits and rotation of API keys. Retention.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager};
 
@@ -43,10 +43,14 @@ CREATE TABLE ownership_offers (
 CREATE INDEX ownership_offers_by_end ON ownership_offers (expires_at);
 ALTER TABLE api_keys ADD COLUMN session_ids TEXT;
 ALTER TABLE api_keys ADD COLUMN allowed_ips TEXT;
-ALTER TABLE api_keys ADD COLUMN replaced_by TEXT
+ALTER TABLE api_keys ADD COLUMN replaced_by TEXT;
+ALTER TABLE tenants ADD COLUMN retention_days BIGINT;
+CREATE INDEX messages_with_content ON messages (tenant_id, created_at) WHERE content IS NOT NULL
 ";
 
 const DOWN: &str = "
+DROP INDEX messages_with_content;
+ALTER TABLE tenants DROP COLUMN retention_days;
 ALTER TABLE api_keys DROP COLUMN replaced_by;
 ALTER TABLE api_keys DROP COLUMN allowed_ips;
 ALTER TABLE api_keys DROP COLUMN session_ids;

@@ -31,12 +31,12 @@ problem_responses!(UpdateTenantProblems = CALLER, WRITE, BODY, IDEMPOTENT);
 
 /// Change the tenant
 ///
-/// Gives the account another name.
+/// Its name, and for how long it keeps what messages say. What is absent stays as it is.
 #[utoipa::path(
     patch, path = "/api/v1/tenant", operation_id = "update_tenant", tag = "tenant",
     security(("person" = ["tenant:write"])),
     params(IdempotencyKey),
-    request_body(content = UpdateTenant, example = json!({"name": "Acme Messaging"})),
+    request_body(content = UpdateTenant, example = json!({"name": "Acme Messaging", "retention_days": 90})),
     responses((status = 200, description = "The tenant, changed.", body = TenantDto), UpdateTenantProblems),
 )]
 pub(super) async fn update_tenant(
@@ -47,7 +47,7 @@ pub(super) async fn update_tenant(
 ) -> ApiResult<Response> {
     idempotent
         .run(&app, idempotency::DAY, async |tx| {
-            let tenant = service::rename(tx, auth.tenant(), &body.name).await?;
+            let tenant = service::update(tx, auth.tenant(), body).await?;
             Reply::json(StatusCode::OK, &TenantDto::from(tenant))
         })
         .await
