@@ -17,11 +17,11 @@ use crate::{
     error::database_error_kind,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
-    mail,
+    keys, mail,
     master_key::MasterKey,
     messages, outbound, request_context, sessions,
     state::{App, Shared},
-    upkeep, webhooks,
+    tenants, upkeep, webhooks,
     workers::Fleet,
 };
 
@@ -74,6 +74,7 @@ impl ControlPlane {
         tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
         tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
         tasks.spawn(auth::follow_keys(app.clone()));
+        tasks.spawn(keys::write_uses(app.clone()));
         jobs::schedule::enter(&app, upkeep::SCHEDULE).await?;
         tasks.spawn(jobs::schedule::keep(app.clone(), upkeep::SCHEDULE));
         let reconciler = sessions::reconciler::start(app.clone());
@@ -137,7 +138,7 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
 
 /// What works on jobs, by kind.
 fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
-    let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters)])?;
+    let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters), Arc::new(tenants::Letters)])?;
     Ok(vec![
         Arc::new(webhooks::Deliverer),
         Arc::new(messages::send::SendHandler),

@@ -1,6 +1,6 @@
 //! Finding stored events again.
 
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select};
 use shared::{
     ids::EventId,
     seal::{DataKey, SealError},
@@ -33,14 +33,19 @@ impl From<FindError> for crate::error::ApiError {
     }
 }
 
+/// A tenant's events; of a scope that is limited to sessions, those that are about one of them.
+fn of_tenant(scope: &TenantScope) -> Select<entity::Entity> {
+    entity::Entity::find()
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .apply_if(scope.sessions(), |query, only| query.filter(entity::Column::SessionId.is_in(only.iter().cloned())))
+}
+
 /// One event of the tenant, opened with the tenant's key.
 ///
 /// # Errors
 /// [`FindError`].
 pub async fn find(db: &Db, scope: &TenantScope, key: &DataKey, id: &EventId) -> Result<Option<Envelope>, FindError> {
-    let find = || {
-        entity::Entity::find_by_id(id.clone()).filter(entity::Column::TenantId.eq(scope.id().clone())).one(db.read())
-    };
+    let find = || of_tenant(scope).filter(entity::Column::Id.eq(id.clone())).one(db.read());
     let mut row = find().await?;
     if row.as_ref().is_some_and(|row| row.position.is_none()) {
         number(db, scope).await?;
@@ -61,9 +66,7 @@ pub(super) async fn page(
     limit: u64,
 ) -> Result<Vec<Envelope>, FindError> {
     number(db, scope).await?;
-    let mut query = entity::Entity::find()
-        .filter(entity::Column::TenantId.eq(scope.id().clone()))
-        .filter(entity::Column::Position.is_not_null());
+    let mut query = of_tenant(scope).filter(entity::Column::Position.is_not_null());
     if let Some(before) = before {
         query = query.filter(entity::Column::Position.lt(before));
     }

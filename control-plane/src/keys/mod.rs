@@ -5,13 +5,22 @@
 //! sandbox), and by its checksum whether it was copied whole, so a mistyped one never reaches the database and secret
 //! scanners can tell a real one.
 //!
-//! **Invariants.** Only people make and delete keys. A deleted key stays as a row, so that what it did can be told. A key's
-//! last use is written at most once a minute.
+//! **Limits.** Beside its scopes and an end, a key may be limited to some sessions: then it is as if the tenant had no others
+//! ([`TenantScope::sessions`](crate::auth::TenantScope::sessions)), and it can have only scopes that are about sessions. And it may
+//! be limited to networks that it is used from, by the caller's address as `TRUSTED_PROXIES` tells it.
+//!
+//! **Rotation** makes a key like the present one, which then ends after an overlap; a key has one successor.
+//!
+//! **Invariants.** Only people make, rotate and delete keys. A deleted key stays as a row, so that what it did can be told. A key's
+//! last use is written at most once a minute, in batches ([`uses`]): a request with a key writes nothing for it.
 
 mod dto;
 mod entity;
 mod routes;
 pub(crate) mod service;
 pub(crate) mod token;
+mod uses;
 
 pub use routes::router;
+pub(crate) use uses::KeyUses;
+pub use uses::write_uses;

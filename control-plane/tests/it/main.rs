@@ -1,5 +1,6 @@
 //! The whole control plane, over real HTTP, on SQLite and on PostgreSQL.
 
+mod access_matrix;
 mod auth;
 mod bad_input;
 mod contract;
@@ -15,9 +16,11 @@ mod keys;
 mod linking;
 mod logins;
 mod mail;
+mod members;
 mod messages;
 mod outbound;
 mod parts;
+mod retention;
 mod second_factor;
 mod sessions;
 mod smtp_sink;

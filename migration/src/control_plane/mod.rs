@@ -6,6 +6,7 @@ mod m0001_foundation;
 mod m0002_fair_jobs;
 mod m0003_numbered_events;
 mod m0004_identity;
+mod m0005_members;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -18,6 +19,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0002_fair_jobs::Migration),
             Box::new(m0003_numbered_events::Migration),
             Box::new(m0004_identity::Migration),
+            Box::new(m0005_members::Migration),
         ]
     }
 }
