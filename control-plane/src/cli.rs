@@ -9,7 +9,7 @@ use shared::ids::JobId;
 use crate::{
     app,
     auth::{self, Purpose},
-    config::{Config, Environment, LogConfig},
+    config::{Config, LogConfig, Values},
     error::{Kind, database_error_kind},
     jobs::{JobKind, dead},
     server::{self, ControlPlane},
@@ -28,7 +28,7 @@ pub struct Cli {
 
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 enum Command {
-    /// Serve the API (the default). Settings come from the environment.
+    /// Serve the API (the default). Settings: docs/configuration.md.
     Serve,
     /// Apply the migrations that are missing, and stop.
     Migrate,
@@ -87,12 +87,11 @@ impl Cli {
     /// # Errors
     /// With a sentence for the operator, which holds no secret.
     pub async fn run(self) -> anyhow::Result<()> {
-        let env = Environment::of_process();
         match self.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve(&env).await,
-            Command::Migrate => migrate(&env).await,
-            Command::RotateKeys { compromised } => rotate_keys(&env, compromised).await,
-            Command::Jobs(command) => jobs(&env, command).await,
+            Command::Serve => serve(&Config::values()?).await,
+            Command::Migrate => migrate(&Config::values()?).await,
+            Command::RotateKeys { compromised } => rotate_keys(&Config::values()?, compromised).await,
+            Command::Jobs(command) => jobs(&Config::values()?, command).await,
             Command::Openapi => {
                 print!("{}", openapi_document()?);
                 Ok(())
@@ -101,31 +100,31 @@ impl Cli {
                 print!("{}", errors_document());
                 Ok(())
             }
-            Command::Healthcheck => healthcheck(&env).await,
+            Command::Healthcheck => healthcheck(&Config::values()?).await,
         }
     }
 }
 
-async fn serve(env: &Environment) -> anyhow::Result<()> {
-    let log = LogConfig::from_env(env)?;
-    shared::telemetry::init(&log.level, log.format)?;
+async fn serve(values: &Values) -> anyhow::Result<()> {
+    let log = LogConfig::read(values)?;
+    let _written_at_the_end = shared::telemetry::init(&log)?;
     #[cfg(feature = "failpoints")]
     let _armed = crate::crash::arm();
     let asked_to_stop = shared::signals::asked_to_stop()?;
-    let control_plane = ControlPlane::start(Config::from_env(env)?).await?;
+    let control_plane = ControlPlane::start(Config::read(values)?).await?;
     asked_to_stop.await;
     tracing::info!("stopping");
     control_plane.shutdown().await;
     Ok(())
 }
 
-async fn migrate(env: &Environment) -> anyhow::Result<()> {
-    let db = server::connect(&Config::from_env(env)?).await?;
+async fn migrate(values: &Values) -> anyhow::Result<()> {
+    let db = server::connect(&Config::read(values)?).await?;
     db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))
 }
 
-async fn rotate_keys(env: &Environment, compromised: bool) -> anyhow::Result<()> {
-    let config = Config::from_env(env)?;
+async fn rotate_keys(values: &Values, compromised: bool) -> anyhow::Result<()> {
+    let config = Config::read(values)?;
     let db = server::connect(&config).await?;
     let master_key = server::master_key(&config)?;
     master_key.bind(db.autocommit()).await?;
@@ -135,8 +134,8 @@ async fn rotate_keys(env: &Environment, compromised: bool) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn jobs(env: &Environment, command: JobsCommand) -> anyhow::Result<()> {
-    let db = server::connect(&Config::from_env(env)?).await?;
+async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
+    let db = server::connect(&Config::read(values)?).await?;
     let said_no = |error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error));
     match command {
         JobsCommand::Dead { kind, limit } => {
@@ -169,8 +168,8 @@ async fn jobs(env: &Environment, command: JobsCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn healthcheck(env: &Environment) -> anyhow::Result<()> {
-    let mut address: SocketAddr = Config::from_env(env)?.http.listen;
+async fn healthcheck(values: &Values) -> anyhow::Result<()> {
+    let mut address: SocketAddr = Config::read(values)?.http.listen;
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),

@@ -17,6 +17,7 @@ pub mod idempotency;
 pub mod internal;
 pub mod jobs;
 pub mod keys;
+pub mod listener;
 pub mod mail;
 pub mod master_key;
 pub mod messages;

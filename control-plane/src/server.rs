@@ -3,23 +3,24 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::Router;
 use secrecy::ExposeSecret;
-use shared::seal::DataKey;
-use tokio::{net::TcpListener, task::JoinError};
+use tokio::task::JoinError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app,
     auth::{self, Keyring},
-    config::Config,
+    config::{self, Config},
     db::Db,
     error::database_error_kind,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
+    listener::{Listener, Terms, Tls, TlsFiles},
     mail,
     master_key::MasterKey,
-    messages, outbound, request_context, sessions,
+    messages, outbound,
+    request_context::Around,
+    sessions,
     state::{App, Shared},
     upkeep, webhooks,
     workers::Fleet,
@@ -53,10 +54,17 @@ impl ControlPlane {
         let outbound = outbound::Client::new(&config.outbound)?;
         let handlers = handlers(&config)?;
 
-        let public = TcpListener::bind(config.http.listen).await.context("LISTEN can't be bound")?;
-        let public_address = public.local_addr()?;
-        let workers = TcpListener::bind(config.internal.listen).await.context("INTERNAL_LISTEN can't be bound")?;
-        let internal_address = workers.local_addr()?;
+        let public_tls = TlsFiles::public(&config.http).map(Tls::load).transpose()?.map(Arc::new);
+        let internal_tls = TlsFiles::internal(&config.internal).map(Tls::load).transpose()?.map(Arc::new);
+        let public = Listener::bind(config.http.listen, public_tls.clone(), Terms::public(&config.http))
+            .await
+            .context("LISTEN can't be bound")?;
+        let public_address = public.address()?;
+        let terms = Terms::internal(&config.http, &config.internal);
+        let workers = Listener::bind(config.internal.listen, internal_tls.clone(), terms)
+            .await
+            .context("INTERNAL_LISTEN can't be bound")?;
+        let internal_address = workers.address()?;
 
         let stop = CancellationToken::new();
         let app = App::new(Shared {
@@ -71,8 +79,11 @@ impl ControlPlane {
             stop: stop.clone(),
         });
         let tasks = TaskTracker::new();
-        tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
-        tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
+        tasks.spawn(public.serve(app::router(app.clone()), stop.clone()));
+        tasks.spawn(workers.serve(Around::internal().wrap(internal::router(app.clone())), stop.clone()));
+        for tls in [public_tls, internal_tls].into_iter().flatten() {
+            tasks.spawn(tls.follow(stop.clone()));
+        }
         tasks.spawn(auth::follow_keys(app.clone()));
         jobs::schedule::enter(&app, upkeep::SCHEDULE).await?;
         tasks.spawn(jobs::schedule::keep(app.clone(), upkeep::SCHEDULE));
@@ -128,13 +139,6 @@ pub async fn connect(config: &Config) -> anyhow::Result<Db> {
         .map_err(|error| anyhow::anyhow!("DATABASE_URL: can't connect ({})", database_error_kind(&error)))
 }
 
-async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let router = router.into_make_service_with_connect_info::<SocketAddr>();
-    if axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.is_err() {
-        tracing::error!("a listener failed");
-    }
-}
-
 /// What works on jobs, by kind.
 fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
     let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters)])?;
@@ -151,9 +155,7 @@ fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigEr
 /// # Errors
 /// If it isn't one.
 pub(crate) fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
-    DataKey::from_base64(config.secrets.master_key.expose_secret())
-        .map(MasterKey::new)
-        .context("MASTER_KEY must be 32 bytes in base64")
+    Ok(MasterKey::new(config::master_key(&config.secrets)?))
 }
 
 /// A task of ours that panicked is a defect: the process goes on without it, and says so.

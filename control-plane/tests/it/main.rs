@@ -8,6 +8,7 @@ mod fair_jobs;
 mod fleet;
 mod harness;
 mod health;
+mod http;
 mod idempotency;
 mod ingest;
 mod jobs;
