@@ -237,7 +237,7 @@ mod tests {
         };
         assert_eq!(read(&[("WHATSAPP_VERSION", "2.3000.1031")]).unwrap().whatsapp_version, Some((2, 3000, 1031)));
         for (name, text) in [
-            ("WORKER_ID", &"sentinel".repeat(10)),
+            ("WORKER_ID", "sentinel-sentinel-sentinel-sentinel-sentinel-sentinel-sentinel"),
             ("WORKER_LISTEN", "sentinel"),
             ("WORKER_CAPACITY", "20001"),
             ("CONTROL_PLANE_URL", "sentinel"),
