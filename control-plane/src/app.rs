@@ -8,7 +8,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     auth,
     error::{Kind, Refusal},
-    events, health, keys, messages, openapi,
+    events, health, keys, messages, openapi, operators,
     request_context::Around,
     sessions,
     state::App,
@@ -26,6 +26,7 @@ fn documented() -> OpenApiRouter<App> {
         .merge(webhooks::router())
         .merge(events::router())
         .merge(usage::router())
+        .merge(operators::router())
         .merge(health::router())
 }
 

@@ -4,7 +4,9 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use shared::ids::JobId;
+use secrecy::{ExposeSecret, SecretString};
+use shared::{ids::JobId, wire::session::Network};
+use zeroize::Zeroizing;
 
 use crate::{
     app,
@@ -12,6 +14,9 @@ use crate::{
     config::{Config, LogConfig, Values},
     error::{Kind, database_error_kind},
     jobs::{JobKind, dead},
+    keys,
+    operators::{self, NewOperator},
+    seed,
     server::{self, ControlPlane},
 };
 
@@ -38,6 +43,33 @@ enum Command {
         /// The old key is in wrong hands: refuse its tokens. Refresh tokens go on working.
         #[arg(long)]
         compromised: bool,
+    },
+    /// Make an operator of the installation. Prints the password, if it makes one.
+    CreateOperator {
+        /// The e-mail address to log in with.
+        email: String,
+        /// What to call them.
+        #[arg(long, default_value = "Operator")]
+        name: String,
+        /// Read the password from the first line of standard input, instead of making one.
+        #[arg(long)]
+        password_stdin: bool,
+        /// If there is one with this address: give them this name and password, and end all their logins.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Remove an operator and end their logins.
+    RemoveOperator {
+        /// The e-mail address.
+        email: String,
+    },
+    /// Make a tenant to try things with: a person, and an API key for the simulator. Prints how to log in.
+    Seed,
+    /// Print a new API key, for the setting API_KEY.
+    NewApiKey {
+        /// For the simulator instead of WhatsApp.
+        #[arg(long)]
+        sandbox: bool,
     },
     /// Look at jobs that were given up, try them again, or call off ones that wait.
     #[command(subcommand)]
@@ -92,6 +124,16 @@ impl Cli {
             Command::Migrate => migrate(&Config::values()?).await,
             Command::RotateKeys { compromised } => rotate_keys(&Config::values()?, compromised).await,
             Command::Jobs(command) => jobs(&Config::values()?, command).await,
+            Command::CreateOperator { email, name, password_stdin, replace } => {
+                create_operator(&Config::values()?, email, name, password_stdin, replace).await
+            }
+            Command::RemoveOperator { email } => remove_operator(&Config::values()?, email).await,
+            Command::Seed => seed(&Config::values()?).await,
+            Command::NewApiKey { sandbox } => {
+                let network = if sandbox { Network::Sandbox } else { Network::Whatsapp };
+                println!("{}", keys::new_key(network).expose_secret());
+                Ok(())
+            }
             Command::Openapi => {
                 print!("{}", openapi_document()?);
                 Ok(())
@@ -134,6 +176,53 @@ async fn rotate_keys(values: &Values, compromised: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn create_operator(
+    values: &Values,
+    email: String,
+    name: String,
+    password_stdin: bool,
+    replace: bool,
+) -> anyhow::Result<()> {
+    let (password, made) = if password_stdin {
+        let mut line = Zeroizing::new(String::new());
+        std::io::stdin().read_line(&mut line).context("no password on standard input")?;
+        (SecretString::from(line.trim_end_matches(['\r', '\n'])), false)
+    } else {
+        (auth::opaque_token(""), true)
+    };
+    let app = server::open(Config::read(values)?).await?;
+    let new = NewOperator { email, name, password: password.clone(), replace };
+    let id = operators::create(&app, new).await?;
+    println!("{id}");
+    if made {
+        println!("password: {}", password.expose_secret());
+    }
+    app.db.clone().close().await;
+    Ok(())
+}
+
+async fn remove_operator(values: &Values, email: String) -> anyhow::Result<()> {
+    let app = server::open(Config::read(values)?).await?;
+    operators::remove(&app, email).await?;
+    app.db.clone().close().await;
+    Ok(())
+}
+
+async fn seed(values: &Values) -> anyhow::Result<()> {
+    let app = server::open(Config::read(values)?).await?;
+    match seed::plant(&app).await? {
+        Some(planted) => println!(
+            "log in as  {}\npassword   {}\nAPI key    {}",
+            seed::EMAIL,
+            planted.password.expose_secret(),
+            planted.api_key.expose_secret()
+        ),
+        None => println!("{} is here already", seed::EMAIL),
+    }
+    app.db.clone().close().await;
+    Ok(())
+}
+
 async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
     let db = server::connect(&Config::read(values)?).await?;
     let said_no = |error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error));
@@ -169,15 +258,27 @@ async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
 }
 
 async fn healthcheck(values: &Values) -> anyhow::Result<()> {
-    let mut address: SocketAddr = Config::read(values)?.http.listen;
+    let http = Config::read(values)?.http;
+    let mut address: SocketAddr = http.listen;
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let client = reqwest::Client::builder().timeout(HEALTHCHECK_DEADLINE).no_proxy().build()?;
-    let answer = client.get(format!("http://{address}/readyz")).send().await.context("nobody answers on LISTEN")?;
+    if http.tls_client_ca.is_some() {
+        // Only clients with a certificate get an answer, and this isn't one: what can be seen is that somebody listens.
+        let connected = tokio::time::timeout(HEALTHCHECK_DEADLINE, tokio::net::TcpStream::connect(address)).await;
+        return connected.ok().and_then(Result::ok).map(drop).context("nobody listens on LISTEN");
+    }
+    let scheme = if http.tls_cert.is_some() { "https" } else { "http" };
+    // The certificate is for the name that callers use; this asks the own machine by its number.
+    let client = reqwest::Client::builder()
+        .timeout(HEALTHCHECK_DEADLINE)
+        .tls_danger_accept_invalid_certs(true)
+        .no_proxy()
+        .build()?;
+    let answer = client.get(format!("{scheme}://{address}/readyz")).send().await.context("nobody answers on LISTEN")?;
     anyhow::ensure!(answer.status().is_success(), "not ready: {}", answer.status());
     Ok(())
 }

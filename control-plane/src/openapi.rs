@@ -150,6 +150,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<openapi::Respons
         (name = "webhooks", description = "Events, delivered to an endpoint of the tenant's."),
         (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
+        (name = "admin", description = "For the operators of the installation."),
         (name = "health", description = "Whether the installation works."),
     ),
 )]
@@ -168,6 +169,16 @@ impl Modify for Security {
                     .scheme(HttpAuthScheme::Bearer)
                     .bearer_format("JWT")
                     .description(Some("The access token of a person, from `POST /api/v1/auth/login`."))
+                    .build(),
+            ),
+        );
+        components.add_security_scheme(
+            "operator",
+            SecurityScheme::Http(
+                HttpBuilder::new()
+                    .scheme(HttpAuthScheme::Bearer)
+                    .bearer_format("sbo_…")
+                    .description(Some("The token of an operator, from `POST /api/v1/admin/auth/login`."))
                     .build(),
             ),
         );

@@ -10,6 +10,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use crate::{
     app,
     auth::{self, Keyring},
+    bootstrap,
     config::{self, Config},
     db::Db,
     error::database_error_kind,
@@ -45,14 +46,10 @@ impl ControlPlane {
     /// message holds a secret.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         health::install_metrics();
-        let master_key = master_key(&config)?;
-        let db = connect(&config).await?;
-        db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
-        master_key.bind(db.autocommit()).await?;
-        let keyring = Keyring::load(&db, &master_key).await?;
-        let fleet = Fleet::load(&db, &master_key).await?;
-        let outbound = outbound::Client::new(&config.outbound)?;
-        let handlers = handlers(&config)?;
+        let app = open(config).await?;
+        let (config, stop) = (&app.config, app.stop.clone());
+        bootstrap::establish(&app).await?;
+        let handlers = handlers(config)?;
 
         let public_tls = TlsFiles::public(&config.http).map(Tls::load).transpose()?.map(Arc::new);
         let internal_tls = TlsFiles::internal(&config.internal).map(Tls::load).transpose()?.map(Arc::new);
@@ -66,18 +63,6 @@ impl ControlPlane {
             .context("INTERNAL_LISTEN can't be bound")?;
         let internal_address = workers.address()?;
 
-        let stop = CancellationToken::new();
-        let app = App::new(Shared {
-            config,
-            db,
-            master_key,
-            keyring,
-            bell: Bell::default(),
-            waiting: messages::Waiting::default(),
-            outbound,
-            fleet,
-            stop: stop.clone(),
-        });
         let tasks = TaskTracker::new();
         tasks.spawn(public.serve(app::router(app.clone()), stop.clone()));
         tasks.spawn(workers.serve(Around::internal().wrap(internal::router(app.clone())), stop.clone()));
@@ -127,6 +112,31 @@ impl Drop for ControlPlane {
     fn drop(&mut self) {
         self.app.stop.cancel();
     }
+}
+
+/// What handlers and commands work with: connects, migrates, and loads keys. Serves nothing.
+///
+/// # Errors
+/// As [`ControlPlane::start`].
+pub async fn open(config: Config) -> anyhow::Result<App> {
+    let master_key = master_key(&config)?;
+    let db = connect(&config).await?;
+    db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
+    master_key.bind(db.autocommit()).await?;
+    let keyring = Keyring::load(&db, &master_key).await?;
+    let fleet = Fleet::load(&db, &master_key).await?;
+    let outbound = outbound::Client::new(&config.outbound)?;
+    Ok(App::new(Shared {
+        config,
+        db,
+        master_key,
+        keyring,
+        bell: Bell::default(),
+        waiting: messages::Waiting::default(),
+        outbound,
+        fleet,
+        stop: CancellationToken::new(),
+    }))
 }
 
 /// Connects to the database of a configuration.

@@ -9,13 +9,18 @@ use crate::{error::ApiError, extract::ClientAddress, state::App};
 
 /// Where a request comes from and with what program. The device is a word or two, never what the caller sent.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     pub(super) address: ClientAddress,
     program: &'static str,
     system: &'static str,
 }
 
 impl Caller {
+    /// Where from.
+    pub(crate) const fn address(self) -> ClientAddress {
+        self.address
+    }
+
     /// Such as `Firefox on Linux`.
     pub(super) fn device(self) -> String {
         match (self.program, self.system) {

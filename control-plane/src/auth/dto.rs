@@ -13,7 +13,7 @@ use super::Role;
 use crate::tenants::TenantDto;
 
 /// The shortest password, in characters. NIST SP 800-63B asks for length and for no composition rules.
-const MIN_PASSWORD: usize = 10;
+pub(crate) const MIN_PASSWORD: usize = 10;
 /// The longest secret, in bytes: hashing is paid by us.
 const MAX_SECRET: usize = 200;
 
@@ -158,7 +158,7 @@ pub struct EmailAddress(String);
 
 impl EmailAddress {
     /// For the database; never for a log.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -193,8 +193,14 @@ pub struct Shown<const MIN: usize>(SecretString);
 
 impl<const MIN: usize> Shown<MIN> {
     /// The secret.
-    pub(super) fn into_secret(self) -> SecretString {
+    pub(crate) fn into_secret(self) -> SecretString {
         self.0
+    }
+}
+
+impl<const MIN: usize> From<SecretString> for Shown<MIN> {
+    fn from(secret: SecretString) -> Self {
+        Self(secret)
     }
 }
 

@@ -52,13 +52,18 @@ use sea_orm::ConnectionTrait;
 use shared::identity::{KeySet, SigningKey};
 
 pub(crate) use authenticate::authenticate;
+pub(crate) use caller::Caller;
+pub(crate) use dto::{EmailAddress, MIN_PASSWORD, Shown, SignUp};
 pub use keyed_hash::KeyedHash;
 pub use keyring::{Keyring, follow_keys};
 pub use letters::Letters;
 pub use logins::prune;
 pub use principal::{Actor, Auth, Principal, Role, Scope, ScopeMarker, TenantScope, scopes};
 pub use routes::router;
+pub(crate) use sign_up::establish;
 pub use signing_keys::{Purpose, SigningKeyError, rotate};
+pub(crate) use throttle::{Attempt, admit, forgive};
+pub(crate) use tokens::opaque as opaque_token;
 
 use crate::{db::Db, master_key::MasterKey};
 

@@ -12,6 +12,9 @@ use shared::{
     config::{Group, Origin},
     seal::DataKey,
 };
+use url::Url;
+
+use crate::{keys, webhooks};
 
 macro_rules! config {
     ($($(#[$doc:meta])+ $field:ident: $type:ty,)+) => {
@@ -30,6 +33,9 @@ macro_rules! config {
             pub fn read(values: &Values) -> Result<Self, ConfigError> {
                 let config = Self { $($field: <$type>::read(values)?,)+ };
                 http::check(values)?;
+                values.needs("WEBHOOK_URL", "API_KEY")?;
+                values.needs("WEBHOOK_URL", "WEBHOOK_SECRET")?;
+                values.needs("WEBHOOK_SECRET", "WEBHOOK_URL")?;
                 Ok(config)
             }
         }
@@ -51,6 +57,8 @@ config! {
     auth: AuthConfig,
     /// Mail to people.
     mail: MailConfig,
+    /// The tenant of `API_KEY`.
+    bootstrap: BootstrapConfig,
 }
 
 impl Config {
@@ -96,6 +104,24 @@ shared::settings! {
         OUTBOUND_ALLOW_CIDRS allow_cidrs: Vec<IpNet> = Origin::Default(""), CIDRS;
         /// Ports that they may reach besides 80 and 443.
         OUTBOUND_ALLOW_PORTS allow_ports: Vec<u16> = Origin::Default("8080,8443"), "port numbers, with commas between them";
+    }
+}
+
+shared::settings! {
+    /// An account from settings
+    ///
+    /// For small installations: a tenant named `default` without people, used with this key. Another key takes the place of the one
+    /// before.
+    pub struct BootstrapConfig {
+        /// The tenant's API key, which may do everything that keys may. Make one with `control-plane new-api-key`.
+        API_KEY api_key: Option<SecretString> = Origin::Optional, "a key that control-plane new-api-key printed",
+            |text| keys::token::is_one(text).then(|| Some(text.into()));
+        /// Where the tenant's events are posted, all of them.
+        WEBHOOK_URL webhook_url: Option<Url> = Origin::Optional, "a URL such as https://example.com/hook",
+            |text| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()).map(Some);
+        /// What they are signed with (Standard Webhooks). Make one with `echo whsec_$(openssl rand -base64 32)`.
+        WEBHOOK_SECRET webhook_secret: Option<SecretString> = Origin::Optional, "whsec_ and 32 bytes in base64",
+            |text| webhooks::service::is_secret(text).then(|| Some(text.into()));
     }
 }
 
@@ -166,6 +192,8 @@ mod tests {
             &[("INTERNAL_TLS_CERT", "a.pem")],
             &[("INTERNAL_TLS_CLIENT_CA", "a.pem")],
             &[("CORS_ORIGIN", "https://a.example,*")],
+            &[("WEBHOOK_URL", "https://a.example")],
+            &[("WEBHOOK_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")],
         ] {
             let error = read(contradiction).unwrap_err();
             assert!(error.to_string().contains(contradiction[0].0), "{error}");
@@ -203,6 +231,9 @@ mod tests {
             ("SMTP_URL", "http://user:sentinel@host"),
             ("MAIL_FROM", "sentinel"),
             ("PUBLIC_URL", "ftp://sentinel"),
+            ("API_KEY", "sb_live_sentinel"),
+            ("WEBHOOK_URL", "sentinel"),
+            ("WEBHOOK_SECRET", "whsec_sentinel"),
         ] {
             let error = read(&[(variable, value)]).unwrap_err();
             assert_eq!(error.variable(), Some(variable));

@@ -15,3 +15,11 @@ pub(crate) mod service;
 pub(crate) mod token;
 
 pub use routes::router;
+use secrecy::SecretString;
+use shared::wire::session::Network;
+
+/// A new key that nobody knows yet, for `API_KEY`.
+#[must_use]
+pub fn new_key(network: Network) -> SecretString {
+    token::generate(network)
+}

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, QueryFilter,
-    QueryOrder, QuerySelect, Set, Statement,
+    QueryOrder, QuerySelect, Set, Statement, sea_query::Expr,
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use shared::{
     ids::{KeyId, TenantId, UserId},
     time::Timestamp,
@@ -90,7 +90,7 @@ async fn touch(app: &App, id: &KeyId, now: Timestamp) {
 }
 
 /// Makes a key.
-pub(super) async fn create(
+pub(crate) async fn create(
     app: &App,
     tx: &DatabaseTransaction,
     scope: &TenantScope,
@@ -120,6 +120,53 @@ pub(super) async fn create(
     Ok(CreatedApiKey { api_key: dto(row)?, key })
 }
 
+/// Sees to it that the tenant has this key, with all scopes, and no other that was made so before.
+pub(crate) async fn ensure(
+    app: &App,
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    key: &SecretString,
+) -> ApiResult<()> {
+    let (maker, now) = (UserId::nil(), Timestamp::now());
+    let hash = app.keyring.api_key_hash().of(key.expose_secret());
+    entity::Entity::update_many()
+        .col_expr(entity::Column::RevokedAt, Expr::value(now))
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::CreatedBy.eq(maker.clone()))
+        .filter(entity::Column::SecretHash.ne(hash.clone()))
+        .filter(entity::Column::RevokedAt.is_null())
+        .exec(tx)
+        .await?;
+    if let Some(row) = entity::Entity::find().filter(entity::Column::SecretHash.eq(hash.clone())).one(tx).await? {
+        if row.tenant_id != *scope.id() || row.created_by != maker {
+            return Err(Kind::Conflict.because("this key is another's").into());
+        }
+        if row.revoked_at.is_some() {
+            let again = entity::ActiveModel { id: Set(row.id), revoked_at: Set(None), ..Default::default() };
+            again.update(tx).await?;
+        }
+        return Ok(());
+    }
+    let network = token::network(key.expose_secret()).ok_or(ApiError::Defect("a key of the settings isn't one"))?;
+    entity::ActiveModel {
+        id: Set(KeyId::new()),
+        tenant_id: Set(scope.id().clone()),
+        name: Set("API_KEY".into()),
+        network: Set(network.as_str().into()),
+        secret_hash: Set(hash),
+        last_four: Set(token::last_four(key)),
+        scopes: Set(serde_json::to_string(&Scope::ALL).map_err(|_| ApiError::Defect("scopes have no JSON form"))?),
+        created_by: Set(maker),
+        created_at: Set(now),
+        expires_at: Set(None),
+        last_used_at: Set(None),
+        revoked_at: Set(None),
+    }
+    .insert(tx)
+    .await?;
+    Ok(())
+}
+
 /// The tenant's keys that aren't deleted.
 pub(super) async fn list<C: ConnectionTrait>(
     connection: &C,
@@ -140,7 +187,7 @@ pub(super) async fn list<C: ConnectionTrait>(
 /// Ends a key.
 pub(super) async fn delete(tx: &DatabaseTransaction, scope: &TenantScope, id: &KeyId) -> ApiResult<()> {
     let done = entity::Entity::update_many()
-        .col_expr(entity::Column::RevokedAt, sea_orm::sea_query::Expr::value(Timestamp::now()))
+        .col_expr(entity::Column::RevokedAt, Expr::value(Timestamp::now()))
         .filter(entity::Column::TenantId.eq(scope.id().clone()))
         .filter(entity::Column::Id.eq(id.clone()))
         .filter(entity::Column::RevokedAt.is_null())

@@ -131,7 +131,14 @@ impl TestApp {
 
     /// Starts another replica on the same database, and gives its base URL.
     pub async fn replica(&mut self) -> String {
-        let replica = ControlPlane::start(self.config.clone()).await.unwrap();
+        self.replica_with(|_| {}).await
+    }
+
+    /// As [`replica`](Self::replica), with other settings.
+    pub async fn replica_with(&mut self, change: impl FnOnce(&mut Config)) -> String {
+        let mut config = self.config.clone();
+        change(&mut config);
+        let replica = ControlPlane::start(config).await.unwrap();
         let url = format!("http://{}", replica.public_address());
         self.replicas.push(replica);
         url

@@ -2,6 +2,7 @@
 
 mod auth;
 mod bad_input;
+mod commands;
 mod contract;
 mod events;
 mod fair_jobs;
@@ -17,6 +18,7 @@ mod linking;
 mod logins;
 mod mail;
 mod messages;
+mod operators;
 mod outbound;
 mod parts;
 mod second_factor;

@@ -164,7 +164,7 @@ fn almost(groups: &[Group], name: &str) -> Option<&'static str> {
     groups.iter().flat_map(|group| group.settings).map(|setting| setting.name).find(|setting| {
         let slips = match setting.len() {
             0..8 => 0,
-            8..12 => 1,
+            8..10 => 1,
             _ => 2,
         };
         strsim::osa_distance(setting, name) <= slips

@@ -33,7 +33,7 @@ const fn seconds(seconds: u64) -> Duration {
 
 /// What somebody tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
+pub(crate) enum Attempt {
     /// E-mail address and password.
     LogIn,
     /// A second factor.
@@ -83,7 +83,7 @@ impl Attempt {
 ///
 /// # Errors
 /// 429 with `Retry-After`, the same whether the account exists or not.
-pub(super) async fn admit(app: &App, attempt: Attempt, address: ClientAddress, account: Option<&str>) -> ApiResult<()> {
+pub(crate) async fn admit(app: &App, attempt: Attempt, address: ClientAddress, account: Option<&str>) -> ApiResult<()> {
     if !app.config.auth.throttle {
         return Ok(());
     }
@@ -105,7 +105,7 @@ pub(super) async fn admit(app: &App, attempt: Attempt, address: ClientAddress, a
 }
 
 /// Forgets an account's attempts: the person got in.
-pub(super) async fn forgive(app: &App, attempt: Attempt, account: &str) -> Result<(), DbErr> {
+pub(crate) async fn forgive(app: &App, attempt: Attempt, account: &str) -> Result<(), DbErr> {
     if !app.config.auth.throttle {
         return Ok(());
     }
