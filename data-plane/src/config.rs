@@ -14,6 +14,7 @@ use std::{
 };
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use reqwest::{Certificate, ClientBuilder, Identity};
 use secrecy::SecretString;
 use shared::{
     config::{Group, LogConfig, Origin},
@@ -35,6 +36,12 @@ pub enum ConfigError {
     /// The key file holds something else.
     #[error("WORKER_KEY_FILE doesn't hold an Ed25519 key in PKCS#8: {0}")]
     Key(#[from] IdentityError),
+    /// A file for TLS can't be used.
+    #[error("{0} must be the path of a PEM file, with what its description says")]
+    Tls(&'static str),
+    /// A certificate without its key, or the other way round.
+    #[error("CONTROL_PLANE_TLS_CERT and CONTROL_PLANE_TLS_KEY need each other")]
+    HalfOfAPair,
 }
 
 shared::settings! {
@@ -55,6 +62,12 @@ shared::settings! {
         WORKER_POOL pool: Option<String> = Origin::Optional, "a name";
         /// The control plane's `INTERNAL_LISTEN`.
         CONTROL_PLANE_URL control_plane: Url = Origin::Required, "a URL such as http://control-plane:8081";
+        /// Certificates, in PEM, one of which must have signed that of `CONTROL_PLANE_URL`, if no public authority has.
+        CONTROL_PLANE_CA control_plane_ca: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// The certificate that this worker shows there, in PEM: for a control plane with `INTERNAL_TLS_CLIENT_CA`.
+        CONTROL_PLANE_TLS_CERT control_plane_cert: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// Its private key, in PEM.
+        CONTROL_PLANE_TLS_KEY control_plane_key: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
         /// What a worker shows once, when it joins for the first time: the control plane's `WORKER_JOIN_TOKEN`.
         WORKER_JOIN_TOKEN join_token: Option<SecretString> = Origin::Optional, "the control plane's WORKER_JOIN_TOKEN";
         /// This worker's Ed25519 key in PKCS#8. Made, readable by its owner only, if there is none.
@@ -104,6 +117,11 @@ impl Settings {
             capacity: self.capacity,
             zone: self.zone,
             pool: self.pool,
+            control_plane_tls: PeerTls::read(
+                self.control_plane_ca.as_deref(),
+                self.control_plane_cert.as_deref(),
+                self.control_plane_key.as_deref(),
+            )?,
             control_plane: self.control_plane,
             join_token: self.join_token,
             key: load_or_make_key(&self.key_file)?,
@@ -134,6 +152,8 @@ pub struct Config {
     pub pool: Option<String>,
     /// The control plane's internal listener.
     pub control_plane: Url,
+    /// What is needed to speak TLS with it.
+    pub control_plane_tls: PeerTls,
     /// The token that a first join needs.
     pub join_token: Option<SecretString>,
     /// Signs its requests.
@@ -152,6 +172,44 @@ pub struct Config {
     pub metrics: Option<PrometheusHandle>,
     /// How often things happen.
     pub timing: Timing,
+}
+
+/// TLS with the control plane: whom to believe, and what to show.
+#[derive(Default)]
+pub struct PeerTls {
+    authorities: Vec<Certificate>,
+    identity: Option<Identity>,
+}
+
+impl PeerTls {
+    fn read(ca: Option<&Path>, cert: Option<&Path>, key: Option<&Path>) -> Result<Self, ConfigError> {
+        let authorities = match ca {
+            None => Vec::new(),
+            Some(path) => {
+                let found = fs::read(path).ok().and_then(|pem| Certificate::from_pem_bundle(&pem).ok());
+                found.filter(|found| !found.is_empty()).ok_or(ConfigError::Tls("CONTROL_PLANE_CA"))?
+            }
+        };
+        let identity = match (cert, key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => {
+                let mut pem = fs::read(cert).map_err(|_| ConfigError::Tls("CONTROL_PLANE_TLS_CERT"))?;
+                pem.extend(fs::read(key).map_err(|_| ConfigError::Tls("CONTROL_PLANE_TLS_KEY"))?);
+                Some(Identity::from_pem(&pem).map_err(|_| ConfigError::Tls("CONTROL_PLANE_TLS_CERT"))?)
+            }
+            _ => return Err(ConfigError::HalfOfAPair),
+        };
+        Ok(Self { authorities, identity })
+    }
+
+    /// Has a client speak so.
+    pub fn apply(self, client: ClientBuilder) -> ClientBuilder {
+        let client = if self.authorities.is_empty() { client } else { client.tls_certs_only(self.authorities) };
+        match self.identity {
+            Some(identity) => client.identity(identity),
+            None => client,
+        }
+    }
 }
 
 /// How often things happen. Not an operator's to set: the safety of leases and placement is built on these.

@@ -213,6 +213,7 @@ fn worker_config(
         network,
         ws_url,
         whatsapp_version: None,
+        control_plane_tls: worker::PeerTls::default(),
         metrics: None,
         timing: worker::Timing::default(),
     })

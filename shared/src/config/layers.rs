@@ -57,6 +57,7 @@ impl Values {
         let environment = Self::new(environment);
         for name in environment.0.keys() {
             if !known(groups, name)
+                && !of_a_service(name)
                 && let Some(meant) = almost(groups, name)
             {
                 return Err(ConfigError::Unknown {
@@ -159,6 +160,11 @@ fn known(groups: &[Group], name: &str) -> bool {
     name == CONFIG_FILE || groups.iter().flat_map(|group| group.settings).any(|setting| setting.name == name)
 }
 
+/// Whether Kubernetes or Docker may have put it there, for a service beside ours: `WORKER_PORT` is no slip then.
+fn of_a_service(name: &str) -> bool {
+    name.ends_with("_PORT") || ["_PORT_", "_SERVICE_"].iter().any(|part| name.contains(part))
+}
+
 /// The setting whose name this is, but for a slip. Short names have too many neighbours.
 fn almost(groups: &[Group], name: &str) -> Option<&'static str> {
     groups.iter().flat_map(|group| group.settings).map(|setting| setting.name).find(|setting| {
@@ -234,6 +240,8 @@ mod tests {
             /// A time.
             SAMPLE_PATIENCE patience: Duration = Origin::Default("30s"), "a time from 1s",
                 |text| Read::read(text).filter(|time| *time >= Duration::from_secs(1));
+            /// Has a neighbour that Kubernetes makes.
+            SAMPLE_POOL pool: Option<String> = Origin::Optional, "a name";
             /// Follows the list.
             SAMPLE_COUNT count: usize = Origin::Derived("how many", |values| Ok(Sample::read_list(values)?.len())), "a number";
         }
@@ -258,6 +266,7 @@ mod tests {
     fn the_environment_stands_above_the_file_and_the_file_above_the_defaults() {
         let sample = layered("", &[]).unwrap();
         assert_eq!((sample.networks, sample.count, sample.patience), (vec![1, 2], 2, Duration::from_secs(30)));
+        assert_eq!(sample.pool, None);
         let sample = layered("[sample]\nnetworks = [3, 4, 5]\nSECRET = 'x'\npatience = 90", &[]).unwrap();
         assert_eq!((sample.networks, sample.count, sample.patience), (vec![3, 4, 5], 3, Duration::from_secs(90)));
         assert_eq!(sample.secret.unwrap().expose_secret(), "x");
@@ -280,7 +289,8 @@ mod tests {
         assert!(told("something = 1", &[]).starts_with("SOMETHING in the file"));
         assert!(told("", &[("SAMPLE_SECERT", "x")]).contains("did you mean SAMPLE_SECRET"));
         assert!(told("sample_count = 1\n[sample]\ncount = 2", &[]).contains("set twice"));
-        layered("", &[("SAMPLE", "x"), ("PATH", "x"), ("OTHER_SECRET", "x")]).unwrap();
+        layered("", &[("SAMPLE", "x"), ("PATH", "x"), ("OTHER_SECRET", "x"), ("SAMPLE_PORT", "tcp://10.0.0.1:80")])
+            .unwrap();
     }
 
     #[test]
