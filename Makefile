@@ -84,6 +84,8 @@ openapi: build-sandbox ## writes the generated documents again
 	@$(BIN)/control-plane openapi > openapi/control-plane.json
 	@$(BIN)/control-plane errors-doc > docs/errors.md
 	@$(BIN)/control-plane roles-doc > docs/roles.md
+	@$(BIN)/standalone configuration-doc > docs/configuration.md
+	@$(BIN)/standalone env-example > .env.example
 
 openapi-lint: ## Redocly and Spectral on the checked-in document
 	@npm ci --silent --no-audit --no-fund --prefix openapi

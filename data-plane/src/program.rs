@@ -2,18 +2,31 @@
 
 use anyhow::Context;
 use rustix::process::{Resource, getrlimit, setrlimit};
-use shared::{telemetry, wire::session::Network};
+use shared::{
+    config::{Group, LogConfig, Values},
+    telemetry::{self, WorkerGuard},
+    wire::session::Network,
+};
 use url::Url;
 
 use crate::{config::Settings, telemetry::install_metrics, worker::Worker};
+
+/// What is set in this process's environment and file, for a program that knows these settings. Sets up logging. Keep the
+/// guard until the process ends: dropping it writes the log lines that wait.
+///
+/// # Errors
+/// With a sentence for the operator, which holds no value.
+pub fn set_up(groups: &[Group]) -> anyhow::Result<(Values, Option<WorkerGuard>)> {
+    let values = Values::of_process(groups)?;
+    let guard = telemetry::init(&LogConfig::read(&values)?)?;
+    Ok((values, guard))
+}
 
 /// Runs a worker that speaks to `network` until SIGTERM or SIGINT. `ws_url` replaces WhatsApp's address.
 ///
 /// # Errors
 /// If the worker can't start.
 pub async fn run(settings: Settings, network: Network, ws_url: Option<Url>) -> anyhow::Result<()> {
-    let (filter, format) = settings.logging();
-    telemetry::init(filter, format)?;
     shared::tls::install_provider();
     allow_many_sockets(settings.capacity());
     let mut config = settings.into_config(network, ws_url)?;

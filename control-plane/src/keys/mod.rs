@@ -22,5 +22,13 @@ pub(crate) mod token;
 mod uses;
 
 pub use routes::router;
+use secrecy::SecretString;
+use shared::wire::session::Network;
 pub(crate) use uses::KeyUses;
 pub use uses::write_uses;
+
+/// A new key that nobody knows yet, for `API_KEY`.
+#[must_use]
+pub fn new_key(network: Network) -> SecretString {
+    token::generate(network)
+}
