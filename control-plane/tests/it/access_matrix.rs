@@ -287,7 +287,11 @@ impl Operation {
             let kind = Self::kind_of(parameter);
             match (place, kind) {
                 ("path", Some(kind)) => path = path.replace(&format!("{{{name}}}"), &id(&kind)),
-                ("path", None) => panic!("{}: the path's {name} is no id of a known kind", self.id),
+                // A name that people choose.
+                ("path", None) => match parameter["example"].as_str() {
+                    Some(example) => path = path.replace(&format!("{{{name}}}"), example),
+                    None => panic!("{}: the path's {name} is no id of a known kind", self.id),
+                },
                 ("query", Some(kind)) => query.push(format!("{name}={}", id(&kind))),
                 _ => {}
             }
