@@ -20,6 +20,7 @@ pub mod keys;
 pub mod mail;
 pub mod master_key;
 pub mod messages;
+pub mod objects;
 pub mod openapi;
 pub mod outbound;
 pub mod placement;

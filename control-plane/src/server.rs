@@ -19,7 +19,9 @@ use crate::{
     jobs::{self, Bell, Handler, Runner},
     keys, mail,
     master_key::MasterKey,
-    messages, outbound, request_context, sessions,
+    messages,
+    objects::Objects,
+    outbound, request_context, sessions,
     state::{App, Shared},
     tenants, upkeep, webhooks,
     workers::Fleet,
@@ -51,6 +53,7 @@ impl ControlPlane {
         let keyring = Keyring::load(&db, &master_key).await?;
         let fleet = Fleet::load(&db, &master_key).await?;
         let outbound = outbound::Client::new(&config.outbound)?;
+        let objects = Objects::new(&config.objects)?;
         let handlers = handlers(&config)?;
 
         let public = TcpListener::bind(config.http.listen).await.context("LISTEN can't be bound")?;
@@ -67,6 +70,7 @@ impl ControlPlane {
             bell: Bell::default(),
             waiting: messages::Waiting::default(),
             outbound,
+            objects,
             fleet,
             stop: stop.clone(),
         });
@@ -144,6 +148,8 @@ fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigEr
         Arc::new(messages::send::SendHandler),
         Arc::new(mail),
         Arc::new(upkeep::Upkeep),
+        Arc::new(tenants::Exporter),
+        Arc::new(tenants::Deleter),
     ])
 }
 

@@ -121,6 +121,8 @@ ids! {
     UserId = "usr";
     /// An invitation to a tenant.
     InvitationId = "ivt";
+    /// An archive of all that a tenant has.
+    ExportId = "exp";
     /// An API key.
     KeyId = "key";
     /// A login: one family of refresh tokens.

@@ -4,12 +4,14 @@
 //! sentence that names the variable and never its content.
 
 mod environment;
+mod objects;
 mod people;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use environment::{ConfigError, Environment};
 use ipnet::IpNet;
+pub use objects::ObjectsConfig;
 pub use people::{AuthConfig, MailConfig};
 use secrecy::{ExposeSecret, SecretString};
 use shared::{seal::DataKey, telemetry::LogFormat};
@@ -31,6 +33,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Mail to people.
     pub mail: MailConfig,
+    /// Files that are too large for the database.
+    pub objects: ObjectsConfig,
 }
 
 impl Config {
@@ -44,6 +48,7 @@ impl Config {
         Ok(Self {
             auth: AuthConfig::from_env(env, mail.smtp_url.is_some())?,
             mail,
+            objects: ObjectsConfig::from_env(env)?,
             http,
             internal: InternalConfig::from_env(env)?,
             database: DatabaseConfig::from_env(env)?,

@@ -60,7 +60,7 @@ pub async fn find<C: ConnectionTrait>(
 ///
 /// # Errors
 /// [`FindError`].
-pub(super) async fn page<C: ConnectionTrait>(
+pub(crate) async fn page<C: ConnectionTrait>(
     conn: &C,
     scope: &TenantScope,
     key: &DataKey,

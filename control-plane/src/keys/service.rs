@@ -210,7 +210,7 @@ pub(super) async fn get<C: ConnectionTrait>(connection: &C, scope: &TenantScope,
 }
 
 /// The tenant's keys that aren't deleted.
-pub(super) async fn list<C: ConnectionTrait>(
+pub(crate) async fn list<C: ConnectionTrait>(
     connection: &C,
     scope: &TenantScope,
     page: &PageQuery,

@@ -49,6 +49,7 @@ pub(crate) async fn create(
         last_position: Set(0),
         created_at: Set(now),
         retention_days: Set(None),
+        delete_at: Set(None),
     }
     .insert(tx)
     .await?;

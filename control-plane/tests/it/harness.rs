@@ -12,8 +12,10 @@ use std::{
 use control_plane::{
     ControlPlane,
     config::{
-        AuthConfig, Config, DatabaseConfig, HttpConfig, InternalConfig, MailConfig, OutboundConfig, SecretsConfig,
+        AuthConfig, Config, DatabaseConfig, HttpConfig, InternalConfig, MailConfig, ObjectsConfig, OutboundConfig,
+        SecretsConfig,
     },
+    objects,
     state::App,
 };
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
@@ -39,7 +41,7 @@ pub enum Engine {
 /// A fresh database, gone with the test.
 pub enum Storage {
     File(TempDir),
-    Server { name: String, admin: DatabaseConnection, url: String },
+    Server { name: String, admin: DatabaseConnection, url: String, folder: TempDir },
 }
 
 impl Storage {
@@ -61,7 +63,7 @@ impl Storage {
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
         let mut own = url::Url::parse(&url).unwrap();
         own.set_path(&name);
-        Some(Self::Server { name, admin, url: own.into() })
+        Some(Self::Server { name, admin, url: own.into(), folder: tempfile::tempdir().unwrap() })
     }
 
     fn url(&self) -> String {
@@ -69,6 +71,12 @@ impl Storage {
             Self::File(folder) => format!("sqlite://{}", folder.path().join("control-plane.db").display()),
             Self::Server { url, .. } => url.clone(),
         }
+    }
+
+    /// Where files lie.
+    pub fn folder(&self) -> &std::path::Path {
+        let (Self::File(folder) | Self::Server { folder, .. }) = self;
+        folder.path()
     }
 
     /// Settings of a control plane over it.
@@ -89,6 +97,10 @@ impl Storage {
                 smtp_url: None,
                 from: "Switchboard <switchboard@example.com>".into(),
                 public_url: "https://console.example.com".parse().unwrap(),
+            },
+            objects: ObjectsConfig {
+                url: objects::folder_url(&self.folder().join("objects")).unwrap(),
+                s3: Vec::new(),
             },
         }
     }
