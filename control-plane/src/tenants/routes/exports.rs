@@ -98,7 +98,7 @@ problem_responses!(DownloadProblems = CALLER, BY_ID, &[Kind::Conflict]);
     security(("person" = ["tenant:own"])),
     params(("id" = ExportId, Path, description = "The export.")),
     responses(
-        (status = 200, description = "The archive.", body = Vec<u8>, content_type = "application/zip"),
+        (status = 200, description = "The archive.", body = String, content_type = "application/zip"),
         DownloadProblems,
     ),
 )]
