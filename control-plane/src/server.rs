@@ -20,7 +20,9 @@ use crate::{
     listener::{Listener, Terms, Tls, TlsFiles},
     mail,
     master_key::MasterKey,
-    messages, outbound,
+    messages,
+    objects::Objects,
+    outbound,
     request_context::Around,
     sessions,
     state::{App, Shared},
@@ -128,6 +130,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
     let keyring = Keyring::load(&db, &master_key).await?;
     let fleet = Fleet::load(&db, &master_key).await?;
     let outbound = outbound::Client::new(&config.outbound)?;
+    let objects = Objects::new(&config.objects)?;
     Ok(App::new(Shared {
         config,
         db,
@@ -136,6 +139,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
         bell: Bell::default(),
         waiting: messages::Waiting::default(),
         outbound,
+        objects,
         fleet,
         stop: CancellationToken::new(),
     }))
@@ -159,6 +163,8 @@ fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigEr
         Arc::new(messages::send::SendHandler),
         Arc::new(mail),
         Arc::new(upkeep::Upkeep),
+        Arc::new(tenants::Exporter),
+        Arc::new(tenants::Deleter),
     ])
 }
 

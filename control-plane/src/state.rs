@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::Keyring, config::Config, db::Db, jobs::Bell, master_key::MasterKey, messages::Waiting, outbound,
-    workers::Fleet,
+    auth::Keyring, config::Config, db::Db, jobs::Bell, master_key::MasterKey, messages::Waiting, objects::Objects,
+    outbound, workers::Fleet,
 };
 
 /// Cheap to clone.
@@ -29,6 +29,8 @@ pub struct Shared {
     pub waiting: Waiting,
     /// Calls tenants' URLs, guarded.
     pub outbound: outbound::Client,
+    /// Files that are too large for the database.
+    pub objects: Objects,
     /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.
     pub fleet: Fleet,
     /// Cancelled when the process is to stop.

@@ -1,10 +1,12 @@
 //! Settings of the control plane, one struct for each concern, read once at start ([`shared::config`] says how).
 
 mod http;
+mod objects;
 mod people;
 
 pub use http::{HttpConfig, InternalConfig};
 use ipnet::IpNet;
+pub use objects::ObjectsConfig;
 pub use people::{AuthConfig, MailConfig};
 use secrecy::{ExposeSecret, SecretString};
 pub use shared::config::{ConfigError, LogConfig, Values};
@@ -57,6 +59,8 @@ config! {
     auth: AuthConfig,
     /// Mail to people.
     mail: MailConfig,
+    /// Files that are too large for the database.
+    objects: ObjectsConfig,
     /// The tenant of `API_KEY`.
     bootstrap: BootstrapConfig,
 }

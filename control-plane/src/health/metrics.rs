@@ -29,6 +29,7 @@ pub(crate) fn install() {
         crate::messages::describe_metrics();
         crate::auth::describe_metrics();
         crate::mail::describe_metrics();
+        crate::tenants::describe_metrics();
     }
 }
 

@@ -9,6 +9,7 @@ use control_plane::{
     jobs::Bell,
     master_key::MasterKey,
     messages::Waiting,
+    objects::Objects,
     outbound,
     state::{App, Shared},
     workers::Fleet,
@@ -43,6 +44,7 @@ impl Parts {
         let keyring = Keyring::load(&db, &master_key).await.unwrap();
         let fleet = Fleet::load(&db, &master_key).await.unwrap();
         let outbound = outbound::Client::new(&config.outbound).unwrap();
+        let objects = Objects::new(&config.objects).unwrap();
         App::new(Shared {
             config,
             db,
@@ -51,6 +53,7 @@ impl Parts {
             bell: Bell::default(),
             waiting: Waiting::default(),
             outbound,
+            objects,
             fleet,
             stop: CancellationToken::new(),
         })
