@@ -8,7 +8,10 @@ use std::{io, path::Path as FilePath, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::BoxStream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, ObjectStoreScheme, aws::{AmazonS3Builder, AmazonS3ConfigKey}, buffered::BufWriter, local::LocalFileSystem,
+    ObjectStore, ObjectStoreExt, ObjectStoreScheme,
+    aws::{AmazonS3Builder, AmazonS3ConfigKey},
+    buffered::BufWriter,
+    local::LocalFileSystem,
     path::Path,
 };
 use secrecy::ExposeSecret;
@@ -89,9 +92,8 @@ impl Objects {
                 if let Some(endpoint) = &config.endpoint {
                     builder = builder.with_endpoint(endpoint.as_str().trim_end_matches('/'));
                 }
-                builder = builder
-                    .with_allow_http(config.allow_http)
-                    .with_virtual_hosted_style_request(config.virtual_hosted);
+                builder =
+                    builder.with_allow_http(config.allow_http).with_virtual_hosted_style_request(config.virtual_hosted);
                 Arc::new(builder.build().map_err(|_| ObjectError::Settings)?)
             }
             _ => return Err(ObjectError::Settings),

@@ -56,7 +56,7 @@ pub(crate) async fn create_unowned(
     Ok(tenant.insert(tx).await?)
 }
 
-/// Suspends a tenant or lets it go on; nothing if there is no such tenant.
+/// Suspends a tenant or lets it go on; nothing if there is no such tenant. One that is being deleted stays as it is.
 pub(crate) async fn set_status(
     tx: &DatabaseTransaction,
     id: &TenantId,
@@ -65,6 +65,7 @@ pub(crate) async fn set_status(
     tenant::Entity::update_many()
         .col_expr(tenant::Column::Status, Expr::value(status.into_value()))
         .filter(tenant::Column::Id.eq(id.clone()))
+        .filter(tenant::Column::Status.ne(TenantStatus::Deleting))
         .exec(tx)
         .await?;
     Ok(tenant::Entity::find_by_id(id.clone()).one(tx).await?)

@@ -78,6 +78,7 @@ impl Storage {
 
     /// Settings of a control plane over it: the defaults, and what a test can't do without.
     pub fn config(&self) -> Config {
+        let objects = objects::folder_url(&self.folder().join("objects")).unwrap();
         let set = [
             ("LISTEN", "127.0.0.1:0"),
             ("INTERNAL_LISTEN", "127.0.0.1:0"),
@@ -85,7 +86,7 @@ impl Storage {
             ("DATABASE_URL", &self.url()),
             ("DATABASE_POOL_SIZE", "8"),
             ("MASTER_KEY", &DataKey::generate().to_base64()),
-            ("OBJECT_STORE_URL", objects::folder_url(&self.folder().join("objects")).unwrap().as_str()),
+            ("OBJECT_STORE_URL", objects.as_str()),
             ("RATE_LIMIT_AUTH", "off"),
             ("PUBLIC_URL", "https://console.example.com"),
         ];

@@ -95,7 +95,7 @@ pub(super) async fn suspend_tenant(
 
 /// Resume a tenant
 ///
-/// It can do everything again. Nothing happens if it isn't suspended.
+/// It can do everything again. Nothing happens if it isn't suspended; one that is being deleted stays `deleting`.
 #[utoipa::path(
     post, path = "/api/v1/admin/tenants/{id}/resume", operation_id = "resume_tenant", tag = "admin",
     security(("operator" = [])),
