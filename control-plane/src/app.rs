@@ -8,7 +8,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     auth,
     error::{Kind, Refusal},
-    events, health, keys, messages, openapi, request_context, sessions,
+    events, health, keys, messages, openapi, plans, request_context, sessions,
     state::App,
     tenants, usage, webhooks,
 };
@@ -24,6 +24,7 @@ fn documented() -> OpenApiRouter<App> {
         .merge(webhooks::router())
         .merge(events::router())
         .merge(usage::router())
+        .merge(plans::router())
         .merge(health::router())
 }
 

@@ -12,6 +12,7 @@ use crate::{
     config::{Config, Environment, LogConfig},
     error::{Kind, database_error_kind},
     jobs::{JobKind, dead},
+    plans::command::PlansCommand,
     server::{self, ControlPlane},
 };
 
@@ -42,6 +43,9 @@ enum Command {
     /// Look at jobs that were given up, try them again, or call off ones that wait.
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Define plans and say who has which.
+    #[command(subcommand)]
+    Plans(PlansCommand),
     /// Print the OpenAPI document.
     Openapi,
     /// Print docs/errors.md.
@@ -93,6 +97,7 @@ impl Cli {
             Command::Migrate => migrate(&env).await,
             Command::RotateKeys { compromised } => rotate_keys(&env, compromised).await,
             Command::Jobs(command) => jobs(&env, command).await,
+            Command::Plans(command) => plans(&env, command).await,
             Command::Openapi => {
                 print!("{}", openapi_document()?);
                 Ok(())
@@ -165,6 +170,13 @@ async fn jobs(env: &Environment, command: JobsCommand) -> anyhow::Result<()> {
             anyhow::ensure!(waited, "no job with this id waits; one that runs can't be called off");
         }
     }
+    db.close().await;
+    Ok(())
+}
+
+async fn plans(env: &Environment, command: PlansCommand) -> anyhow::Result<()> {
+    let db = server::connect(&Config::from_env(env)?).await?;
+    print!("{}", command.run(&db).await?);
     db.close().await;
     Ok(())
 }

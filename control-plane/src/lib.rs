@@ -23,6 +23,7 @@ pub mod messages;
 pub mod openapi;
 pub mod outbound;
 pub mod placement;
+pub mod plans;
 pub mod request_context;
 pub mod server;
 pub mod sessions;

@@ -35,6 +35,9 @@ pub const BY_ID: &[Kind] = &[Kind::NotFound];
 /// What an operation that takes [`Idempotent`](crate::idempotency::Idempotent) can answer with.
 pub const IDEMPOTENT: &[Kind] = &[Kind::IdempotencyInFlight, Kind::IdempotencyMismatch];
 
+/// What an operation can answer with that makes something which the plan limits.
+pub const LIMITED: &[Kind] = &[Kind::QuotaExceeded];
+
 /// What an operation can answer with whose attempts are limited, by address and by account.
 pub const THROTTLED: &[Kind] = &[Kind::RateLimited];
 
@@ -123,6 +126,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
         (name = "webhooks", description = "Events, delivered to an endpoint of the tenant's."),
         (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
+        (name = "plans", description = "What a tenant may do, and how much."),
         (name = "health", description = "Whether the installation works."),
     ),
 )]

@@ -28,6 +28,7 @@ pub(crate) fn install() {
         crate::messages::describe_metrics();
         crate::auth::describe_metrics();
         crate::mail::describe_metrics();
+        crate::plans::describe_metrics();
     }
 }
 

@@ -16,7 +16,7 @@ use crate::{
         page::{Page, PageQuery},
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadProblems, WRITE, problem_responses},
     state::App,
 };
 
@@ -26,7 +26,7 @@ pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new().routes(routes!(create_api_key, list_api_keys)).routes(routes!(delete_api_key))
 }
 
-problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT);
+problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, LIMITED);
 
 /// Make an API key
 ///

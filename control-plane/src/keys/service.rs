@@ -21,6 +21,7 @@ use crate::{
     auth::{Scope, TenantScope},
     error::{ApiError, ApiResult, Kind, database_error_kind},
     extract::page::{Page, PageQuery},
+    plans::{self, Limit},
     state::App,
 };
 
@@ -97,6 +98,7 @@ pub(super) async fn create(
     maker: &UserId,
     mut wanted: CreateApiKey,
 ) -> ApiResult<CreatedApiKey> {
+    plans::admit(tx, scope, Limit::ApiKeys).await?;
     wanted.scopes.sort_unstable();
     wanted.scopes.dedup();
     let scopes = serde_json::to_string(&wanted.scopes).map_err(|_| ApiError::Defect("scopes have no JSON form"))?;

@@ -23,6 +23,7 @@ use crate::{
     error::database_error_kind,
     events::RecordError,
     placement::{self, Need},
+    plans,
     state::App,
     workers::{
         client::{Peer, WorkerCallError},
@@ -226,7 +227,8 @@ async fn place(
     row: &mut Model,
     now: Timestamp,
 ) -> Result<Option<worker::Model>, DbErr> {
-    let need = Need { network: row.network.into(), store: row.store_id.clone() };
+    let need =
+        Need { network: row.network.into(), store: row.store_id.clone(), pool: plans::pool(tx, scope, now).await? };
     let fleet = placement::snapshot(tx, scope, now).await?;
     for candidate in placement::rank(&need, &fleet) {
         if !placement::reserve(tx, &candidate.id).await? {

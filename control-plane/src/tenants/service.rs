@@ -16,6 +16,7 @@ use super::{
 use crate::{
     auth::{Role, TenantScope},
     error::{ApiError, ApiResult},
+    plans,
     state::App,
 };
 
@@ -64,6 +65,7 @@ pub(crate) async fn create(
     }
     .insert(tx)
     .await?;
+    plans::begin_trial(tx, &tenant.id, now).await?;
     Ok(tenant)
 }
 

@@ -13,4 +13,5 @@ mod report;
 mod routes;
 
 pub use record::{Fact, Meter, record};
+pub use report::Granularity;
 pub use routes::router;

@@ -18,6 +18,7 @@ mod mail;
 mod messages;
 mod outbound;
 mod parts;
+mod plans;
 mod second_factor;
 mod sessions;
 mod smtp_sink;
