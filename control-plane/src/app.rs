@@ -8,7 +8,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     auth,
     error::{Kind, Refusal},
-    events, health, keys, messages, openapi, plans, request_context, sessions,
+    events, health, keys, limits, messages, openapi, plans, request_context, sessions,
     state::App,
     tenants, usage, webhooks,
 };
@@ -44,6 +44,6 @@ pub fn router(app: App) -> Router {
         .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
         .fallback(|| async { Refusal::from(Kind::NotFound).into_response() })
         .method_not_allowed_fallback(|| async { Refusal::from(Kind::MethodNotAllowed).into_response() })
-        .with_state(app);
-    request_context::around(router)
+        .with_state(app.clone());
+    request_context::around(limits::around(router, &app))
 }

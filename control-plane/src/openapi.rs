@@ -23,7 +23,7 @@ use utoipa::{
 use crate::error::Kind;
 
 /// What any operation can answer with.
-pub const ALWAYS: &[Kind] = &[Kind::BadRequest, Kind::Internal, Kind::Unavailable];
+pub const ALWAYS: &[Kind] = &[Kind::BadRequest, Kind::RateLimited, Kind::Internal, Kind::Unavailable];
 /// What an operation that takes [`Auth`](crate::auth::Auth) can answer with.
 pub const CALLER: &[Kind] = &[Kind::Unauthenticated, Kind::MissingScope];
 /// What a writing operation that takes [`Auth`](crate::auth::Auth) can answer with, besides [`CALLER`].
@@ -174,9 +174,10 @@ pub fn base() -> openapi::OpenApi {
     Base::openapi()
 }
 
-/// Adds what is the same everywhere: the `X-Request-Id` of every answer.
+/// Adds what is the same everywhere: the `X-Request-Id` of every answer, and where a caller stands with its limits.
 pub fn finish(document: &mut openapi::OpenApi) {
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
+        let limited = path.starts_with("/api/v1/");
         for operation in operations(item) {
             for response in operation.responses.responses.values_mut() {
                 if let RefOr::T(response) = response {
@@ -188,10 +189,29 @@ pub fn finish(document: &mut openapi::OpenApi) {
                             .build()
                             .into(),
                     );
+                    if limited {
+                        response.headers.extend(
+                            RATE_LIMIT_HEADERS.map(|(name, what)| (name.to_owned(), integer_header(what).into())),
+                        );
+                    }
                 }
             }
         }
     }
+}
+
+/// What tells a caller where it stands; left out where nothing is limited.
+const RATE_LIMIT_HEADERS: [(&str, &str); 3] = [
+    ("RateLimit-Limit", "How many requests can be sent at once."),
+    ("RateLimit-Remaining", "How many more can be sent right now, of the limit that is nearest."),
+    ("RateLimit-Reset", "In how many seconds as many as `RateLimit-Limit` can be sent again."),
+];
+
+fn integer_header(what: &str) -> openapi::header::Header {
+    HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0))))
+        .description(Some(what))
+        .build()
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

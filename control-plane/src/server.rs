@@ -17,9 +17,13 @@ use crate::{
     error::database_error_kind,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
+    keys::KeyCache,
+    limits::{Limits, replicas},
     mail,
     master_key::MasterKey,
-    messages, outbound, request_context, sessions,
+    messages, outbound,
+    redis::{Redis, subscriber},
+    request_context, sessions,
     state::{App, Shared},
     upkeep, webhooks,
     workers::Fleet,
@@ -50,6 +54,10 @@ impl ControlPlane {
         master_key.bind(db.autocommit()).await?;
         let keyring = Keyring::load(&db, &master_key).await?;
         let fleet = Fleet::load(&db, &master_key).await?;
+        let redis = match &config.redis.url {
+            Some(url) => Some(Arc::new(Redis::connect(url, &master_key).await?)),
+            None => None,
+        };
         let outbound = outbound::Client::new(&config.outbound)?;
         let handlers = handlers(&config)?;
 
@@ -60,6 +68,9 @@ impl ControlPlane {
 
         let stop = CancellationToken::new();
         let app = App::new(Shared {
+            limits: Limits::new(config.rate_limits, redis.clone()),
+            redis,
+            key_cache: KeyCache::default(),
             config,
             db,
             master_key,
@@ -70,7 +81,14 @@ impl ControlPlane {
             fleet,
             stop: stop.clone(),
         });
+        let heartbeat = replicas::Heartbeat::begin(&app).await?;
         let tasks = TaskTracker::new();
+        tasks.spawn(heartbeat.keep(app.clone()));
+        if let Some(redis) = app.redis.clone() {
+            let stop = stop.clone();
+            tasks.spawn(async move { redis.watch(stop).await });
+            tasks.spawn(subscriber::listen(app.clone()));
+        }
         tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
         tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
         tasks.spawn(auth::follow_keys(app.clone()));

@@ -28,18 +28,35 @@ impl<S: ScopeMarker> FromRequestParts<App> for Auth<S> {
 /// # Errors
 /// 401 without credentials that hold now; 403 `tenant-suspended` for a write of a suspended tenant.
 pub(crate) async fn authenticate(parts: &mut Parts, app: &App) -> ApiResult<Principal> {
-    if let Some(principal) = parts.extensions.get::<Principal>() {
-        return Ok(principal.clone());
+    let (principal, status) = look_up(parts, app).await?.ok_or_else(unauthenticated)?;
+    if status == TenantStatus::Suspended && !matches!(parts.method, Method::GET | Method::HEAD) {
+        return Err(Kind::TenantSuspended.into());
+    }
+    Ok(principal)
+}
+
+/// Who sent this request, if it has credentials that hold. Whether they may do it is another question.
+///
+/// # Errors
+/// Without credentials, or with more than one; as the driver.
+pub(crate) async fn identify(parts: &mut Parts, app: &App) -> ApiResult<Option<Principal>> {
+    Ok(look_up(parts, app).await?.map(|(principal, _)| principal))
+}
+
+/// What the credentials of a request were found to be.
+#[derive(Clone)]
+struct Found(Option<(Principal, TenantStatus)>);
+
+/// Looks up the credentials, once for each request.
+async fn look_up(parts: &mut Parts, app: &App) -> ApiResult<Option<(Principal, TenantStatus)>> {
+    if let Some(Found(found)) = parts.extensions.get() {
+        return Ok(found.clone());
     }
     let token = credential(&parts.headers)?;
     let found =
         if keys::token::is_one(token) { by_key(app, token).await? } else { by_access_token(app, token).await? };
-    let (principal, status) = found.ok_or_else(unauthenticated)?;
-    if status == TenantStatus::Suspended && !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Err(Kind::TenantSuspended.into());
-    }
-    parts.extensions.insert(principal.clone());
-    Ok(principal)
+    parts.extensions.insert(Found(found.clone()));
+    Ok(found)
 }
 
 fn unauthenticated() -> Refusal {

@@ -51,7 +51,7 @@ mod tokens;
 use sea_orm::ConnectionTrait;
 use shared::identity::{KeySet, SigningKey};
 
-pub(crate) use authenticate::authenticate;
+pub(crate) use authenticate::{authenticate, identify};
 pub use keyed_hash::KeyedHash;
 pub use keyring::{Keyring, follow_keys};
 pub use letters::Letters;

@@ -130,6 +130,10 @@ mod tests {
             ("SMTP_URL", "http://user:sentinel@host"),
             ("MAIL_FROM", "sentinel"),
             ("PUBLIC_URL", "ftp://sentinel"),
+            ("RATE_LIMIT_KEY", "sentinel"),
+            ("RATE_LIMIT_TENANT", "0:1"),
+            ("RATE_LIMIT_ADDRESS", "1:2:sentinel"),
+            ("REDIS_URL", "http://user:sentinel@host"),
         ] {
             let error = read(&[(variable, value)]).unwrap_err();
             assert_eq!(error.variable, variable);

@@ -4,12 +4,14 @@
 //! sentence that names the variable and never its content.
 
 mod environment;
+mod limits;
 mod people;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 pub use environment::{ConfigError, Environment};
 use ipnet::IpNet;
+pub use limits::{RateLimitConfig, RedisConfig};
 pub use people::{AuthConfig, MailConfig};
 use secrecy::{ExposeSecret, SecretString};
 use shared::{seal::DataKey, telemetry::LogFormat};
@@ -31,6 +33,10 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Mail to people.
     pub mail: MailConfig,
+    /// How often callers may ask.
+    pub rate_limits: RateLimitConfig,
+    /// What replicas share for speed.
+    pub redis: RedisConfig,
 }
 
 impl Config {
@@ -49,6 +55,8 @@ impl Config {
             database: DatabaseConfig::from_env(env)?,
             secrets: SecretsConfig::from_env(env)?,
             outbound: OutboundConfig::from_env(env)?,
+            rate_limits: RateLimitConfig::from_env(env)?,
+            redis: RedisConfig::from_env(env)?,
         })
     }
 }

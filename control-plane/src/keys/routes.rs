@@ -5,6 +5,7 @@ use shared::ids::KeyId;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    cache,
     dto::{ApiKey, CreateApiKey, CreatedApiKey},
     service,
 };
@@ -92,10 +93,12 @@ async fn delete_api_key(
     PathId(id): PathId<KeyId>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    idempotent
+    let response = idempotent
         .run(&app, idempotency::DAY, async |tx| {
             service::delete(tx, auth.tenant(), &id).await?;
             Ok(Reply::no_content())
         })
-        .await
+        .await?;
+    cache::forget(&app, auth.tenant().id()).await;
+    Ok(response)
 }

@@ -28,13 +28,23 @@ use crate::{
 /// How exactly a key's last use is known.
 const LAST_USED_STEP: Duration = Duration::from_secs(60);
 
-/// A key that works now, and its tenant's status.
+/// A key that works until it expires, and its tenant's status.
+#[derive(Clone)]
 pub(crate) struct WorkingKey {
     pub(crate) id: KeyId,
     pub(crate) tenant_id: TenantId,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) network: Network,
     pub(crate) tenant_status: String,
+    pub(super) expires_at: Option<Timestamp>,
+    pub(super) last_used_at: Option<Timestamp>,
+}
+
+impl WorkingKey {
+    /// Whether it works now, and its use needn't be noted.
+    fn needs_nothing(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|at| now < at) && self.last_used_at.is_some_and(|at| now < at.plus(LAST_USED_STEP))
+    }
 }
 
 #[derive(FromQueryResult)]
@@ -43,6 +53,7 @@ struct KeyRow {
     tenant_id: TenantId,
     scopes: String,
     network: String,
+    expires_at: Option<Timestamp>,
     last_used_at: Option<Timestamp>,
     tenant_status: String,
 }
@@ -50,28 +61,38 @@ struct KeyRow {
 /// Finds the key that a caller sent; nothing if it isn't known, has expired or was deleted.
 pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<WorkingKey>> {
     let now = Timestamp::now();
+    let hash = app.keyring.api_key_hash().of(token);
+    if let Some(found) = app.key_cache.get(&hash).filter(|found| found.needs_nothing(now)) {
+        return Ok(Some(found));
+    }
+    let mark = app.key_cache.mark();
     let row = KeyRow::find_by_statement(Statement::from_sql_and_values(
         app.db.engine(),
         "SELECT api_keys.id AS id, api_keys.tenant_id AS tenant_id, api_keys.scopes AS scopes, \
-         api_keys.network AS network, api_keys.last_used_at AS last_used_at, tenants.status AS tenant_status \
+         api_keys.network AS network, api_keys.expires_at AS expires_at, api_keys.last_used_at AS last_used_at, tenants.status AS tenant_status \
          FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id \
          WHERE api_keys.secret_hash = $1 AND api_keys.revoked_at IS NULL \
          AND (api_keys.expires_at IS NULL OR api_keys.expires_at > $2)",
-        [app.keyring.api_key_hash().of(token).into(), now.into()],
+        [hash.clone().into(), now.into()],
     ))
     .one(app.db.read())
     .await?;
-    let Some(row) = row else { return Ok(None) };
+    let Some(mut row) = row else { return Ok(None) };
     if row.last_used_at.is_none_or(|at| at <= now.minus(LAST_USED_STEP)) {
         touch(app, &row.id, now).await;
+        row.last_used_at = Some(now);
     }
-    Ok(Some(WorkingKey {
+    let key = WorkingKey {
         id: row.id,
         tenant_id: row.tenant_id,
         scopes: scopes_from_stored(&row.scopes)?,
         network: network_from_stored(&row.network)?,
         tenant_status: row.tenant_status,
-    }))
+        expires_at: row.expires_at,
+        last_used_at: row.last_used_at,
+    };
+    app.key_cache.put(hash, key.clone(), mark);
+    Ok(Some(key))
 }
 
 /// Notes the use. Failing to is no reason to refuse the caller.

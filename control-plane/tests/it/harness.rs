@@ -12,7 +12,8 @@ use std::{
 use control_plane::{
     ControlPlane,
     config::{
-        AuthConfig, Config, DatabaseConfig, HttpConfig, InternalConfig, MailConfig, OutboundConfig, SecretsConfig,
+        AuthConfig, Config, DatabaseConfig, HttpConfig, InternalConfig, MailConfig, OutboundConfig, RateLimitConfig,
+        RedisConfig, SecretsConfig,
     },
     state::App,
 };
@@ -71,6 +72,15 @@ impl Storage {
         }
     }
 
+    /// With PostgreSQL goes the Redis of `scripts/redis with …`, if there is one: an installation of its own in it, since its
+    /// names come from the master key.
+    fn redis(&self) -> Option<secrecy::SecretString> {
+        match self {
+            Self::File(_) => None,
+            Self::Server { .. } => std::env::var("TEST_REDIS_URL").ok().filter(|url| !url.is_empty()).map(Into::into),
+        }
+    }
+
     /// Settings of a control plane over it.
     pub fn config(&self) -> Config {
         let free = "127.0.0.1:0".parse().unwrap();
@@ -90,6 +100,8 @@ impl Storage {
                 from: "Switchboard <switchboard@example.com>".into(),
                 public_url: "https://console.example.com".parse().unwrap(),
             },
+            rate_limits: RateLimitConfig::OFF,
+            redis: RedisConfig { url: self.redis() },
         }
     }
 
@@ -163,11 +175,16 @@ impl TestApp {
         self.request(Method::POST, path).json(body)
     }
 
-    /// Changes rows behind the server's back, as time or an operator would.
+    /// Changes rows behind the server's back, as time or an operator would. Keys that were found are forgotten, as whoever changes
+    /// such rows says.
     pub async fn sql(&self, statement: &str, values: impl IntoIterator<Item = sea_orm::Value>) -> u64 {
         let db = &self.app().db;
         let statement = Statement::from_sql_and_values(db.engine(), statement, values);
-        db.autocommit().execute_raw(statement).await.unwrap().rows_affected()
+        let changed = db.autocommit().execute_raw(statement).await.unwrap().rows_affected();
+        for server in std::iter::once(&self.server).chain(&self.replicas) {
+            server.app().key_cache.forget_all();
+        }
+        changed
     }
 
     /// One number from the database.

@@ -7,6 +7,8 @@ use control_plane::{
     auth::{Keyring, TenantScope},
     db::Db,
     jobs::Bell,
+    keys::KeyCache,
+    limits::Limits,
     master_key::MasterKey,
     messages::Waiting,
     outbound,
@@ -44,6 +46,9 @@ impl Parts {
         let fleet = Fleet::load(&db, &master_key).await.unwrap();
         let outbound = outbound::Client::new(&config.outbound).unwrap();
         App::new(Shared {
+            limits: Limits::new(config.rate_limits, None),
+            redis: None,
+            key_cache: KeyCache::default(),
             config,
             db,
             master_key,
