@@ -20,7 +20,7 @@ use utoipa::{
     },
 };
 
-use crate::error::Kind;
+use crate::{error::Kind, limits};
 
 /// What any operation can answer with.
 pub const ALWAYS: &[Kind] = &[Kind::BadRequest, Kind::RateLimited, Kind::Internal, Kind::Unavailable];
@@ -177,8 +177,11 @@ pub fn base() -> openapi::OpenApi {
 /// Adds what is the same everywhere: the `X-Request-Id` of every answer, and where a caller stands with its limits.
 pub fn finish(document: &mut openapi::OpenApi) {
     for (path, item) in &mut document.paths.paths {
-        let limited = path.starts_with("/api/v1/");
+        let limited = limits::covers(path);
         for operation in operations(item) {
+            if !limited {
+                operation.responses.responses.remove("429");
+            }
             for response in operation.responses.responses.values_mut() {
                 if let RefOr::T(response) = response {
                     response.headers.insert(

@@ -9,13 +9,24 @@ use axum::{
 };
 
 use super::{Bucket, By, Standing};
-use crate::{auth, error::Kind, extract::ClientAddress, state::App};
+use crate::{
+    auth,
+    error::{ApiError, ApiResult, Kind},
+    extract::ClientAddress,
+    state::App,
+};
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
-/// Puts the limits around the routes that lie under `/api/v1`. Health, metrics and documentation are open.
+/// Whether requests of a path are counted: whatever asks for credentials or gives some. Liveness, metrics and documentation are open.
+#[must_use]
+pub fn covers(path: &str) -> bool {
+    path.starts_with("/api/v1/") || path == "/health/detailed"
+}
+
+/// Puts the limits around the routes that they cover.
 pub fn around(router: Router, app: &App) -> Router {
     if !app.limits.any() {
         return router;
@@ -24,11 +35,14 @@ pub fn around(router: Router, app: &App) -> Router {
 }
 
 async fn limited(State(app): State<App>, request: Request, next: Next) -> Response {
-    if !request.uri().path().starts_with("/api/v1/") {
+    if !covers(request.uri().path()) {
         return next.run(request).await;
     }
     let (mut parts, body) = request.into_parts();
-    let buckets = buckets(&app, &mut parts).await;
+    let buckets = match buckets(&app, &mut parts).await {
+        Ok(buckets) => buckets,
+        Err(error) => return error.into_response(),
+    };
     if buckets.is_empty() {
         return next.run(Request::from_parts(parts, body)).await;
     }
@@ -47,22 +61,27 @@ async fn limited(State(app): State<App>, request: Request, next: Next) -> Respon
     response
 }
 
-/// What a request counts for: its key or person and its tenant, or, of somebody who isn't known, its address. An
-/// outage of the database makes nobody known.
-async fn buckets(app: &App, parts: &mut Parts) -> Vec<Bucket> {
+/// What a request counts for: its key or person and its tenant, or, of somebody who isn't known, its address.
+async fn buckets(app: &App, parts: &mut Parts) -> ApiResult<Vec<Bucket>> {
     let limits = &app.limits;
     let bucket = |by, id: String| limits.rate(by).map(|rate| Bucket { by, id, rate });
-    if let Ok(Some(principal)) = auth::identify(parts, app).await {
-        return [
+    let known = match auth::identify(parts, app).await {
+        Ok(known) => known,
+        // What is wrong with the credentials the operation says, if it asks for any.
+        Err(ApiError::Refused(_)) => None,
+        Err(outage) => return Err(outage),
+    };
+    if let Some(principal) = known {
+        return Ok([
             bucket(By::Key, principal.actor_id().to_owned()),
             bucket(By::Tenant, principal.tenant.id().to_string()),
         ]
         .into_iter()
         .flatten()
-        .collect();
+        .collect());
     }
     let address = ClientAddress::of_request(parts, app);
-    bucket(By::Address, app.keyring.address_hash(&address.host())).into_iter().collect()
+    Ok(bucket(By::Address, app.keyring.address_hash(&address.host())).into_iter().collect())
 }
 
 fn tell(headers: &mut HeaderMap, standing: Standing) {

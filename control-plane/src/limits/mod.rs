@@ -25,7 +25,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-pub use layer::around;
+pub use layer::{around, covers};
 use moka::sync::Cache;
 use policy::{Gcra, Micros, Rate, Verdict, admit};
 use redis::Script;

@@ -73,6 +73,12 @@ impl Redis {
         Ok(redis)
     }
 
+    /// Whether it answered when it was last asked.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.breaker.lets_through()
+    }
+
     /// A name of this installation's own.
     #[must_use]
     pub fn name(&self, of: &str) -> String {

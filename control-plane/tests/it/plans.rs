@@ -214,6 +214,31 @@ async fn what_the_plan_lacks_is_refused_and_named(#[case] engine: Engine) {
     app.stop().await;
 }
 
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_of_a_pool_run_the_sessions_of_its_plans_and_no_others(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let shared = FakeWorker::active(&app, "shared").await;
+    let owned = FakeWorker::active(&app, "owned").await;
+    app.sql("UPDATE workers SET pool = 'acme' WHERE id = 'owned'", []).await;
+    let (with_pool, without) = (Program::new(&app).await, Program::new(&app).await);
+    plans(&app, &["override", &with_pool.tenant, "--pool", "acme"]).await;
+    for _ in 0..3 {
+        owned.told(&with_pool.session().await, |_| true).await;
+        shared.told(&without.session().await, |_| true).await;
+    }
+    plans(&app, &["override", &with_pool.tenant, "--pool", "another"]).await;
+    let nowhere = with_pool.session().await;
+    until("it is known that there is no room", async || {
+        (with_pool.status(&nowhere, "starting").await["reason"] == "no_capacity").then_some(())
+    })
+    .await;
+    assert!(!shared.holds(&nowhere) && !owned.holds(&nowhere));
+    app.stop().await;
+}
+
 /// How many units of this month's quota are taken.
 async fn used(app: &TestApp) -> i64 {
     app.count("SELECT COALESCE(MAX(used), -1) FROM quota_counters").await
