@@ -81,6 +81,7 @@ impl ControlPlane {
             fleet,
             stop: stop.clone(),
         });
+        app.limits.prepare().await;
         let heartbeat = replicas::Heartbeat::begin(&app).await?;
         let tasks = TaskTracker::new();
         tasks.spawn(heartbeat.keep(app.clone()));

@@ -119,6 +119,15 @@ impl Limits {
         }
     }
 
+    /// Gives Redis the script, so that the first request needn't. One that is away gets it with the first call that finds it back.
+    pub async fn prepare(&self) {
+        let Some(redis) = &self.redis else { return };
+        let load = async |mut connection| self.script.load_async(&mut connection).await;
+        if redis.call("script_load", load).await.is_err() {
+            tracing::debug!("Redis gets the script of the limits later");
+        }
+    }
+
     /// How often, by whom; nothing: as often as they like.
     #[must_use]
     pub fn rate(&self, by: By) -> Option<Rate> {

@@ -269,6 +269,40 @@ async fn a_limit_holds_through_an_outage_of_redis_and_after_it() {
     app.stop().await;
 }
 
+/// A Redis that takes calls and never answers is worse than none.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_hangs_delays_a_few_requests_by_its_deadline_and_fails_none() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let url = redis.url();
+    let limits = RateLimitConfig { key: rate(60_000, 1_000), ..RateLimitConfig::OFF };
+    let change = |config: &mut control_plane::config::Config| {
+        config.rate_limits = limits;
+        config.redis.url = Some(url.into());
+    };
+    let Some(app) = TestApp::start_with(Engine::Postgres, change).await else { return };
+    let (key, _) = key_of(&app).await;
+    let ask = async || Answer::of(app.get("/api/v1/tenant").bearer_auth(&key)).await;
+    let calls = async |outcome: &str| {
+        let figures = Answer::of(app.get("/metrics")).await.text;
+        let name = format!("redis_calls_total{{call=\"rate_limit\",outcome=\"{outcome}\"}} ");
+        figures.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap_or(0)
+    };
+    assert_eq!(ask().await.status, 200);
+    let already = calls("late").await;
+    redis.signal("-STOP");
+    for _ in 0..30 {
+        assert_eq!(ask().await.status, 200);
+    }
+    let (late, spared) = (calls("late").await - already, calls("spared").await);
+    assert!((1..=3).contains(&late) && spared >= 20, "{late} late, {spared} spared");
+    redis.signal("-CONT");
+    until("Redis is asked again", async || app.app().redis.as_ref().unwrap().is_up().then_some(())).await;
+    let before = calls("answered").await;
+    assert_eq!(ask().await.status, 200);
+    assert!(calls("answered").await > before);
+    app.stop().await;
+}
+
 /// Without anybody's being told.
 async fn revoke(app: &TestApp, at: Option<i64>) {
     execute(app.app(), "UPDATE api_keys SET revoked_at = $1", [at.into()]).await;

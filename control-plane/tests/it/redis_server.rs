@@ -47,6 +47,12 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
+    /// Has it hang, or go on.
+    pub fn signal(&self, signal: &str) {
+        let sent = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+    }
+
     /// Starts it again on the same port, empty.
     pub async fn start_again(&mut self) {
         self.child = spawn(&self.program, &self.folder, self.port);
