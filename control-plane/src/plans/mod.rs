@@ -10,8 +10,8 @@
 //!
 //! **Limits** are enforced where the thing is made, in the transaction that makes it. Things that are counted
 //! ([`admit`]: sessions, API keys, webhooks, members) are counted under a lock on the tenant's row, so that two that are made at
-//! once count each other. Messages of a month are a quota ([`quota`]): the transaction that accepts one takes a unit with a
-//! conditional update, and the one in which the message fails or expires gives it back.
+//! once count each other. Messages of a month are a quota ([`quota`]): the transaction that accepts one takes a unit, and the one
+//! in which the message fails or expires gives it back.
 //!
 //! **Invariants.** A tenant always has entitlements: there is a default plan from the first migration on, which limits nothing
 //! until the operator says otherwise. No counter exceeds its limit but by what was accepted under another limit, or was sent after

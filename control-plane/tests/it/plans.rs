@@ -241,7 +241,7 @@ async fn workers_of_a_pool_run_the_sessions_of_its_plans_and_no_others(#[case] e
 
 /// How many units of this month's quota are taken.
 async fn used(app: &TestApp) -> i64 {
-    app.count("SELECT COALESCE(MAX(used), -1) FROM quota_counters").await
+    app.count("SELECT CAST(COALESCE(SUM(used), -1) AS BIGINT) FROM quota_counters").await
 }
 
 async fn quota(app: &TestApp, tenant: &str, messages: u32) {
@@ -309,6 +309,40 @@ async fn of_200_sends_at_once_with_50_left_50_are_taken_and_failed_ones_give_the
     assert!(again >= failed, "{again} of {failed}");
     let stored = app.count("SELECT COUNT(*) FROM messages WHERE status <> 'failed'").await;
     assert!(stored <= 60, "{stored}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_quota_is_counted_in_stripes_and_as_exact_near_its_end(#[case] engine: Engine) {
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    let other = if engine == Engine::Postgres { app.replica().await } else { app.base_url() };
+    let program = Program::new(&app).await;
+    let session = program.session().await;
+    quota(&app, &program.tenant, 2_100).await;
+    let taken = async |numbers: std::ops::Range<u32>| {
+        let answers = join_all(numbers.map(|n| {
+            let base = if n % 2 == 0 { app.base_url() } else { other.clone() };
+            let body = json!({"session_id": session, "to": number(n), "type": "text", "text": {"body": "x"}});
+            Answer::of(app.http.post(format!("{base}/api/v1/messages/send")).bearer_auth(&program.key).json(&body))
+        }))
+        .await;
+        for answer in answers.iter().filter(|answer| answer.status != 202) {
+            answer.assert_problem(402, "quota-exceeded");
+        }
+        answers.iter().filter(|answer| answer.status == 202).count()
+    };
+    assert_eq!(taken(0..1).await, 1);
+    assert_eq!(taken(1..61).await, 60);
+    assert_eq!(used(&app).await, 61);
+    let used_stripes = app.count("SELECT COUNT(*) FROM quota_counters WHERE used > 0").await;
+    assert!(used_stripes > 4 || engine == Engine::Sqlite, "{used_stripes}");
+    app.sql("UPDATE quota_counters SET used = used + 2000 WHERE stripe = 3", []).await;
+    assert_eq!(taken(100..180).await, 39);
+    assert_eq!(used(&app).await, 2_100);
+    assert_eq!((program.events("quota.warning").await, program.events("quota.exceeded").await), (1, 1));
     app.stop().await;
 }
 

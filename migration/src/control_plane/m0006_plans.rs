@@ -18,8 +18,9 @@ impl MigrationTrait for Migration {
     }
 }
 
-/// A version of a plan never changes. `quota_counters.period` is the start of the month, and `told` what the tenant was told
-/// of it: 1 that it is nearly used up, 2 that it is. `messages.reserved_in` is the period that the message holds a unit of.
+/// A version of a plan never changes. `quota_counters.period` is the start of the month; what is used in it is the sum of its
+/// stripes, of which one can be negative; `told`, of stripe -1, is what the tenant was told of it: 1 that it is nearly used up, 2
+/// that it is. `messages.reserved_in` is the period that the message holds a unit of.
 const UP: &str = r#"
 CREATE TABLE plan_versions (
     plan TEXT NOT NULL,
@@ -54,9 +55,10 @@ CREATE TABLE quota_counters (
     tenant_id TEXT NOT NULL REFERENCES tenants (id),
     quota TEXT NOT NULL,
     period BIGINT NOT NULL,
-    used BIGINT NOT NULL CHECK (used >= 0),
+    stripe INTEGER NOT NULL,
+    used BIGINT NOT NULL,
     told BIGINT NOT NULL DEFAULT 0,
-    PRIMARY KEY (tenant_id, quota, period)
+    PRIMARY KEY (tenant_id, quota, period, stripe)
 );
 ALTER TABLE messages ADD COLUMN reserved_in BIGINT;
 CREATE TABLE replicas (
