@@ -58,6 +58,7 @@ deny: ## licences, bans and sources of every dependency
 openapi: build-sandbox ## writes the generated documents again
 	@$(BIN)/control-plane openapi > openapi/control-plane.json
 	@$(BIN)/control-plane errors-doc > docs/errors.md
+	@$(BIN)/control-plane roles-doc > docs/roles.md
 
 openapi-lint: ## Redocly and Spectral on the checked-in document
 	@npm ci --silent --no-audit --no-fund --prefix openapi

@@ -50,6 +50,8 @@ enum Command {
     Openapi,
     /// Print docs/errors.md.
     ErrorsDoc,
+    /// Print docs/roles.md.
+    RolesDoc,
     /// Ask the process that serves on LISTEN or PORT whether it is ready; ends with 0 if so.
     Healthcheck,
 }
@@ -104,6 +106,10 @@ impl Cli {
             }
             Command::ErrorsDoc => {
                 print!("{}", errors_document());
+                Ok(())
+            }
+            Command::RolesDoc => {
+                print!("{}", auth::permissions::document());
                 Ok(())
             }
             Command::Healthcheck => healthcheck(&env).await,

@@ -67,6 +67,8 @@ kinds! {
     FeatureNotInPlan = "feature-not-in-plan", 402, "The plan is without this feature";
     /// The key or the role may not do this. `detail` names the scope that is missing.
     MissingScope = "missing-scope", 403, "These credentials may not do this";
+    /// The API key may be used from certain addresses only, and this isn't one.
+    AddressNotAllowed = "address-not-allowed", 403, "This API key may not be used from this address";
     /// The password that was to confirm this is wrong.
     WrongPassword = "wrong-password", 403, "The password is wrong";
     /// The code is wrong, too old, or was used before. Take the next one that the device shows.
@@ -76,6 +78,8 @@ kinds! {
     CrossSite = "cross-site", 403, "This page may not use the cookie";
     /// The tenant is suspended by the operator; reading is still possible.
     TenantSuspended = "tenant-suspended", 403, "This account is suspended";
+    /// The person doesn't belong to any account (any more). They can be invited to one.
+    NoAccount = "no-account", 403, "This person belongs to no account";
     /// There is nothing with this id, or it belongs to somebody else.
     NotFound = "not-found", 404, "There is no such thing";
     /// The path exists, the method on it doesn't.

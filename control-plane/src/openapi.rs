@@ -20,12 +20,16 @@ use utoipa::{
     },
 };
 
-use crate::{error::Kind, limits};
+use crate::{
+    auth::{Permission, Role},
+    error::Kind,
+    limits,
+};
 
 /// What any operation can answer with.
 pub const ALWAYS: &[Kind] = &[Kind::BadRequest, Kind::RateLimited, Kind::Internal, Kind::Unavailable];
 /// What an operation that takes [`Auth`](crate::auth::Auth) can answer with.
-pub const CALLER: &[Kind] = &[Kind::Unauthenticated, Kind::MissingScope];
+pub const CALLER: &[Kind] = &[Kind::Unauthenticated, Kind::MissingScope, Kind::AddressNotAllowed];
 /// What a writing operation that takes [`Auth`](crate::auth::Auth) can answer with, besides [`CALLER`].
 pub const WRITE: &[Kind] = &[Kind::TenantSuspended];
 /// What an operation that takes [`ValidJson`](crate::extract::ValidJson) can answer with.
@@ -120,6 +124,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
     tags(
         (name = "auth", description = "Signing up, logging in, and staying logged in."),
         (name = "tenant", description = "The account, and who one is in it."),
+        (name = "members", description = "People of the account: invitations, roles, ownership."),
         (name = "api-keys", description = "Credentials for programs."),
         (name = "sessions", description = "Linked WhatsApp devices."),
         (name = "messages", description = "Sending, and the history in both directions."),
@@ -144,7 +149,10 @@ impl Modify for Security {
                 HttpBuilder::new()
                     .scheme(HttpAuthScheme::Bearer)
                     .bearer_format("JWT")
-                    .description(Some("The access token of a person, from `POST /api/v1/auth/login`."))
+                    .description(Some(
+                        "The access token of a person, from `POST /api/v1/auth/login`. The name is the permission that \
+                         their role must have; without one, that of the API key is meant.",
+                    ))
                     .build(),
             ),
         );
@@ -174,13 +182,17 @@ pub fn base() -> openapi::OpenApi {
     Base::openapi()
 }
 
-/// Adds what is the same everywhere: the `X-Request-Id` of every answer, and where a caller stands with its limits.
+/// Adds what is the same everywhere: the `X-Request-Id` of every answer, and where a caller stands with its limits; and to each
+/// operation, for programs, which permission it needs and which roles have it (`x-access`).
 pub fn finish(document: &mut openapi::OpenApi) {
     for (path, item) in &mut document.paths.paths {
         let limited = limits::covers(path);
         for operation in operations(item) {
             if !limited {
                 operation.responses.responses.remove("429");
+            }
+            if let Some(access) = access(operation) {
+                operation.extensions.get_or_insert_default().insert("x-access".into(), access);
             }
             for response in operation.responses.responses.values_mut() {
                 if let RefOr::T(response) = response {
@@ -215,6 +227,20 @@ fn integer_header(what: &str) -> openapi::header::Header {
         .schema(Some(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0))))
         .description(Some(what))
         .build()
+}
+
+/// What the security requirements of an operation come to; nothing for one that is open to all.
+fn access(operation: &Operation) -> Option<serde_json::Value> {
+    let requirements = serde_json::to_value(operation.security.as_ref()?).ok()?;
+    let requirements = requirements.as_array()?;
+    let of = |scheme: &str| requirements.iter().find_map(|requirement| requirement.get(scheme)?.as_array());
+    let (people, keys) = (of("person")?, of("api_key"));
+    let named = people.iter().chain(keys.into_iter().flatten()).find_map(|name| Permission::named(name.as_str()?));
+    let roles: Vec<Role> = match named {
+        Some(permission) => permission.roles().to_vec(),
+        None => Role::ALL.to_vec(),
+    };
+    Some(json!({"permission": named, "roles": roles, "api_keys": keys.is_some()}))
 }
 
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {

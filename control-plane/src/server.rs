@@ -17,7 +17,7 @@ use crate::{
     error::database_error_kind,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
-    keys::KeyCache,
+    keys::{self, KeyCache},
     limits::{Limits, replicas},
     mail,
     master_key::MasterKey,
@@ -25,7 +25,7 @@ use crate::{
     redis::{Redis, subscriber},
     request_context, sessions,
     state::{App, Shared},
-    upkeep, webhooks,
+    tenants, upkeep, webhooks,
     workers::Fleet,
 };
 
@@ -93,6 +93,7 @@ impl ControlPlane {
         tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
         tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
         tasks.spawn(auth::follow_keys(app.clone()));
+        tasks.spawn(keys::write_uses(app.clone()));
         jobs::schedule::enter(&app, upkeep::SCHEDULE).await?;
         tasks.spawn(jobs::schedule::keep(app.clone(), upkeep::SCHEDULE));
         let reconciler = sessions::reconciler::start(app.clone());
@@ -156,7 +157,7 @@ async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
 
 /// What works on jobs, by kind.
 fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
-    let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters)])?;
+    let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters), Arc::new(tenants::Letters)])?;
     Ok(vec![
         Arc::new(webhooks::Deliverer),
         Arc::new(messages::send::SendHandler),

@@ -12,8 +12,9 @@ use crate::{
     error::database_error_kind,
     idempotency,
     jobs::{Claimed, Handler, JobKind, Outcome, schedule::Entry},
-    messages::ingest,
+    messages::{self, ingest},
     state::App,
+    tenants,
 };
 
 /// When what is done.
@@ -69,11 +70,13 @@ impl Handler for Upkeep {
 async fn expired(app: &App) -> Result<(), DbErr> {
     idempotency::prune(app).await?;
     ingest::prune(app).await?;
-    auth::prune(app).await
+    auth::prune(app).await?;
+    tenants::prune(app).await
 }
 
 /// Events that somebody still has to be told of stay; so do deliveries that are not finished.
 async fn retention(app: &App) -> Result<(), DbErr> {
+    messages::retention::erase(app).await?;
     let before = Timestamp::now().minus(KEEP_EVENTS);
     for statement in [
         "DELETE FROM deliveries WHERE id IN \

@@ -119,6 +119,8 @@ ids! {
     TenantId = "ten";
     /// A person who logs in.
     UserId = "usr";
+    /// An invitation to a tenant.
+    InvitationId = "ivt";
     /// An API key.
     KeyId = "key";
     /// A login: one family of refresh tokens.

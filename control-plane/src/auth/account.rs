@@ -48,6 +48,7 @@ pub(super) async fn me<C: ConnectionTrait>(
         email_verified: user.email_verified_at.is_some(),
         name: user.name,
         role,
+        permissions: role.permissions(),
         tenant: tenant.into(),
         created_at: user.created_at,
     })
@@ -68,7 +69,7 @@ pub(super) async fn rename(tx: &DatabaseTransaction, user: &UserId, name: &str) 
 ///
 /// # Errors
 /// 403 `wrong-password`; 429 after too many tries.
-pub(super) async fn confirm_password(
+pub(crate) async fn confirm_password(
     app: &App,
     caller: Caller,
     user: &UserId,

@@ -10,6 +10,7 @@ use shared::{ids::TenantId, time::Timestamp};
 use super::{Actor, Auth, Principal, Role, ScopeMarker, TenantScope, tokens};
 use crate::{
     error::{ApiError, ApiResult, Kind, Refusal},
+    extract::ClientAddress,
     keys,
     state::App,
     tenants::TenantStatus,
@@ -19,42 +20,38 @@ impl<S: ScopeMarker> FromRequestParts<App> for Auth<S> {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
-        Ok(Self::check(authenticate(parts, app).await?)?)
+        let principal = authenticate(parts, app).await?;
+        Ok(Self::check(principal, !matches!(parts.method, Method::GET | Method::HEAD))?)
     }
 }
 
 /// Who sent this request. Asked once for each request, however many extractors want to know.
 ///
 /// # Errors
-/// 401 without credentials that hold now; 403 `tenant-suspended` for a write of a suspended tenant.
+/// 401 without credentials that hold now; 403 `address-not-allowed` for a key that holds elsewhere.
 pub(crate) async fn authenticate(parts: &mut Parts, app: &App) -> ApiResult<Principal> {
-    let (principal, status) = look_up(parts, app).await?.ok_or_else(unauthenticated)?;
-    if status == TenantStatus::Suspended && !matches!(parts.method, Method::GET | Method::HEAD) {
-        return Err(Kind::TenantSuspended.into());
-    }
-    Ok(principal)
+    Ok(identify(parts, app).await?.ok_or_else(unauthenticated)?)
 }
+
+/// What the credentials of a request were found to be, so that they are looked up once.
+#[derive(Clone)]
+struct Found(Option<Principal>);
 
 /// Who sent this request, if it has credentials that hold. Whether they may do it is another question.
 ///
 /// # Errors
-/// Without credentials, or with more than one; as the driver.
+/// Without credentials, or with more than one; with a key that holds elsewhere; as the driver.
 pub(crate) async fn identify(parts: &mut Parts, app: &App) -> ApiResult<Option<Principal>> {
-    Ok(look_up(parts, app).await?.map(|(principal, _)| principal))
-}
-
-/// What the credentials of a request were found to be.
-#[derive(Clone)]
-struct Found(Option<(Principal, TenantStatus)>);
-
-/// Looks up the credentials, once for each request.
-async fn look_up(parts: &mut Parts, app: &App) -> ApiResult<Option<(Principal, TenantStatus)>> {
     if let Some(Found(found)) = parts.extensions.get() {
         return Ok(found.clone());
     }
+    let address = ClientAddress::from_request_parts(parts, app).await?;
     let token = credential(&parts.headers)?;
-    let found =
-        if keys::token::is_one(token) { by_key(app, token).await? } else { by_access_token(app, token).await? };
+    let found = if keys::token::is_one(token) {
+        by_key(app, token, address).await?
+    } else {
+        by_access_token(app, token).await?
+    };
     parts.extensions.insert(Found(found.clone()));
     Ok(found)
 }
@@ -86,7 +83,7 @@ struct LoginRow {
     role: String,
 }
 
-async fn by_access_token(app: &App, token: &str) -> ApiResult<Option<(Principal, TenantStatus)>> {
+async fn by_access_token(app: &App, token: &str) -> ApiResult<Option<Principal>> {
     let Some(key) = app.keyring.key_of(app, token).await? else { return Ok(None) };
     let Some(claims) = tokens::verify(&key, token) else { return Ok(None) };
     let row = LoginRow::find_by_statement(Statement::from_sql_and_values(
@@ -106,13 +103,21 @@ async fn by_access_token(app: &App, token: &str) -> ApiResult<Option<(Principal,
     principal(claims.tenant, actor, &row.tenant_status).map(Some)
 }
 
-async fn by_key(app: &App, token: &str) -> ApiResult<Option<(Principal, TenantStatus)>> {
+async fn by_key(app: &App, token: &str, address: ClientAddress) -> ApiResult<Option<Principal>> {
     let Some(key) = keys::service::find_by_token(app, token).await? else { return Ok(None) };
+    if key.allowed_ips.as_ref().is_some_and(|networks| !address.is_in(networks)) {
+        metrics::counter!("api_key_address_refused_total").increment(1);
+        return Err(Kind::AddressNotAllowed.into());
+    }
     let actor = Actor::Key { key_id: key.id, scopes: key.scopes, network: key.network };
-    principal(key.tenant_id, actor, &key.tenant_status).map(Some)
+    let mut principal = principal(key.tenant_id, actor, &key.tenant_status)?;
+    if let Some(sessions) = key.session_ids {
+        principal.tenant = principal.tenant.only(sessions);
+    }
+    Ok(Some(principal))
 }
 
-fn principal(tenant: TenantId, actor: Actor, status: &str) -> ApiResult<(Principal, TenantStatus)> {
+fn principal(tenant: TenantId, actor: Actor, status: &str) -> ApiResult<Principal> {
     let status = TenantStatus::from_stored(status).ok_or(ApiError::Defect("a stored tenant status is not known"))?;
-    Ok((Principal { tenant: TenantScope::of_row(tenant), actor }, status))
+    Ok(Principal { tenant: TenantScope::of_row(tenant), actor, frozen: status != TenantStatus::Active })
 }

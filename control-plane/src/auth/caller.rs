@@ -9,7 +9,7 @@ use crate::{error::ApiError, extract::ClientAddress, state::App};
 
 /// Where a request comes from and with what program. The device is a word or two, never what the caller sent.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Caller {
+pub(crate) struct Caller {
     pub(super) address: ClientAddress,
     program: &'static str,
     system: &'static str,

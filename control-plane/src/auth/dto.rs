@@ -9,11 +9,11 @@ use shared::{
 use utoipa::ToSchema;
 use validator::{Validate, ValidateEmail, ValidationError};
 
-use super::Role;
+use super::{Permission, Role};
 use crate::tenants::TenantDto;
 
 /// The shortest password, in characters. NIST SP 800-63B asks for length and for no composition rules.
-const MIN_PASSWORD: usize = 10;
+pub(crate) const MIN_PASSWORD: usize = 10;
 /// The longest secret, in bytes: hashing is paid by us.
 const MAX_SECRET: usize = 200;
 
@@ -54,6 +54,9 @@ pub struct LogIn {
     /// Whether the refresh token is to be kept in a cookie that scripts can't read, and left out of the answer. For browsers.
     #[serde(default)]
     pub cookie: bool,
+    /// To which account, of those that the person belongs to. Absent: the one that they have belonged to longest. If a code is
+    /// asked for, it is said with the code.
+    pub tenant_id: Option<TenantId>,
 }
 
 /// The second step of logging in.
@@ -68,6 +71,19 @@ pub struct LogInCode {
     #[validate(nested)]
     #[schema(value_type = String, example = "492039", max_length = 200)]
     pub code: Shown<0>,
+    /// See `log_in`.
+    #[serde(default)]
+    pub cookie: bool,
+    /// See `log_in`.
+    pub tenant_id: Option<TenantId>,
+}
+
+/// Another of the accounts that a person belongs to.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SwitchTenant {
+    /// Which.
+    pub tenant_id: TenantId,
     /// See `log_in`.
     #[serde(default)]
     pub cookie: bool,
@@ -158,7 +174,7 @@ pub struct EmailAddress(String);
 
 impl EmailAddress {
     /// For the database; never for a log.
-    pub(super) fn as_str(&self) -> &str {
+    pub(crate) fn as_str(&self) -> &str {
         &self.0
     }
 }
@@ -193,7 +209,7 @@ pub struct Shown<const MIN: usize>(SecretString);
 
 impl<const MIN: usize> Shown<MIN> {
     /// The secret.
-    pub(super) fn into_secret(self) -> SecretString {
+    pub(crate) fn into_secret(self) -> SecretString {
         self.0
     }
 }
@@ -348,6 +364,8 @@ pub struct Me {
     pub name: String,
     /// What they are in the tenant.
     pub role: Role,
+    /// What they may do in it.
+    pub permissions: Vec<Permission>,
     /// The tenant that they are logged in to.
     pub tenant: TenantDto,
     /// When they signed up.

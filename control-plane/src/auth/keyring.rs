@@ -9,7 +9,7 @@ use shared::identity::{KeySet, PublicKey, SigningKey};
 use tokio::{sync::Mutex, time::MissedTickBehavior};
 
 use super::{KeyedHash, passwords, signing_keys};
-use crate::{db::Db, error::database_error_kind, master_key::MasterKey, state::App};
+use crate::{db::Db, error::database_error_kind, keys::KeyUses, master_key::MasterKey, state::App};
 
 use super::{Purpose, SigningKeyError};
 
@@ -36,6 +36,7 @@ pub struct Keyring {
     pub(super) mail_token_hash: KeyedHash,
     pub(super) second_factor_hash: KeyedHash,
     api_key_hash: KeyedHash,
+    key_uses: KeyUses,
 }
 
 impl Keyring {
@@ -56,6 +57,7 @@ impl Keyring {
             mail_token_hash: hash("mail-tokens"),
             second_factor_hash: hash("second-factors"),
             api_key_hash: hash("api-keys"),
+            key_uses: KeyUses::default(),
         })
     }
 
@@ -74,6 +76,16 @@ impl Keyring {
     #[must_use]
     pub fn key_set(&self) -> KeySet {
         self.access().set.clone()
+    }
+
+    /// The hash that tokens of mails are stored by.
+    pub(crate) const fn mail_token_hash(&self) -> &KeyedHash {
+        &self.mail_token_hash
+    }
+
+    /// Which API keys were used.
+    pub(crate) const fn key_uses(&self) -> &KeyUses {
+        &self.key_uses
     }
 
     /// The hash that API keys are stored by.

@@ -12,6 +12,7 @@ use shared::{
 };
 
 use super::{
+    Person,
     caller::Caller,
     dto::{LogIn, LogInCode, Login, SecondFactorRequired, Tokens},
     email_tokens,
@@ -50,7 +51,7 @@ pub(super) enum LoggedIn {
 
 /// Compares the password, and starts a login or asks for the second factor.
 pub(super) async fn log_in(app: &App, caller: Caller, wanted: LogIn) -> ApiResult<LoggedIn> {
-    let LogIn { email, password, .. } = wanted;
+    let LogIn { email, password, tenant_id, .. } = wanted;
     throttle::admit(app, Attempt::LogIn, caller.address, Some(email.as_str())).await?;
     let user = user::Entity::find().filter(user::Column::Email.eq(email.as_str())).one(app.db.read()).await?;
     let stored = user.as_ref().map(|user| user.password_hash.clone());
@@ -61,7 +62,7 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: LogIn) -> ApiResul
     let outcome = if second_factor::is_on(&tx, &user.id).await? {
         LoggedIn::CodeRequired(second_factor::challenge(app, &tx, &user.id).await?)
     } else {
-        LoggedIn::Tokens(Box::new(start_at_home(app, &tx, caller, &user.id).await?))
+        LoggedIn::Tokens(Box::new(start_in(app, &tx, caller, &user.id, tenant_id.as_ref()).await?))
     };
     tx.commit().await?;
     Ok(outcome)
@@ -69,7 +70,7 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: LogIn) -> ApiResul
 
 /// The second step: a code of the device, or a recovery code.
 pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: LogInCode) -> ApiResult<Tokens> {
-    let LogInCode { challenge_token, code, .. } = wanted;
+    let LogInCode { challenge_token, code, tenant_id, .. } = wanted;
     let challenge = challenge_token.into_secret();
     let over = || Kind::Unauthenticated.because("this challenge is over: log in again");
     let Some(user_id) = second_factor::challenged(app, &challenge).await? else {
@@ -87,16 +88,37 @@ pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: LogInCod
         return Err(Kind::WrongCode.into());
     }
     second_factor::end_challenges(&tx, &user_id).await?;
-    let tokens = start_at_home(app, &tx, caller, &user_id).await?;
+    let tokens = start_in(app, &tx, caller, &user_id, tenant_id.as_ref()).await?;
     tx.commit().await?;
     throttle::forgive(app, Attempt::SecondFactor, user_id.as_str()).await?;
     Ok(tokens)
 }
 
-async fn start_at_home(app: &App, tx: &DatabaseTransaction, caller: Caller, user: &UserId) -> ApiResult<Tokens> {
-    let (tenant, _) =
-        tenants::service::home_of(tx, user).await?.ok_or(ApiError::Defect("a person belongs to no tenant"))?;
+async fn start_in(
+    app: &App,
+    tx: &DatabaseTransaction,
+    caller: Caller,
+    user: &UserId,
+    tenant: Option<&TenantId>,
+) -> ApiResult<Tokens> {
+    let tenant = tenants::choose(tx, user, tenant).await?;
     start(app, tx, caller, user, &tenant.id, Timestamp::now()).await
+}
+
+/// Ends a login and starts one to another of the person's tenants, which ends no later.
+pub(super) async fn switch(app: &App, caller: Caller, person: Person<'_>, wanted: &TenantId) -> ApiResult<Tokens> {
+    let now = Timestamp::now();
+    let tx = app.db.write().await?;
+    let tenant = tenants::choose(&tx, person.id, Some(wanted)).await?;
+    let present = login::Entity::find_by_id(person.login.clone()).one(&tx).await?;
+    let present = present.ok_or(ApiError::Defect("a login that just worked is missing"))?;
+    if !revoke(&tx, &present.id, now).await? {
+        // Two at once: one of them has it.
+        return Err(Kind::Unauthenticated.into());
+    }
+    let tokens = start_until(app, &tx, caller, person.id, &tenant.id, now, present.expires_at).await?;
+    tx.commit().await?;
+    Ok(tokens)
 }
 
 /// Starts a login.
@@ -108,12 +130,24 @@ pub(super) async fn start(
     tenant: &TenantId,
     now: Timestamp,
 ) -> ApiResult<Tokens> {
+    start_until(app, tx, caller, user, tenant, now, now.plus(LOGIN_TTL)).await
+}
+
+async fn start_until(
+    app: &App,
+    tx: &DatabaseTransaction,
+    caller: Caller,
+    user: &UserId,
+    tenant: &TenantId,
+    now: Timestamp,
+    until: Timestamp,
+) -> ApiResult<Tokens> {
     let login = login::ActiveModel {
         id: Set(LoginId::new()),
         user_id: Set(user.clone()),
         tenant_id: Set(tenant.clone()),
         created_at: Set(now),
-        expires_at: Set(now.plus(LOGIN_TTL)),
+        expires_at: Set(until),
         revoked_at: Set(None),
         device: Set(caller.device()),
         address: Set(caller.address.coarse()),
@@ -234,14 +268,15 @@ pub(super) async fn log_out(app: &App, token: &SecretString) -> ApiResult<()> {
     Ok(())
 }
 
-async fn revoke(tx: &DatabaseTransaction, login: &LoginId, now: Timestamp) -> ApiResult<()> {
-    login::Entity::update_many()
+/// Whether it went on until now.
+async fn revoke(tx: &DatabaseTransaction, login: &LoginId, now: Timestamp) -> ApiResult<bool> {
+    let done = login::Entity::update_many()
         .col_expr(login::Column::RevokedAt, Expr::value(now))
         .filter(login::Column::Id.eq(login.clone()))
         .filter(login::Column::RevokedAt.is_null())
         .exec(tx)
         .await?;
-    Ok(())
+    Ok(done.rows_affected > 0)
 }
 
 /// Ends all logins of a person, in every tenant; but one, if one is named.

@@ -4,7 +4,7 @@
 //! `recovery_codes` and `login_challenges`.
 //!
 //! Authorisation is an extractor in the handler's signature: a handler that takes [`Auth<MessagesSend>`] can't be reached
-//! without that scope. What a handler gets is a [`TenantScope`], which every query of tenant data asks for: forgetting the
+//! without that permission; which role and which key has which is one table ([`permissions`]). What a handler gets is a [`TenantScope`], which every query of tenant data asks for: forgetting the
 //! tenant doesn't compile.
 //!
 //! **People** log in with e-mail address and password, and with a code of their device if they want ([`second_factor`]), and
@@ -40,6 +40,8 @@ mod keyring;
 mod letters;
 mod logins;
 mod passwords;
+pub(crate) mod people;
+pub mod permissions;
 pub mod principal;
 mod routes;
 mod second_factor;
@@ -51,14 +53,20 @@ mod tokens;
 use sea_orm::ConnectionTrait;
 use shared::identity::{KeySet, SigningKey};
 
+pub(crate) use account::confirm_password;
 pub(crate) use authenticate::{authenticate, identify};
+pub(crate) use caller::Caller;
+pub(crate) use dto::{ConfirmPassword, EmailAddress, MIN_PASSWORD, Shown};
 pub use keyed_hash::KeyedHash;
 pub use keyring::{Keyring, follow_keys};
 pub use letters::Letters;
 pub use logins::prune;
-pub use principal::{Actor, Auth, Principal, Role, Scope, ScopeMarker, TenantScope, scopes};
+pub use permissions::{Permission, Role, Scope};
+pub use principal::{Actor, Auth, Person, Principal, ScopeMarker, TenantScope, scopes};
 pub use routes::router;
 pub use signing_keys::{Purpose, SigningKeyError, rotate};
+pub(crate) use throttle::{Attempt, admit};
+pub(crate) use tokens::opaque as opaque_token;
 
 use crate::{db::Db, master_key::MasterKey};
 
@@ -87,5 +95,9 @@ pub(crate) fn describe_metrics() {
     metrics::describe_counter!(
         "auth_throttled_total",
         "Attempts that were refused for their number, by what was tried and what was counted (address, account)."
+    );
+    metrics::describe_counter!(
+        "api_key_address_refused_total",
+        "Requests with an API key from an address that the key may not be used from."
     );
 }

@@ -1,101 +1,54 @@
 //! Callers and what they may do.
 
-use std::marker::PhantomData;
+use std::{marker::PhantomData, sync::Arc};
 
-use serde::{Deserialize, Serialize};
 use shared::{
-    ids::{KeyId, LoginId, TenantId, UserId},
+    ids::{KeyId, LoginId, SessionId, TenantId, UserId},
     wire::session::Network,
 };
-use utoipa::ToSchema;
 
-/// One tenant's data. Only authentication and background work that follows a tenant's own row can make one.
+use crate::error::{ApiError, ApiResult, Kind, Refusal};
+
+use super::permissions::{Permission, Role, Scope};
+
+/// One tenant's data, or what of it concerns some sessions. Only authentication and background work that follows a tenant's own
+/// row can make one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TenantScope(TenantId);
+pub struct TenantScope {
+    tenant: TenantId,
+    sessions: Option<Arc<[SessionId]>>,
+}
 
 impl TenantScope {
     /// The scope of work that was found in a row of this tenant (a job, a session, an event).
     #[must_use]
     pub const fn of_row(tenant: TenantId) -> Self {
-        Self(tenant)
+        Self { tenant, sessions: None }
+    }
+
+    /// Only what concerns these sessions: everything else is as if it didn't exist. Whoever reads sessions, messages or events asks
+    /// [`sessions`](Self::sessions).
+    #[must_use]
+    pub(crate) fn only(self, sessions: Vec<SessionId>) -> Self {
+        Self { sessions: Some(sessions.into()), ..self }
+    }
+
+    /// The sessions that it is limited to, if it is.
+    #[must_use]
+    pub fn sessions(&self) -> Option<&[SessionId]> {
+        self.sessions.as_deref()
+    }
+
+    /// Whether a session of the tenant lies in it.
+    #[must_use]
+    pub fn reaches(&self, session: &SessionId) -> bool {
+        self.sessions.as_ref().is_none_or(|only| only.contains(session))
     }
 
     /// The tenant.
     #[must_use]
     pub const fn id(&self) -> &TenantId {
-        &self.0
-    }
-}
-
-/// What an API key may be allowed to do; people have those of their role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
-pub enum Scope {
-    /// See sessions, their status and QR codes.
-    #[serde(rename = "sessions:read")]
-    SessionsRead,
-    /// Make, start, stop, log out and delete sessions.
-    #[serde(rename = "sessions:write")]
-    SessionsWrite,
-    /// Read message history.
-    #[serde(rename = "messages:read")]
-    MessagesRead,
-    /// Send messages.
-    #[serde(rename = "messages:send")]
-    MessagesSend,
-    /// See and change webhook endpoints and their deliveries.
-    #[serde(rename = "webhooks")]
-    Webhooks,
-    /// Read metered usage.
-    #[serde(rename = "usage:read")]
-    UsageRead,
-}
-
-impl Scope {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
-        Self::SessionsRead,
-        Self::SessionsWrite,
-        Self::MessagesRead,
-        Self::MessagesSend,
-        Self::Webhooks,
-        Self::UsageRead,
-    ];
-
-    /// The name in JSON and in the OpenAPI document.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SessionsRead => "sessions:read",
-            Self::SessionsWrite => "sessions:write",
-            Self::MessagesRead => "messages:read",
-            Self::MessagesSend => "messages:send",
-            Self::Webhooks => "webhooks",
-            Self::UsageRead => "usage:read",
-        }
-    }
-}
-
-/// What a person is in a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Role {
-    /// May do everything.
-    Owner,
-}
-
-impl Role {
-    /// The name in JSON and in the database.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Owner => "owner",
-        }
-    }
-
-    /// The role of that name.
-    #[must_use]
-    pub fn from_stored(text: &str) -> Option<Self> {
-        [Self::Owner].into_iter().find(|role| role.as_str() == text)
+        &self.tenant
     }
 }
 
@@ -129,15 +82,17 @@ pub struct Principal {
     pub tenant: TenantScope,
     /// Who acts.
     pub actor: Actor,
+    /// Whether the tenant may only read now.
+    pub frozen: bool,
 }
 
 impl Principal {
-    /// Whether this caller has a scope.
+    /// Whether this caller may do it.
     #[must_use]
-    pub fn has(&self, scope: Scope) -> bool {
+    pub fn may(&self, permission: Permission) -> bool {
         match &self.actor {
-            Actor::User { role: Role::Owner, .. } => true,
-            Actor::Key { scopes, .. } => scopes.contains(&scope),
+            Actor::User { role, .. } => role.may(permission),
+            Actor::Key { scopes, .. } => scopes.iter().any(|scope| scope.permission() == permission),
         }
     }
 
@@ -153,45 +108,60 @@ impl Principal {
 
 /// What a handler asks of its caller.
 pub trait ScopeMarker: Send + Sync + 'static {
-    /// The scope, or nothing if any caller who is logged in may.
-    const SCOPE: Option<Scope>;
+    /// The permission, or nothing if anybody who is logged in may.
+    const PERMISSION: Option<Permission>;
     /// Whether programs may call it; keys can't make keys or change people.
     const KEYS: bool;
+    /// Whether it is also possible, if it writes, while the tenant may only read: it is about the person, not the tenant.
+    const FROZEN: bool;
 }
 
 /// Markers for [`Auth`].
 pub mod scopes {
-    use super::{Scope, ScopeMarker};
+    use super::{Permission, ScopeMarker};
 
     macro_rules! markers {
-        ($($(#[$doc:meta])* $name:ident = $scope:expr, $keys:literal;)*) => {$(
+        ($($(#[$doc:meta])* $name:ident = $permission:expr, keys: $keys:literal, frozen: $frozen:literal;)*) => {$(
             $(#[$doc])*
             #[derive(Debug, Clone, Copy)]
             pub struct $name;
             impl ScopeMarker for $name {
-                const SCOPE: Option<Scope> = $scope;
+                const PERMISSION: Option<Permission> = $permission;
                 const KEYS: bool = $keys;
+                const FROZEN: bool = $frozen;
             }
         )*};
     }
 
     markers! {
         /// Any authenticated caller.
-        Anyone = None, true;
+        Anyone = None, keys: true, frozen: false;
         /// A person, not a program.
-        People = None, false;
-        /// See [`Scope::SessionsRead`].
-        SessionsRead = Some(Scope::SessionsRead), true;
-        /// See [`Scope::SessionsWrite`].
-        SessionsWrite = Some(Scope::SessionsWrite), true;
-        /// See [`Scope::MessagesRead`].
-        MessagesRead = Some(Scope::MessagesRead), true;
-        /// See [`Scope::MessagesSend`].
-        MessagesSend = Some(Scope::MessagesSend), true;
-        /// See [`Scope::Webhooks`].
-        Webhooks = Some(Scope::Webhooks), true;
-        /// See [`Scope::UsageRead`].
-        UsageRead = Some(Scope::UsageRead), true;
+        People = None, keys: false, frozen: false;
+        /// A person, about themselves: also while their tenant may only read.
+        Oneself = None, keys: false, frozen: true;
+        /// See [`Permission::SessionsRead`].
+        SessionsRead = Some(Permission::SessionsRead), keys: true, frozen: false;
+        /// See [`Permission::SessionsWrite`].
+        SessionsWrite = Some(Permission::SessionsWrite), keys: true, frozen: false;
+        /// See [`Permission::MessagesRead`].
+        MessagesRead = Some(Permission::MessagesRead), keys: true, frozen: false;
+        /// See [`Permission::MessagesSend`].
+        MessagesSend = Some(Permission::MessagesSend), keys: true, frozen: false;
+        /// See [`Permission::Webhooks`].
+        Webhooks = Some(Permission::Webhooks), keys: true, frozen: false;
+        /// See [`Permission::UsageRead`].
+        UsageRead = Some(Permission::UsageRead), keys: true, frozen: false;
+        /// See [`Permission::MembersRead`].
+        MembersRead = Some(Permission::MembersRead), keys: false, frozen: false;
+        /// See [`Permission::MembersWrite`].
+        MembersWrite = Some(Permission::MembersWrite), keys: false, frozen: false;
+        /// See [`Permission::ApiKeys`].
+        ApiKeys = Some(Permission::ApiKeys), keys: false, frozen: false;
+        /// See [`Permission::TenantWrite`].
+        TenantWrite = Some(Permission::TenantWrite), keys: false, frozen: false;
+        /// See [`Permission::TenantOwn`].
+        TenantOwn = Some(Permission::TenantOwn), keys: false, frozen: false;
     }
 }
 
@@ -203,24 +173,56 @@ pub struct Auth<S> {
     marker: PhantomData<S>,
 }
 
+/// The person of a caller who is one.
+#[derive(Debug, Clone, Copy)]
+pub struct Person<'a> {
+    /// Who.
+    pub id: &'a UserId,
+    /// What they are in the tenant.
+    pub role: Role,
+    /// Through which login.
+    pub login: &'a LoginId,
+}
+
 impl<S: ScopeMarker> Auth<S> {
-    /// Checks a caller against the marker.
-    pub(crate) fn check(principal: Principal) -> Result<Self, crate::error::Refusal> {
-        use crate::error::Kind;
+    /// Checks a caller against the marker. `writes`: whether the request may change anything.
+    pub(crate) fn check(principal: Principal, writes: bool) -> Result<Self, Refusal> {
         if !S::KEYS && matches!(principal.actor, Actor::Key { .. }) {
             return Err(Kind::MissingScope.because("an API key can't do this: log in as a person"));
         }
-        match S::SCOPE {
-            Some(scope) if !principal.has(scope) => {
-                Err(Kind::MissingScope.because(format!("the scope {} is needed", scope.as_str())))
-            }
-            _ => Ok(Self { principal, marker: PhantomData }),
+        if let Some(permission) = S::PERMISSION.filter(|permission| !principal.may(*permission)) {
+            let permission = permission.as_str();
+            return Err(Kind::MissingScope.because(match &principal.actor {
+                Actor::User { role, .. } => format!("{permission} is needed, which the role {} hasn't", role.as_str()),
+                Actor::Key { .. } => format!("the scope {permission} is needed"),
+            }));
         }
+        // Such a key has no other scopes; should it have got one, what that leads to is not limited to sessions.
+        let about_sessions =
+            S::PERMISSION.is_none_or(|permission| permission.scope().is_some_and(Scope::is_of_sessions));
+        if principal.tenant.sessions().is_some() && !about_sessions {
+            return Err(Kind::MissingScope.because("this API key is limited to some sessions"));
+        }
+        if principal.frozen && writes && !S::FROZEN {
+            return Err(Kind::TenantSuspended.into());
+        }
+        Ok(Self { principal, marker: PhantomData })
     }
 
     /// Whose data.
     #[must_use]
     pub const fn tenant(&self) -> &TenantScope {
         &self.principal.tenant
+    }
+
+    /// The person.
+    ///
+    /// # Errors
+    /// A defect, if the marker lets keys pass and this is one.
+    pub fn person(&self) -> ApiResult<Person<'_>> {
+        match &self.principal.actor {
+            Actor::User { user_id, role, login_id } => Ok(Person { id: user_id, role: *role, login: login_id }),
+            Actor::Key { .. } => Err(ApiError::Defect("a key passed for a person")),
+        }
     }
 }

@@ -4,10 +4,7 @@
 //! password and asks for a mail. Whether the address has an account is looked up when the mail is written, and only the mail
 //! says so. The account is made when its link is opened.
 
-use sea_orm::{
-    ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, Set,
-    sea_query::{Expr, OnConflict},
-};
+use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, sea_query::Expr};
 use secrecy::SecretString;
 use shared::{ids::UserId, time::Timestamp};
 
@@ -17,7 +14,7 @@ use super::{
     email_tokens::{self, Purpose},
     entity::user,
     letters::{self, AboutUser, PendingSignUp},
-    logins,
+    logins, people,
     throttle::{self, Attempt},
 };
 use crate::{
@@ -64,21 +61,7 @@ async fn make(
     verified_at: Option<Timestamp>,
     now: Timestamp,
 ) -> ApiResult<Option<(UserId, Tenant)>> {
-    let user_id = UserId::new();
-    let inserted = user::Entity::insert(user::ActiveModel {
-        id: Set(user_id.clone()),
-        email: Set(wanted.email),
-        name: Set(wanted.name),
-        password_hash: Set(wanted.password_hash),
-        created_at: Set(now),
-        email_verified_at: Set(verified_at),
-    })
-    .on_conflict(OnConflict::column(user::Column::Email).do_nothing().to_owned())
-    .exec_without_returning(tx)
-    .await?;
-    if inserted == 0 {
-        return Ok(None);
-    }
+    let Some(user_id) = people::make(tx, &wanted, verified_at, now).await? else { return Ok(None) };
     let tenant = tenants::service::create(app, tx, &wanted.tenant_name, &user_id, now).await?;
     Ok(Some((user_id, tenant)))
 }

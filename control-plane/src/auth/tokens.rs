@@ -62,7 +62,7 @@ pub(super) fn verify(key: &PublicKey, token: &str) -> Option<AccessClaims> {
 }
 
 /// A new opaque token: a prefix that tells what it is, and 256 random bits.
-pub(super) fn opaque(prefix: &str) -> SecretString {
+pub(crate) fn opaque(prefix: &str) -> SecretString {
     let mut bytes = [0_u8; 32];
     rand::rng().fill_bytes(&mut bytes);
     format!("{prefix}{}", URL_SAFE_NO_PAD.encode(bytes)).into()

@@ -1,6 +1,8 @@
 //! Finding stored events again.
 
-use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select,
+};
 use shared::{
     ids::EventId,
     seal::{DataKey, SealError},
@@ -33,6 +35,13 @@ impl From<FindError> for crate::error::ApiError {
     }
 }
 
+/// A tenant's events; of a scope that is limited to sessions, those that are about one of them.
+fn of_tenant(scope: &TenantScope) -> Select<entity::Entity> {
+    entity::Entity::find()
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .apply_if(scope.sessions(), |query, only| query.filter(entity::Column::SessionId.is_in(only.iter().cloned())))
+}
+
 /// One event of the tenant, opened with the tenant's key.
 ///
 /// # Errors
@@ -43,10 +52,7 @@ pub async fn find<C: ConnectionTrait>(
     key: &DataKey,
     id: &EventId,
 ) -> Result<Option<Envelope>, FindError> {
-    let row = entity::Entity::find_by_id(id.clone())
-        .filter(entity::Column::TenantId.eq(scope.id().clone()))
-        .one(conn)
-        .await?;
+    let row = of_tenant(scope).filter(entity::Column::Id.eq(id.clone())).one(conn).await?;
     row.map(|row| open(row, scope, key)).transpose()
 }
 
@@ -61,7 +67,7 @@ pub(super) async fn page<C: ConnectionTrait>(
     before: Option<i64>,
     limit: u64,
 ) -> Result<Vec<Envelope>, FindError> {
-    let mut query = entity::Entity::find().filter(entity::Column::TenantId.eq(scope.id().clone()));
+    let mut query = of_tenant(scope);
     if let Some(before) = before {
         query = query.filter(entity::Column::Position.lt(before));
     }

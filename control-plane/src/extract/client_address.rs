@@ -36,6 +36,12 @@ impl ClientAddress {
         Self(nearest)
     }
 
+    /// Whether it lies in one of these networks.
+    #[must_use]
+    pub fn is_in(self, networks: &[IpNet]) -> bool {
+        networks.iter().any(|network| network.contains(&self.0))
+    }
+
     /// What counts as one caller: an IPv4 address, or the /64 that an IPv6 host has to itself.
     #[must_use]
     pub fn host(self) -> String {

@@ -130,6 +130,8 @@ mod tests {
             tenant_id: tenant.clone(),
             scopes: Vec::new(),
             network: Network::Sandbox,
+            session_ids: None,
+            allowed_ips: None,
             tenant_status: "active".into(),
             expires_at: None,
             last_used_at: None,

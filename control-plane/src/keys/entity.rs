@@ -35,6 +35,12 @@ pub struct Model {
     pub last_used_at: Option<Timestamp>,
     /// When it was deleted.
     pub revoked_at: Option<Timestamp>,
+    /// The only sessions that it may reach, as JSON.
+    pub session_ids: Option<String>,
+    /// The only networks that it may be used from, as JSON.
+    pub allowed_ips: Option<String>,
+    /// The key that it was rotated to.
+    pub replaced_by: Option<KeyId>,
 }
 
 impl std::fmt::Debug for Model {

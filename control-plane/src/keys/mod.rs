@@ -8,8 +8,14 @@
 //! A key that was found is believed for some seconds without the database, while Redis carries what is to be forgotten
 //! ([`cache`]). Whatever changes what a key may do calls [`forget`] after its commit.
 //!
-//! **Invariants.** Only people make and delete keys. A deleted key stays as a row, so that what it did can be told. A key's
-//! last use is written at most once a minute.
+//! **Limits.** Beside its scopes and an end, a key may be limited to some sessions: then it is as if the tenant had no others
+//! ([`TenantScope::sessions`](crate::auth::TenantScope::sessions)), and it can have only scopes that are about sessions. And it may
+//! be limited to networks that it is used from, by the caller's address as `TRUSTED_PROXIES` tells it.
+//!
+//! **Rotation** makes a key like the present one, which then ends after an overlap; a key has one successor.
+//!
+//! **Invariants.** Only people make, rotate and delete keys. A deleted key stays as a row, so that what it did can be told. A key's
+//! last use is written at most once a minute, in batches ([`uses`]): a request with a key writes nothing for it.
 
 mod cache;
 mod dto;
@@ -17,9 +23,12 @@ mod entity;
 mod routes;
 pub(crate) mod service;
 pub(crate) mod token;
+mod uses;
 
 pub use cache::{KeyCache, forget};
 pub use routes::router;
+pub(crate) use uses::KeyUses;
+pub use uses::write_uses;
 
 /// Explains the figures to whoever reads `/metrics`.
 pub(crate) fn describe_metrics() {

@@ -2,31 +2,37 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, QueryFilter,
-    QueryOrder, QuerySelect, Set, Statement,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, Statement, sea_query::Expr,
 };
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use shared::{
-    ids::{KeyId, TenantId, UserId},
+    ids::{KeyId, SessionId, TenantId, UserId},
     time::Timestamp,
     wire::session::Network,
 };
 
 use super::{
-    dto::{ApiKey, CreateApiKey, CreatedApiKey},
+    dto::{AddressRange, ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey},
     entity, token,
 };
 use crate::{
     auth::{Scope, TenantScope},
-    error::{ApiError, ApiResult, Kind, database_error_kind},
+    db::to_json,
+    error::{ApiError, ApiResult, Kind, Refusal},
     extract::page::{Page, PageQuery},
     plans::{self, Limit},
+    sessions,
     state::App,
 };
 
 /// How exactly a key's last use is known.
-const LAST_USED_STEP: Duration = Duration::from_secs(60);
+pub(super) const LAST_USED_STEP: Duration = Duration::from_secs(60);
+/// How long the present key works on, unless the caller says.
+const OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
 /// A key that works until it expires, and its tenant's status.
 #[derive(Clone)]
@@ -35,15 +41,23 @@ pub(crate) struct WorkingKey {
     pub(crate) tenant_id: TenantId,
     pub(crate) scopes: Vec<Scope>,
     pub(crate) network: Network,
+    pub(crate) session_ids: Option<Vec<SessionId>>,
+    pub(crate) allowed_ips: Option<Vec<IpNet>>,
     pub(crate) tenant_status: String,
     pub(super) expires_at: Option<Timestamp>,
     pub(super) last_used_at: Option<Timestamp>,
 }
 
 impl WorkingKey {
-    /// Whether it works now, and its use needn't be noted.
-    fn needs_nothing(&self, now: Timestamp) -> bool {
-        self.expires_at.is_none_or(|at| now < at) && self.last_used_at.is_some_and(|at| now < at.plus(LAST_USED_STEP))
+    fn works_at(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|at| now < at)
+    }
+}
+
+/// Notes a use of a key, if that is to be known more exactly than it is.
+fn note_use(app: &App, id: &KeyId, last_used_at: Option<Timestamp>, now: Timestamp) {
+    if last_used_at.is_none_or(|at| at <= now.minus(LAST_USED_STEP)) {
+        app.keyring.key_uses().note(id);
     }
 }
 
@@ -54,6 +68,8 @@ struct KeyRow {
     scopes: String,
     network: String,
     expires_at: Option<Timestamp>,
+    session_ids: Option<String>,
+    allowed_ips: Option<String>,
     last_used_at: Option<Timestamp>,
     tenant_status: String,
 }
@@ -62,14 +78,16 @@ struct KeyRow {
 pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<WorkingKey>> {
     let now = Timestamp::now();
     let hash = app.keyring.api_key_hash().of(token);
-    if let Some(found) = app.key_cache.get(&hash).filter(|found| found.needs_nothing(now)) {
+    if let Some(found) = app.key_cache.get(&hash).filter(|found| found.works_at(now)) {
+        note_use(app, &found.id, found.last_used_at, now);
         return Ok(Some(found));
     }
     let mark = app.key_cache.mark();
     let row = KeyRow::find_by_statement(Statement::from_sql_and_values(
         app.db.engine(),
         "SELECT api_keys.id AS id, api_keys.tenant_id AS tenant_id, api_keys.scopes AS scopes, \
-         api_keys.network AS network, api_keys.expires_at AS expires_at, api_keys.last_used_at AS last_used_at, tenants.status AS tenant_status \
+         api_keys.network AS network, api_keys.session_ids AS session_ids, api_keys.allowed_ips AS allowed_ips, \
+         api_keys.expires_at AS expires_at, api_keys.last_used_at AS last_used_at, tenants.status AS tenant_status \
          FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id \
          WHERE api_keys.secret_hash = $1 AND api_keys.revoked_at IS NULL \
          AND (api_keys.expires_at IS NULL OR api_keys.expires_at > $2)",
@@ -77,38 +95,22 @@ pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<Wo
     ))
     .one(app.db.read())
     .await?;
-    let Some(mut row) = row else { return Ok(None) };
-    if row.last_used_at.is_none_or(|at| at <= now.minus(LAST_USED_STEP)) {
-        touch(app, &row.id, now).await;
-        row.last_used_at = Some(now);
-    }
+    let Some(row) = row else { return Ok(None) };
+    note_use(app, &row.id, row.last_used_at, now);
+    let allowed_ips: Option<Vec<AddressRange>> = row.allowed_ips.as_deref().map(stored).transpose()?;
     let key = WorkingKey {
         id: row.id,
         tenant_id: row.tenant_id,
-        scopes: scopes_from_stored(&row.scopes)?,
+        scopes: stored(&row.scopes)?,
         network: network_from_stored(&row.network)?,
+        session_ids: row.session_ids.as_deref().map(stored).transpose()?,
+        allowed_ips: allowed_ips.map(|ranges| ranges.into_iter().map(|range| range.0).collect()),
         tenant_status: row.tenant_status,
         expires_at: row.expires_at,
         last_used_at: row.last_used_at,
     };
     app.key_cache.put(hash, key.clone(), mark);
     Ok(Some(key))
-}
-
-/// Notes the use. Failing to is no reason to refuse the caller.
-async fn touch(app: &App, id: &KeyId, now: Timestamp) {
-    let done = app
-        .db
-        .autocommit()
-        .execute_raw(Statement::from_sql_and_values(
-            app.db.engine(),
-            "UPDATE api_keys SET last_used_at = $1 WHERE id = $2 AND (last_used_at IS NULL OR last_used_at <= $3)",
-            [now.into(), id.clone().into(), now.minus(LAST_USED_STEP).into()],
-        ))
-        .await;
-    if let Err(error) = done {
-        tracing::warn!(kind = database_error_kind(&error), "the last use of an API key was not noted");
-    }
 }
 
 /// Makes a key.
@@ -122,25 +124,116 @@ pub(super) async fn create(
     plans::admit(tx, scope, Limit::ApiKeys).await?;
     wanted.scopes.sort_unstable();
     wanted.scopes.dedup();
-    let scopes = serde_json::to_string(&wanted.scopes).map_err(|_| ApiError::Defect("scopes have no JSON form"))?;
-    let key = token::generate(wanted.network);
-    let row = entity::ActiveModel {
-        id: Set(KeyId::new()),
-        tenant_id: Set(scope.id().clone()),
-        name: Set(wanted.name),
-        network: Set(wanted.network.as_str().into()),
-        secret_hash: Set(app.keyring.api_key_hash().of(key.expose_secret())),
-        last_four: Set(token::last_four(&key)),
-        scopes: Set(scopes),
-        created_by: Set(maker.clone()),
-        created_at: Set(Timestamp::now()),
-        expires_at: Set(wanted.expires_at),
-        last_used_at: Set(None),
-        revoked_at: Set(None),
+    if let Some(ids) = &mut wanted.session_ids {
+        check_limited(tx, scope, &wanted.scopes, ids).await?;
+        ids.sort_unstable();
+        ids.dedup();
     }
-    .insert(tx)
-    .await?;
+    if let Some(ranges) = &mut wanted.allowed_ips {
+        ranges.sort_unstable();
+        ranges.dedup();
+    }
+    let key = token::generate(wanted.network);
+    let row = entity::Model {
+        id: KeyId::new(),
+        tenant_id: scope.id().clone(),
+        name: wanted.name,
+        network: wanted.network.as_str().into(),
+        secret_hash: app.keyring.api_key_hash().of(key.expose_secret()),
+        last_four: token::last_four(&key),
+        scopes: to_json(&wanted.scopes),
+        created_by: maker.clone(),
+        created_at: Timestamp::now(),
+        expires_at: wanted.expires_at,
+        last_used_at: None,
+        revoked_at: None,
+        session_ids: wanted.session_ids.as_ref().map(to_json),
+        allowed_ips: wanted.allowed_ips.as_ref().map(to_json),
+        replaced_by: None,
+    };
+    insert(tx, row, key).await
+}
+
+/// A key that is limited to sessions has only scopes that are about sessions, and the sessions are the tenant's.
+async fn check_limited(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    scopes: &[Scope],
+    ids: &[SessionId],
+) -> ApiResult<()> {
+    if let Some(other) = scopes.iter().find(|scope| !scope.is_of_sessions()) {
+        let detail = format!("{} is about more than single sessions: leave it or session_ids out", other.as_str());
+        return Err(Refusal::field("/scopes", "limited-to-sessions", &detail).into());
+    }
+    let known = sessions::service::known(tx, scope, ids).await?;
+    if let Some(at) = ids.iter().position(|id| !known.contains(id)) {
+        return Err(Refusal::field(&format!("/session_ids/{at}"), "unknown", "is no session of this account").into());
+    }
+    Ok(())
+}
+
+async fn insert(tx: &DatabaseTransaction, row: entity::Model, key: SecretString) -> ApiResult<CreatedApiKey> {
+    entity::Entity::insert(row.clone().into_active_model()).exec_without_returning(tx).await?;
     Ok(CreatedApiKey { api_key: dto(row)?, key })
+}
+
+/// Replaces a key by one like it. The present one works on for the overlap, or until it would have ended anyway.
+pub(super) async fn rotate(
+    app: &App,
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    maker: &UserId,
+    id: &KeyId,
+    wanted: &RotateApiKey,
+) -> ApiResult<CreatedApiKey> {
+    let now = Timestamp::now();
+    let present = find(tx, scope, id).await?;
+    if present.expires_at.is_some_and(|end| end <= now) {
+        return Err(Kind::Conflict.because("this key has expired: make a new one").into());
+    }
+    let overlap = wanted.overlap_seconds.map_or(OVERLAP, |seconds| Duration::from_secs(seconds.into()));
+    let ends = now.plus(overlap);
+    let lived = present.expires_at.map(|end| end.since(present.created_at));
+    let key = token::generate(network_from_stored(&present.network)?);
+    let new_id = KeyId::new();
+    let done = entity::Entity::update_many()
+        .col_expr(entity::Column::ReplacedBy, Expr::value(new_id.clone()))
+        .col_expr(entity::Column::ExpiresAt, Expr::value(present.expires_at.map_or(ends, |end| end.min(ends))))
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::Id.eq(id.clone()))
+        .filter(entity::Column::ReplacedBy.is_null())
+        .filter(entity::Column::RevokedAt.is_null())
+        .exec(tx)
+        .await?;
+    if done.rows_affected == 0 {
+        return Err(Kind::Conflict.because("this key was rotated before: rotate the one that replaced it").into());
+    }
+    let row = entity::Model {
+        id: new_id,
+        secret_hash: app.keyring.api_key_hash().of(key.expose_secret()),
+        last_four: token::last_four(&key),
+        created_by: maker.clone(),
+        created_at: now,
+        expires_at: wanted.expires_at.or_else(|| lived.map(|lived| now.plus(lived))),
+        last_used_at: None,
+        replaced_by: None,
+        ..present
+    };
+    insert(tx, row, key).await
+}
+
+async fn find<C: ConnectionTrait>(connection: &C, scope: &TenantScope, id: &KeyId) -> ApiResult<entity::Model> {
+    Ok(entity::Entity::find_by_id(id.clone())
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::RevokedAt.is_null())
+        .one(connection)
+        .await?
+        .ok_or(Kind::NotFound)?)
+}
+
+/// One of the tenant's keys.
+pub(super) async fn get<C: ConnectionTrait>(connection: &C, scope: &TenantScope, id: &KeyId) -> ApiResult<ApiKey> {
+    dto(find(connection, scope, id).await?)
 }
 
 /// The tenant's keys that aren't deleted.
@@ -163,7 +256,7 @@ pub(super) async fn list<C: ConnectionTrait>(
 /// Ends a key.
 pub(super) async fn delete(tx: &DatabaseTransaction, scope: &TenantScope, id: &KeyId) -> ApiResult<()> {
     let done = entity::Entity::update_many()
-        .col_expr(entity::Column::RevokedAt, sea_orm::sea_query::Expr::value(Timestamp::now()))
+        .col_expr(entity::Column::RevokedAt, Expr::value(Timestamp::now()))
         .filter(entity::Column::TenantId.eq(scope.id().clone()))
         .filter(entity::Column::Id.eq(id.clone()))
         .filter(entity::Column::RevokedAt.is_null())
@@ -177,12 +270,15 @@ fn dto(row: entity::Model) -> ApiResult<ApiKey> {
         id: row.id,
         name: row.name,
         network: network_from_stored(&row.network)?,
-        scopes: scopes_from_stored(&row.scopes)?,
+        scopes: stored(&row.scopes)?,
+        session_ids: row.session_ids.as_deref().map(stored).transpose()?,
+        allowed_ips: row.allowed_ips.as_deref().map(stored).transpose()?,
         last_four: row.last_four,
         created_by: row.created_by,
         created_at: row.created_at,
         expires_at: row.expires_at,
         last_used_at: row.last_used_at,
+        replaced_by: row.replaced_by,
     })
 }
 
@@ -193,6 +289,6 @@ fn network_from_stored(text: &str) -> ApiResult<Network> {
         .ok_or(ApiError::Defect("a stored network is not known"))
 }
 
-fn scopes_from_stored(text: &str) -> ApiResult<Vec<Scope>> {
-    serde_json::from_str(text).map_err(|_| ApiError::Defect("stored scopes can't be read"))
+fn stored<T: DeserializeOwned>(text: &str) -> ApiResult<T> {
+    serde_json::from_str(text).map_err(|_| ApiError::Defect("a stored list of a key can't be read"))
 }

@@ -1,6 +1,6 @@
 //! The table `messages`.
 
-use sea_orm::entity::prelude::*;
+use sea_orm::{QueryTrait, entity::prelude::*};
 use serde::{Deserialize, Serialize};
 use shared::{
     ids::{MessageId, SessionId, TenantId},
@@ -165,13 +165,15 @@ impl Model {
 }
 
 impl Entity {
-    /// A tenant's message.
+    /// A tenant's message, unless it lies outside the scope.
     pub fn of_tenant(scope: &TenantScope, id: &MessageId) -> Select<Self> {
-        Self::find_by_id(id.clone()).filter(Column::TenantId.eq(scope.id().clone()))
+        Self::all_of_tenant(scope).filter(Column::Id.eq(id.clone()))
     }
 
-    /// A tenant's history.
+    /// A tenant's history, as far as the scope reaches.
     pub fn all_of_tenant(scope: &TenantScope) -> Select<Self> {
-        Self::find().filter(Column::TenantId.eq(scope.id().clone()))
+        Self::find()
+            .filter(Column::TenantId.eq(scope.id().clone()))
+            .apply_if(scope.sessions(), |query, only| query.filter(Column::SessionId.is_in(only.iter().cloned())))
     }
 }

@@ -32,6 +32,7 @@ pub mod entity;
 pub mod ingest;
 pub mod policy;
 pub mod recipient;
+pub mod retention;
 pub mod routes;
 pub mod send;
 pub mod service;
@@ -46,5 +47,6 @@ pub fn describe_metrics() {
     metrics::describe_counter!("control_plane_messages_accepted_total", "Messages that were taken to be sent");
     metrics::describe_counter!("control_plane_message_status_total", "Messages that reached a status");
     metrics::describe_counter!("control_plane_outbox_rows_total", "Rows that workers shipped, by outcome");
+    metrics::describe_counter!("retention_erased_rows_total", "Rows that retention erased or took the content of");
     metrics::describe_histogram!("control_plane_send_batch_size", "Messages handed to a worker at once");
 }

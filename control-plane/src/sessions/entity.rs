@@ -1,6 +1,6 @@
 //! The table `sessions`.
 
-use sea_orm::{DatabaseTransaction, DbBackend, QuerySelect, entity::prelude::*};
+use sea_orm::{DatabaseTransaction, DbBackend, QuerySelect, QueryTrait, entity::prelude::*};
 use serde::{Deserialize, Serialize};
 use shared::{
     ids::{Incarnation, SessionId, StoreId, TenantId, WorkerId},
@@ -159,14 +159,17 @@ pub struct ObservedColumn(pub session::Observed);
 pub struct Settings(pub session::SessionSettings);
 
 impl Entity {
-    /// A tenant's session, unless it was deleted.
+    /// A tenant's session, unless it was deleted or lies outside the scope.
     pub fn of_tenant(scope: &TenantScope, id: &SessionId) -> Select<Self> {
-        Self::find_by_id(id.clone()).filter(Column::TenantId.eq(scope.id().clone())).filter(Column::DeletedAt.is_null())
+        Self::all_of_tenant(scope).filter(Column::Id.eq(id.clone()))
     }
 
-    /// A tenant's sessions, without those that were deleted.
+    /// A tenant's sessions, without those that were deleted or lie outside the scope.
     pub fn all_of_tenant(scope: &TenantScope) -> Select<Self> {
-        Self::find().filter(Column::TenantId.eq(scope.id().clone())).filter(Column::DeletedAt.is_null())
+        Self::find()
+            .filter(Column::TenantId.eq(scope.id().clone()))
+            .filter(Column::DeletedAt.is_null())
+            .apply_if(scope.sessions(), |query, only| query.filter(Column::Id.is_in(only.iter().cloned())))
     }
 }
 

@@ -66,6 +66,9 @@ async fn create_session(
     idempotent: Idempotent,
     ValidJson(body): ValidJson<CreateSession>,
 ) -> ApiResult<Response> {
+    if auth.tenant().sessions().is_some() {
+        return Err(Kind::MissingScope.because("an API key that is limited to some sessions makes no others").into());
+    }
     let network = network_of(&auth.principal.actor, body.network)?;
     let new = NewSession {
         name: body.name,

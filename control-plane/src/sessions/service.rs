@@ -1,6 +1,11 @@
 //! What can be done with sessions, inside the caller's transaction.
 
-use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel};
+use std::collections::HashSet;
+
+use sea_orm::{
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel,
+    QueryFilter,
+};
 use serde_json::json;
 use shared::{
     ids::SessionId,
@@ -69,6 +74,19 @@ pub async fn holder<C: ConnectionTrait>(connection: &C, row: &Model) -> Result<O
         Some(id) => worker::Entity::find_by_id(id.clone()).one(connection).await,
         None => Ok(None),
     }
+}
+
+/// Those of these ids that are sessions of the scope.
+///
+/// # Errors
+/// As the driver.
+pub async fn known<C: ConnectionTrait>(
+    connection: &C,
+    scope: &TenantScope,
+    ids: &[SessionId],
+) -> Result<HashSet<SessionId>, DbErr> {
+    let select = entity::Entity::all_of_tenant(scope).filter(entity::Column::Id.is_in(ids.iter().cloned()));
+    Ok(select.all(connection).await?.into_iter().map(|row| row.id).collect())
 }
 
 /// The key that seals a session's state.
@@ -277,7 +295,7 @@ pub async fn wish(
 ) -> ApiResult<(Model, Option<worker::Model>)> {
     let mut row = entity::lock(tx, id)
         .await?
-        .filter(|row| row.tenant_id == *scope.id() && row.deleted_at.is_none())
+        .filter(|row| row.tenant_id == *scope.id() && scope.reaches(&row.id) && row.deleted_at.is_none())
         .ok_or(Kind::NotFound)?;
     let now = Timestamp::now();
     let holder = holder(tx, &row).await?;

@@ -1,20 +1,49 @@
 //! Tenants: the unit of isolation and of billing; and who belongs to one.
 //!
-//! **Owns** the tables `tenants` and `members`. A tenant has a data key of its own, sealed with the master key, which seals
-//! the tenant's secrets: webhook secrets, event bodies, stored answers. `last_position` is the counter of its events; the
-//! events domain raises it, last in its transactions.
+//! **Owns** the tables `tenants`, `members`, `invitations` and `ownership_offers`. A tenant has a data key of its own, sealed with
+//! the master key, which seals the tenant's secrets: webhook secrets, event bodies, stored answers. `last_position` is the counter
+//! of its events; the events domain raises it, last in its transactions.
 //!
-//! **Invariants.** A tenant is made together with its owner and its data key. A suspended tenant reads and doesn't write:
-//! authentication sees to it, for every operation.
+//! **People.** Somebody belongs to a tenant with one role ([`crate::auth::permissions`] says what that may do), and can belong to
+//! several tenants: a login is for one of them, and `POST /auth/switch` goes to another. A role is looked up in every
+//! request, so another one, or being removed, takes effect at once. Who is not a member yet gets an [invitation](invitations) by
+//! mail, whether they have an account or not.
+//!
+//! **The owner** is exactly one person, which a unique index sees to. They can't leave, be removed or be given another role; they
+//! hand the tenant over by an [offer](ownership) that the other accepts, both with their passwords.
+//!
+//! **Invariants.** A tenant is made together with its owner and its data key, and has exactly one owner from then on. Nobody gives
+//! or takes a role above their own ([`policy`]). A suspended tenant reads and doesn't write: authorisation sees to it, for every
+//! operation.
 
 mod dto;
 mod entity;
+mod invitations;
+mod letters;
+mod members;
+mod ownership;
+mod policy;
 mod routes;
 pub(crate) mod service;
+
+use sea_orm::DbErr;
 
 pub use dto::TenantDto;
 pub use entity::tenant::{
     ActiveModel as TenantRow, Column as TenantColumn, Entity as TenantTable, Model as Tenant, TenantStatus,
 };
+pub use letters::Letters;
+pub(crate) use members::choose;
 pub use routes::router;
 pub use service::data_key;
+
+use crate::state::App;
+
+/// Forgets invitations and offers that have expired, a bounded number of each.
+///
+/// # Errors
+/// As the driver.
+pub async fn prune(app: &App) -> Result<(), DbErr> {
+    invitations::prune(app.db.autocommit()).await?;
+    ownership::prune(app.db.autocommit()).await
+}

@@ -1,20 +1,15 @@
 //! What can be done with tenants.
 
-use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, Set,
-};
+use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, Set};
 use shared::{
     ids::{TenantId, UserId},
     seal::DataKey,
     time::Timestamp,
 };
 
-use super::{
-    Tenant, TenantStatus,
-    entity::{member, tenant},
-};
+use super::{Tenant, TenantStatus, dto::UpdateTenant, entity::tenant, members};
 use crate::{
-    auth::{Role, TenantScope},
+    auth::TenantScope,
     error::{ApiError, ApiResult},
     plans,
     state::App,
@@ -54,36 +49,23 @@ pub(crate) async fn create(
         sealed_data_key: Set(sealed_data_key),
         last_position: Set(0),
         created_at: Set(now),
+        retention_days: Set(None),
     }
     .insert(tx)
     .await?;
-    member::ActiveModel {
-        tenant_id: Set(id),
-        user_id: Set(owner.clone()),
-        role: Set(Role::Owner.as_str().into()),
-        created_at: Set(now),
-    }
-    .insert(tx)
-    .await?;
+    members::add_owner(tx, id, owner, now).await?;
     plans::begin_trial(tx, &tenant.id, now).await?;
     Ok(tenant)
 }
 
-/// The tenant that a person logs in to: the one they have belonged to longest.
-pub(crate) async fn home_of<C: ConnectionTrait>(connection: &C, user: &UserId) -> ApiResult<Option<(Tenant, Role)>> {
-    let member = member::Entity::find()
-        .filter(member::Column::UserId.eq(user.clone()))
-        .order_by_asc(member::Column::CreatedAt)
-        .order_by_asc(member::Column::TenantId)
-        .one(connection)
-        .await?;
-    let Some(member) = member else { return Ok(None) };
-    let role = Role::from_stored(&member.role).ok_or(ApiError::Defect("a stored role is not known"))?;
-    Ok(Some((find(connection, &TenantScope::of_row(member.tenant_id)).await?, role)))
-}
-
-/// Gives the tenant another name.
-pub(crate) async fn rename(tx: &DatabaseTransaction, scope: &TenantScope, name: &str) -> ApiResult<Tenant> {
-    let change = tenant::ActiveModel { id: Set(scope.id().clone()), name: Set(name.to_owned()), ..Default::default() };
-    Ok(change.update(tx).await?)
+/// Changes what of a tenant can be changed by its people.
+pub(crate) async fn update(tx: &DatabaseTransaction, scope: &TenantScope, wanted: UpdateTenant) -> ApiResult<Tenant> {
+    let mut change = tenant::ActiveModel { id: Set(scope.id().clone()), ..Default::default() };
+    if let Some(name) = wanted.name {
+        change.name = Set(name);
+    }
+    if let Some(days) = wanted.retention_days {
+        change.retention_days = Set(days.map(i64::from));
+    }
+    if change.is_changed() { Ok(change.update(tx).await?) } else { find(tx, scope).await }
 }

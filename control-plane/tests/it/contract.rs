@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use control_plane::{app, cli, error::Kind};
+use control_plane::{app, auth::permissions, cli, error::Kind};
 use reqwest::Method;
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -55,6 +55,14 @@ fn errors_document_is_current() {
     assert!(
         checked_in("docs/errors.md") == cli::errors_document(),
         "docs/errors.md has drifted from the registry of problems: run `make openapi`"
+    );
+}
+
+#[test]
+fn roles_document_is_current() {
+    assert!(
+        checked_in("docs/roles.md") == permissions::document(),
+        "docs/roles.md has drifted from the table of permissions: run `make openapi`"
     );
 }
 

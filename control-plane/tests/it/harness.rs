@@ -212,6 +212,26 @@ impl TestApp {
         }
     }
 
+    /// Somebody who has an account of their own, and is logged in to another one, with a role there.
+    pub async fn colleague(&self, owner: &Owner, role: &str) -> Owner {
+        let mut person = self.sign_up().await;
+        let values = [owner.tenant_id.as_str().into(), person.user_id.as_str().into(), role.into(), 0_i64.into()];
+        self.sql("INSERT INTO members (tenant_id, user_id, role, created_at) VALUES ($1, $2, $3, $4)", values).await;
+        self.log_in(&mut person, Some(&owner.tenant_id)).await;
+        person
+    }
+
+    /// Logs somebody in, once more.
+    pub async fn log_in(&self, person: &mut Owner, tenant: Option<&str>) {
+        let body = json!({"email": person.email, "password": person.password, "tenant_id": tenant});
+        let answer = Answer::of(self.post("/api/v1/auth/login", &body)).await;
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let text = |name: &str| answer.json()[name].as_str().unwrap().to_owned();
+        person.access_token = text("access_token");
+        person.refresh_token = text("refresh_token");
+        person.tenant_id = text("tenant_id");
+    }
+
     /// A key of the tenant's.
     pub async fn api_key(&self, owner: &Owner, network: &str, scopes: &[&str]) -> String {
         let body = json!({"name": "test", "network": network, "scopes": scopes});

@@ -1,5 +1,6 @@
 //! The whole control plane, over real HTTP, on SQLite and on PostgreSQL.
 
+mod access_matrix;
 mod auth;
 mod bad_input;
 mod contract;
@@ -16,11 +17,13 @@ mod limits;
 mod linking;
 mod logins;
 mod mail;
+mod members;
 mod messages;
 mod outbound;
 mod parts;
 mod plans;
 mod redis_server;
+mod retention;
 mod second_factor;
 mod sessions;
 mod smtp_sink;

@@ -5,6 +5,7 @@ use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
 mod m0001_foundation;
 mod m0002_fair_jobs;
 mod m0004_identity;
+mod m0005_members;
 mod m0006_plans;
 
 /// Applies the control plane's migrations in order.
@@ -17,6 +18,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0001_foundation::Migration),
             Box::new(m0002_fair_jobs::Migration),
             Box::new(m0004_identity::Migration),
+            Box::new(m0005_members::Migration),
             Box::new(m0006_plans::Migration),
         ]
     }

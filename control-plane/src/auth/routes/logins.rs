@@ -8,13 +8,12 @@ use axum::{
 };
 use shared::{identity::KeySet, ids::LoginId};
 
-use super::person;
 use crate::{
     auth::{
         Auth,
         caller::Caller,
         cookies,
-        dto::{LogIn, LogInCode, Login, RefreshToken, SecondFactorRequired, Tokens},
+        dto::{LogIn, LogInCode, Login, RefreshToken, SecondFactorRequired, SwitchTenant, Tokens},
         logins::{self as service, LoggedIn},
         scopes,
         tokens::LOGIN_TTL,
@@ -25,7 +24,7 @@ use crate::{
         page::{Page, PageQuery},
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, problem_responses},
     state::App,
 };
 
@@ -45,13 +44,18 @@ fn answer(mut tokens: Tokens, in_cookie: bool) -> ApiResult<Response> {
     Ok(response)
 }
 
-problem_responses!(LogInProblems = BODY, THROTTLED, &[Kind::InvalidCredentials, Kind::CrossSite]);
+problem_responses!(
+    LogInProblems = BODY,
+    THROTTLED,
+    BY_ID,
+    &[Kind::InvalidCredentials, Kind::CrossSite, Kind::NoAccount]
+);
 
 /// Log in
 ///
 /// With e-mail address and password. If two-step login is on, the answer is 202, and a code is asked for at
 /// `POST /api/v1/auth/login/code`. A browser sends `cookie: true`: then the refresh token is set as an `HttpOnly` cookie, and
-/// only pages of the same origin may use it.
+/// only pages of the same origin may use it. A login is to one account: `tenant_id` chooses among those that the person belongs to.
 #[utoipa::path(
     post, path = "/api/v1/auth/login", operation_id = "log_in", tag = "auth",
     security(()),
@@ -78,7 +82,12 @@ pub(super) async fn log_in(
     }
 }
 
-problem_responses!(LogInCodeProblems = BODY, THROTTLED, &[Kind::Unauthenticated, Kind::WrongCode, Kind::CrossSite]);
+problem_responses!(
+    LogInCodeProblems = BODY,
+    THROTTLED,
+    BY_ID,
+    &[Kind::Unauthenticated, Kind::WrongCode, Kind::CrossSite, Kind::NoAccount]
+);
 
 /// Log in: second step
 ///
@@ -150,6 +159,31 @@ pub(super) async fn log_out(
     Ok((StatusCode::NO_CONTENT, [(header::SET_COOKIE, cookies::removed()?)]).into_response())
 }
 
+problem_responses!(SwitchProblems = CALLER, BODY, BY_ID, &[Kind::CrossSite]);
+
+/// Go to another account
+///
+/// Of those that the person belongs to (`GET /api/v1/me/tenants`). The login that asks ends, with its tokens, and one to the other
+/// account begins; it ends when the first would have.
+#[utoipa::path(
+    post, path = "/api/v1/auth/switch", operation_id = "switch_tenant", tag = "auth",
+    security(("person" = [])),
+    request_body(content = SwitchTenant, example = json!({"tenant_id": "ten_01h455vb4pex5vsknk084sn02q"})),
+    responses((status = 200, description = "The tokens of the other login.", body = Tokens), SwitchProblems),
+)]
+pub(super) async fn switch_tenant(
+    State(app): State<App>,
+    auth: Auth<scopes::Oneself>,
+    caller: Caller,
+    headers: HeaderMap,
+    ValidJson(body): ValidJson<SwitchTenant>,
+) -> ApiResult<Response> {
+    if body.cookie {
+        cookies::require_same_origin(&headers)?;
+    }
+    answer(service::switch(&app, caller, auth.person()?, &body.tenant_id).await?, body.cookie)
+}
+
 /// List logins
 ///
 /// The person's logins that go on, in every tenant, the newest first: roughly where each was made, and with what.
@@ -164,11 +198,11 @@ pub(super) async fn list_logins(
     auth: Auth<scopes::People>,
     ValidQuery(page): ValidQuery<PageQuery>,
 ) -> ApiResult<Json<Page<Login>>> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     Ok(Json(service::list(app.db.read(), person.id, person.login, &page).await?))
 }
 
-problem_responses!(EndLoginProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
+problem_responses!(EndLoginProblems = CALLER, BY_ID, IDEMPOTENT);
 
 /// End a login
 ///
@@ -181,11 +215,11 @@ problem_responses!(EndLoginProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
 )]
 pub(super) async fn end_login(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::Oneself>,
     PathId(id): PathId<LoginId>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     idempotent
         .run(&app, idempotency::DAY, async |tx| {
             service::end(tx, person.id, &id).await?;

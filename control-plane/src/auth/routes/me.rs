@@ -2,7 +2,6 @@
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 
-use super::person;
 use crate::{
     auth::{
         Auth, account,
@@ -26,7 +25,7 @@ use crate::{
     responses((status = 200, description = "The person.", body = Me), ReadProblems),
 )]
 pub(super) async fn get_me(State(app): State<App>, auth: Auth<scopes::People>) -> ApiResult<Json<Me>> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     Ok(Json(account::me(app.db.read(), auth.tenant(), person.id, person.role).await?))
 }
 
@@ -48,7 +47,7 @@ pub(super) async fn update_me(
     idempotent: Idempotent,
     ValidJson(body): ValidJson<UpdateMe>,
 ) -> ApiResult<Response> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     idempotent
         .run(&app, idempotency::DAY, async |tx| {
             account::rename(tx, person.id, &body.name).await?;
@@ -76,7 +75,7 @@ pub(super) async fn change_password(
     caller: Caller,
     ValidJson(body): ValidJson<ChangePassword>,
 ) -> ApiResult<StatusCode> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     account::change_password(&app, caller, person.id, person.login, body).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -96,6 +95,6 @@ pub(super) async fn ask_to_verify_email(
     auth: Auth<scopes::People>,
     caller: Caller,
 ) -> ApiResult<StatusCode> {
-    sign_up::ask_again(&app, caller, person(&auth)?.id).await?;
+    sign_up::ask_again(&app, caller, auth.person()?.id).await?;
     Ok(StatusCode::ACCEPTED)
 }

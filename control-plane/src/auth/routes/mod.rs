@@ -5,14 +5,9 @@ mod me;
 mod second_factor;
 mod sign_up;
 
-use shared::ids::{LoginId, UserId};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{Actor, Auth, Role, scopes};
-use crate::{
-    error::{ApiError, ApiResult},
-    state::App,
-};
+use crate::state::App;
 
 /// The routes of people and their logins.
 #[must_use]
@@ -26,6 +21,7 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(logins::log_in_with_code))
         .routes(routes!(logins::refresh_tokens))
         .routes(routes!(logins::log_out))
+        .routes(routes!(logins::switch_tenant))
         .routes(routes!(logins::list_logins))
         .routes(routes!(logins::end_login))
         .routes(routes!(logins::get_jwks))
@@ -36,18 +32,4 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(second_factor::confirm_second_factor))
         .routes(routes!(second_factor::disable_second_factor))
         .routes(routes!(second_factor::renew_recovery_codes))
-}
-
-/// The person of a caller who is one.
-struct Person<'a> {
-    id: &'a UserId,
-    role: Role,
-    login: &'a LoginId,
-}
-
-fn person(auth: &Auth<scopes::People>) -> ApiResult<Person<'_>> {
-    match &auth.principal.actor {
-        Actor::User { user_id, role, login_id } => Ok(Person { id: user_id, role: *role, login: login_id }),
-        Actor::Key { .. } => Err(ApiError::Defect("a key passed for a person")),
-    }
 }

@@ -2,7 +2,6 @@
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 
-use super::person;
 use crate::{
     auth::{
         Auth, account,
@@ -33,7 +32,7 @@ pub(super) async fn get_second_factor(
     State(app): State<App>,
     auth: Auth<scopes::People>,
 ) -> ApiResult<Json<SecondFactor>> {
-    Ok(Json(service::status(app.db.read(), person(&auth)?.id).await?))
+    Ok(Json(service::status(app.db.read(), auth.person()?.id).await?))
 }
 
 problem_responses!(EnrolProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, &[Kind::WrongPassword, Kind::Conflict]);
@@ -56,7 +55,7 @@ pub(super) async fn enrol_second_factor(
     idempotent: Idempotent,
     ValidJson(body): ValidJson<ConfirmPassword>,
 ) -> ApiResult<Response> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     account::confirm_password(&app, caller, person.id, body.password.into_secret()).await?;
     idempotent
         .run(&app, idempotency::DAY, async |tx| {
@@ -85,7 +84,7 @@ pub(super) async fn confirm_second_factor(
     idempotent: Idempotent,
     ValidJson(body): ValidJson<Code>,
 ) -> ApiResult<Response> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     throttle::admit(&app, Attempt::SecondFactor, caller.address, Some(person.id.as_str())).await?;
     let code = body.code.into_secret();
     let response = idempotent
@@ -119,7 +118,7 @@ pub(super) async fn disable_second_factor(
     idempotent: Idempotent,
     ValidJson(body): ValidJson<ConfirmPassword>,
 ) -> ApiResult<Response> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     account::confirm_password(&app, caller, person.id, body.password.into_secret()).await?;
     let response = idempotent
         .run(&app, idempotency::DAY, async |tx| {
@@ -151,7 +150,7 @@ pub(super) async fn renew_recovery_codes(
     idempotent: Idempotent,
     ValidJson(body): ValidJson<ConfirmPassword>,
 ) -> ApiResult<Response> {
-    let person = person(&auth)?;
+    let person = auth.person()?;
     account::confirm_password(&app, caller, person.id, body.password.into_secret()).await?;
     idempotent
         .run(&app, idempotency::DAY, async |tx| {

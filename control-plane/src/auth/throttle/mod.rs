@@ -33,7 +33,7 @@ const fn seconds(seconds: u64) -> Duration {
 
 /// What somebody tries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Attempt {
+pub(crate) enum Attempt {
     /// E-mail address and password.
     LogIn,
     /// A second factor.
@@ -42,6 +42,8 @@ pub(super) enum Attempt {
     SignUp,
     /// A mail with a link, to an address that anybody can give.
     MailRequest,
+    /// An invitation, which is a mail to an address of somebody else.
+    Invite,
     /// A token from a mail.
     MailToken,
     /// One's own password once more, while logged in.
@@ -55,6 +57,7 @@ impl Attempt {
             Self::SecondFactor => "second_factor",
             Self::SignUp => "sign_up",
             Self::MailRequest => "mail_request",
+            Self::Invite => "invite",
             Self::MailToken => "mail_token",
             Self::Confirm => "confirm",
         }
@@ -65,6 +68,7 @@ impl Attempt {
         match self {
             Self::LogIn | Self::SecondFactor | Self::MailToken | Self::Confirm => Rate::new(30, seconds(6)),
             Self::SignUp | Self::MailRequest => Rate::new(10, seconds(60)),
+            Self::Invite => Rate::new(50, seconds(10)),
         }
     }
 
@@ -73,7 +77,7 @@ impl Attempt {
         match self {
             Self::LogIn | Self::Confirm => Rate::new(10, seconds(30)),
             Self::SecondFactor => Rate::new(5, seconds(60)),
-            Self::SignUp | Self::MailRequest => Rate::new(3, seconds(600)),
+            Self::SignUp | Self::MailRequest | Self::Invite => Rate::new(3, seconds(600)),
             Self::MailToken => Rate::new(10, seconds(60)),
         }
     }
@@ -83,7 +87,7 @@ impl Attempt {
 ///
 /// # Errors
 /// 429 with `Retry-After`, the same whether the account exists or not.
-pub(super) async fn admit(app: &App, attempt: Attempt, address: ClientAddress, account: Option<&str>) -> ApiResult<()> {
+pub(crate) async fn admit(app: &App, attempt: Attempt, address: ClientAddress, account: Option<&str>) -> ApiResult<()> {
     if !app.config.auth.throttle {
         return Ok(());
     }

@@ -1,4 +1,6 @@
 //! Tables of tenants and their people.
 
+pub(crate) mod invitation;
 pub(crate) mod member;
+pub(crate) mod ownership_offer;
 pub(crate) mod tenant;

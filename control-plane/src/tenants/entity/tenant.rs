@@ -22,6 +22,8 @@ pub struct Model {
     pub last_position: i64,
     /// When its owner signed up.
     pub created_at: Timestamp,
+    /// After how many days the content of messages is erased; none: never.
+    pub retention_days: Option<i64>,
 }
 
 /// Whether a tenant may write.

@@ -1,12 +1,7 @@
 //! `/api/v1/tenant`.
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
-use utoipa_axum::{router::OpenApiRouter, routes};
 
-use super::{
-    dto::{TenantDto, UpdateTenant},
-    service,
-};
 use crate::{
     auth::{Auth, scopes},
     error::ApiResult,
@@ -14,13 +9,11 @@ use crate::{
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     openapi::{BODY, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
     state::App,
+    tenants::{
+        dto::{TenantDto, UpdateTenant},
+        service,
+    },
 };
-
-/// The tenant's own routes.
-#[must_use]
-pub fn router() -> OpenApiRouter<App> {
-    OpenApiRouter::new().routes(routes!(get_tenant, update_tenant))
-}
 
 /// Get the tenant
 ///
@@ -30,7 +23,7 @@ pub fn router() -> OpenApiRouter<App> {
     security(("person" = []), ("api_key" = []), ("api_key_header" = [])),
     responses((status = 200, description = "The tenant.", body = TenantDto), ReadProblems),
 )]
-async fn get_tenant(State(app): State<App>, auth: Auth<scopes::Anyone>) -> ApiResult<Json<TenantDto>> {
+pub(super) async fn get_tenant(State(app): State<App>, auth: Auth<scopes::Anyone>) -> ApiResult<Json<TenantDto>> {
     Ok(Json(service::find(app.db.read(), auth.tenant()).await?.into()))
 }
 
@@ -38,23 +31,23 @@ problem_responses!(UpdateTenantProblems = CALLER, WRITE, BODY, IDEMPOTENT);
 
 /// Change the tenant
 ///
-/// Gives the account another name. Only people can.
+/// Its name, and for how long it keeps what messages say. What is absent stays as it is.
 #[utoipa::path(
     patch, path = "/api/v1/tenant", operation_id = "update_tenant", tag = "tenant",
-    security(("person" = [])),
+    security(("person" = ["tenant:write"])),
     params(IdempotencyKey),
-    request_body(content = UpdateTenant, example = json!({"name": "Acme Messaging"})),
+    request_body(content = UpdateTenant, example = json!({"name": "Acme Messaging", "retention_days": 90})),
     responses((status = 200, description = "The tenant, changed.", body = TenantDto), UpdateTenantProblems),
 )]
-async fn update_tenant(
+pub(super) async fn update_tenant(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::TenantWrite>,
     idempotent: Idempotent,
     ValidJson(body): ValidJson<UpdateTenant>,
 ) -> ApiResult<Response> {
     idempotent
         .run(&app, idempotency::DAY, async |tx| {
-            let tenant = service::rename(tx, auth.tenant(), &body.name).await?;
+            let tenant = service::update(tx, auth.tenant(), body).await?;
             Reply::json(StatusCode::OK, &TenantDto::from(tenant))
         })
         .await

@@ -1,0 +1,30 @@
+//! `/api/v1/tenant…`, `/api/v1/members`, `/api/v1/invitations`, `/api/v1/me/tenants`.
+
+mod invitations;
+mod members;
+mod ownership;
+mod tenant;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::state::App;
+
+/// The routes of tenants and their people.
+#[must_use]
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(tenant::get_tenant, tenant::update_tenant))
+        .routes(routes!(members::leave_tenant))
+        .routes(routes!(
+            ownership::get_ownership_offer,
+            ownership::offer_ownership,
+            ownership::withdraw_ownership_offer
+        ))
+        .routes(routes!(ownership::accept_ownership))
+        .routes(routes!(members::list_members))
+        .routes(routes!(members::get_member, members::update_member, members::remove_member))
+        .routes(routes!(members::list_memberships))
+        .routes(routes!(invitations::create_invitation, invitations::list_invitations))
+        .routes(routes!(invitations::delete_invitation))
+        .routes(routes!(invitations::accept_invitation))
+}
