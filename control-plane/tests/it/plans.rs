@@ -1,6 +1,13 @@
 //! Plans, their limits, and the quota of messages.
 
-use std::{collections::BTreeMap, io::Write};
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use clap::Parser;
 use control_plane::plans::command::PlansCommand;
@@ -265,7 +272,11 @@ async fn of_200_sends_at_once_with_50_left_50_are_taken_and_failed_ones_give_the
         program.message(&id, "sent").await;
     }
     quota(&app, &program.tenant, 60).await;
-    worker.send_with(|item| match item.to.as_bytes()[10] {
+    // Nothing fails before all have their answer: its unit would be taken by another.
+    let answered = Arc::new(AtomicBool::new(false));
+    let go = answered.clone();
+    worker.send_with(move |item| match item.to.as_bytes()[10] {
+        _ if !go.load(Ordering::SeqCst) => SendOutcome::NotConnected,
         b'7' => SendOutcome::Invalid { reason: "not_on_whatsapp".into() },
         _ => SendOutcome::Acked { at: chrono::Utc::now() },
     });
@@ -287,11 +298,14 @@ async fn of_200_sends_at_once_with_50_left_50_are_taken_and_failed_ones_give_the
         answer.assert_problem(402, "quota-exceeded");
     }
     assert_eq!(app.count("SELECT COUNT(*) FROM messages").await, 60);
+    answered.store(true, Ordering::SeqCst);
     let settled = until("all are through", async || {
+        app.sql("UPDATE jobs SET run_at = 0 WHERE state = 'ready'", []).await;
         (app.count("SELECT COUNT(*) FROM messages WHERE status = 'queued'").await == 0).then_some(())
     });
     settled.await;
     let failed = app.count("SELECT COUNT(*) FROM messages WHERE status = 'failed'").await;
+    assert!(failed > 0);
     assert_eq!(used(&app).await, 60 - failed);
     assert_eq!(program.events("quota.exceeded").await, 1);
     assert_eq!(program.events("quota.warning").await, 1);
