@@ -12,7 +12,9 @@ BIN := $(SANDBOX_DIR)/debug
 # Tests need the programs too. Built together, both have the same dependencies, compiled once.
 BUILD ?= --bins
 
-.PHONY: help demo run smoke test baileys test-released chaos lint deny openapi openapi-lint hooks build-sandbox
+BENCH = scripts/postgres with $(SANDBOX_DIR)/release/bench
+
+.PHONY: help demo run smoke test baileys test-released chaos bench bench-quick bench-build lint deny openapi openapi-lint hooks build-sandbox
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -46,6 +48,29 @@ test-released: ## what is released refuses the simulator, and doesn't carry the 
 chaos: build-sandbox ## the long fault runs: kills and outages, on SQLite and PostgreSQL; five minutes at the rate limit
 	@scripts/postgres with scripts/redis with $(CARGO) nextest run $(SANDBOX) --run-ignored only -E '(package(standalone) or package(control-plane)) and test(/chaos/)' --test-threads 1 --no-capture
 
+bench-build: ## what the benches measure, optimised
+	@$(CARGO) build $(SANDBOX) --release --bins
+
+bench-quick: bench-build baileys ## the benches at small sizes, on both databases: a quarter of an hour
+	@mkdir -p target/bench
+	@for database in sqlite postgres; do \
+	  $(BENCH) idle --database $$database --sizes 50,100,200 --settle 5 --json target/bench/quick-idle-$$database.json && \
+	  $(BENCH) chats --database $$database --sizes 5,10,20 --rest 30 --json target/bench/quick-chats-$$database.json && \
+	  $(BENCH) send --database $$database --seconds 5 --json target/bench/quick-send-$$database.json && \
+	  $(BENCH) receive --database $$database --seconds 5 --json target/bench/quick-receive-$$database.json && \
+	  $(BENCH) enqueue --database $$database --sizes 1000,20000 --seconds 5 --json target/bench/quick-enqueue-$$database.json \
+	  || exit 1; done
+
+bench: bench-build baileys ## the benches as docs/performance.md has them: an hour, and 16 GiB
+	@mkdir -p target/bench
+	@for database in sqlite postgres; do \
+	  $(BENCH) idle --database $$database --json target/bench/idle-$$database.json && \
+	  $(BENCH) chats --database $$database --json target/bench/chats-$$database.json && \
+	  $(BENCH) send --database $$database --json target/bench/send-$$database.json && \
+	  $(BENCH) receive --database $$database --json target/bench/receive-$$database.json && \
+	  $(BENCH) enqueue --database $$database --json target/bench/enqueue-$$database.json \
+	  || exit 1; done
+
 lint: ## formatting, clippy, released features
 	@$(CARGO) fmt --check
 	@$(CARGO) clippy $(SANDBOX) --all-targets -- -D warnings
@@ -59,6 +84,8 @@ openapi: build-sandbox ## writes the generated documents again
 	@$(BIN)/control-plane openapi > openapi/control-plane.json
 	@$(BIN)/control-plane errors-doc > docs/errors.md
 	@$(BIN)/control-plane roles-doc > docs/roles.md
+	@$(BIN)/standalone configuration-doc > docs/configuration.md
+	@$(BIN)/standalone env-example > .env.example
 
 openapi-lint: ## Redocly and Spectral on the checked-in document
 	@npm ci --silent --no-audit --no-fund --prefix openapi

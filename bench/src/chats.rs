@@ -23,7 +23,7 @@ pub struct Options {
     /// Chats of each session.
     #[arg(long, default_value_t = 50)]
     chats: usize,
-    /// Seconds of rest before the second look.
+    /// Seconds of rest before the last look.
     #[arg(long, default_value_t = 600)]
     rest: u64,
 }
@@ -46,13 +46,31 @@ pub async fn run(common: &Common, options: &Options) -> anyhow::Result<Report> {
     for number in 0..options.chats {
         network.new_phone(&friend(number), "Friend", None).await?;
     }
+    // All rest at the same time, each in a process of its own.
+    let (mut ours, mut peers, mut looks) = (Vec::new(), Vec::new(), Vec::new());
     for (at, size) in options.sizes.iter().enumerate() {
-        let ours = Ours::start(common, &network, None).await?;
-        measure(&mut report, &ours.gateway, &network, &format!("1556{at}"), *size, options).await?;
-        drop(ours);
+        let gateway = Ours::start(common, &network, None).await?;
+        looks.push(speak(&gateway.gateway, &network, &format!("1556{at}"), *size, options.chats).await?);
+        ours.push(gateway);
         if let Some(peer) = Peer::start(common, &network, None).await? {
-            measure(&mut report, &peer.gateway, &network, &format!("1557{at}"), *size, options).await?;
+            looks.push(speak(&peer.gateway, &network, &format!("1557{at}"), *size, options.chats).await?);
+            peers.push(peer);
         }
+    }
+    tokio::time::sleep(Duration::from_secs(options.rest)).await;
+    for look in looks {
+        let rested = memory::pss_kib(look.worker)?;
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+        let each = |kib: u64| (kib as f64 - look.linked as f64) / look.sessions as f64;
+        report.row(vec![
+            look.gateway.into(),
+            look.sessions.into(),
+            memory::mib(look.linked).into(),
+            memory::mib(look.spoken).into(),
+            memory::mib(rested).into(),
+            each(look.spoken).into(),
+            each(rested).into(),
+        ]);
     }
     report.note("KiB a session: growth since they were linked, beside what `idle` counts.".into());
     network.stop().await?;
@@ -63,20 +81,23 @@ fn friend(number: usize) -> String {
     format!("1559{number:07}")
 }
 
-async fn measure(
-    report: &mut Report,
-    gateway: &Gateway,
-    network: &Network,
-    prefix: &str,
-    size: usize,
-    options: &Options,
-) -> anyhow::Result<()> {
+/// What a worker took, in KiB.
+struct Look {
+    gateway: &'static str,
+    worker: u32,
+    sessions: usize,
+    linked: u64,
+    spoken: u64,
+}
+
+/// Links sessions, and lets each speak with all friends.
+async fn speak(gateway: &Gateway, network: &Network, prefix: &str, size: usize, chats: usize) -> anyhow::Result<Look> {
     let sessions = gateway.link(network, prefix, 0, size).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
     let linked = memory::pss_kib(gateway.worker)?;
     stream::iter(&sessions)
         .map(|session| async move {
-            for number in 0..options.chats {
+            for number in 0..chats {
                 gateway.send(session, &friend(number), "hello").await?;
             }
             Ok::<_, anyhow::Error>(())
@@ -86,18 +107,5 @@ async fn measure(
         .await?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let spoken = memory::pss_kib(gateway.worker)?;
-    tokio::time::sleep(Duration::from_secs(options.rest)).await;
-    let rested = memory::pss_kib(gateway.worker)?;
-    #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-    let (mib, each) = (|kib: u64| kib as f64 / 1024.0, |kib: u64| (kib as f64 - linked as f64) / size as f64);
-    report.row(vec![
-        gateway.name.into(),
-        size.into(),
-        mib(linked).into(),
-        mib(spoken).into(),
-        mib(rested).into(),
-        each(spoken).into(),
-        each(rested).into(),
-    ]);
-    Ok(())
+    Ok(Look { gateway: gateway.name, worker: gateway.worker, sessions: size, linked, spoken })
 }

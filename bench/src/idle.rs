@@ -31,8 +31,16 @@ pub async fn run(common: &Common, options: &Options) -> anyhow::Result<Report> {
         &["gateway", "sessions", "worker MiB", "KiB a session since the size before", "CPU s in 20 s", "linked in s"],
     );
     let network = Network::start().await?;
-    let ours = Ours::start(common, &network, None).await?;
+    let mut ours = Ours::start(common, &network, None).await?;
     let per_ours = measure(&mut report, &ours.gateway, &network, "15551", options).await?;
+    if let Some(sessions) = options.sizes.last() {
+        let back = ours.restart_worker(*sessions).await?;
+        tokio::time::sleep(Duration::from_secs(options.settle)).await;
+        report.note(format!(
+            "Switchboard's worker after a restart with {sessions} sessions: all connected {back:.1} s after its start, {:.1} MiB.",
+            memory::mib(memory::pss_kib(ours.gateway.worker)?)
+        ));
+    }
     drop(ours);
     if let Some(peer) = Peer::start(common, &network, None).await? {
         let per_peer = measure(&mut report, &peer.gateway, &network, "15552", options).await?;
@@ -61,13 +69,14 @@ async fn measure(
         let before = memory::cpu_seconds(gateway.worker)?;
         tokio::time::sleep(Duration::from_secs(20)).await;
         let cpu = memory::cpu_seconds(gateway.worker)? - before;
+        let held = memory::pss_kib(gateway.worker)?;
         #[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
-        let (size, kib) = (linked as f64, memory::pss_kib(gateway.worker)? as f64);
+        let (size, kib) = (linked as f64, held as f64);
         let since = points.last().map(|(before, held)| (kib - held) / (size - before));
         report.row(vec![
             gateway.name.into(),
             linked.into(),
-            (kib / 1024.0).into(),
+            memory::mib(held).into(),
             since.map_or_else(|| "".into(), Into::into),
             cpu.into(),
             took.into(),

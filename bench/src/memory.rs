@@ -9,6 +9,12 @@ pub fn pss_kib(pid: u32) -> anyhow::Result<u64> {
     line.trim().trim_end_matches(" kB").trim().parse().context("Pss isn't a number")
 }
 
+/// KiB in MiB.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^52")]
+pub fn mib(kib: u64) -> f64 {
+    kib as f64 / 1024.0
+}
+
 /// Seconds of CPU that a process has had, user and system.
 pub fn cpu_seconds(pid: u32) -> anyhow::Result<f64> {
     /// `USER_HZ`, which is 100 on every Linux that this runs on.

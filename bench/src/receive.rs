@@ -16,6 +16,7 @@ use crate::{
     Common,
     gateway::Gateway,
     report::Report,
+    send,
     system::{Ours, Peer},
 };
 
@@ -100,7 +101,7 @@ async fn measure(
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let lost = missing(&written);
-    let mut times = Histogram::<u64>::new(3)?;
+    let mut times = Histogram::<u64>::new_with_bounds(1, send::LONGEST, 3)?;
     if let Ok(mut held) = arrivals.lock() {
         for (text, at) in &written {
             if let Some(arrived) = held.remove(text) {

@@ -50,6 +50,9 @@ pub async fn run(common: &Common, options: &Options) -> anyhow::Result<Report> {
     Ok(report)
 }
 
+/// The longest time that is told apart, in microseconds.
+pub const LONGEST: u64 = 60_000_000;
+
 /// Each session writes to a friend of its own.
 fn friend(number: usize) -> String {
     format!("1559{number:07}")
@@ -91,7 +94,7 @@ async fn at_a_rate(
     sessions: &Arc<[Session]>,
     options: &Options,
 ) -> anyhow::Result<(Histogram<u64>, u64)> {
-    let times = Arc::new(Mutex::new(Histogram::<u64>::new(3)?));
+    let times = Arc::new(Mutex::new(Histogram::<u64>::new_with_bounds(1, LONGEST, 3)?));
     let mut calls = JoinSet::new();
     let began = Instant::now();
     let total = u64::from(options.rate) * options.seconds;

@@ -2,11 +2,12 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
+    fs::OpenOptions,
     io::{BufRead, BufReader},
     net::TcpListener,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -18,6 +19,7 @@ use standalone::tour::{
     network::Network,
 };
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 use crate::{Common, Engine, gateway::Gateway};
 
@@ -35,6 +37,14 @@ impl Process {
     pub fn pid(&self) -> u32 {
         self.0.id()
     }
+
+    /// Asks it to end, and waits.
+    fn stop(&mut self) -> anyhow::Result<()> {
+        let pid = rustix::process::Pid::from_raw(i32::try_from(self.pid())?).context("no process")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        self.0.wait()?;
+        Ok(())
+    }
 }
 
 impl Drop for Process {
@@ -48,8 +58,10 @@ impl Drop for Process {
 pub struct Ours {
     pub gateway: Gateway,
     _control_plane: Process,
-    _worker: Process,
-    _folder: TempDir,
+    worker: Process,
+    worker_api: String,
+    settings: BTreeMap<&'static str, String>,
+    folder: TempDir,
 }
 
 /// A gateway on Baileys.
@@ -65,7 +77,9 @@ pub async fn database(engine: Engine, folder: &Path, name: &str) -> anyhow::Resu
         Engine::Postgres => {
             let server =
                 std::env::var("TEST_POSTGRES_URL").context("TEST_POSTGRES_URL: use scripts/postgres with …")?;
-            let name = format!("bench_{}_{}", name.replace('-', "_"), std::process::id());
+            static NUMBER: AtomicU32 = AtomicU32::new(0);
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let name = format!("bench_{}_{}_{number}", name.replace('-', "_"), std::process::id());
             let connection = Database::connect(&server).await?;
             connection.execute_unprepared(&format!("DROP DATABASE IF EXISTS {name}")).await?;
             connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
@@ -79,7 +93,7 @@ pub async fn database(engine: Engine, folder: &Path, name: &str) -> anyhow::Resu
 impl Ours {
     pub async fn start(common: &Common, network: &Network, webhook: Option<&str>) -> anyhow::Result<Self> {
         let folder = TempDir::with_prefix("bench-")?;
-        let (public, internal, worker) = (free_address()?, free_address()?, free_address()?);
+        let (public, internal, worker_api) = (free_address()?, free_address()?, free_address()?);
         let port = webhook.and_then(|url| url.rsplit(':').next()?.split('/').next()).unwrap_or("8080").to_owned();
         let settings = BTreeMap::from([
             ("DATABASE_URL", database(common.database, folder.path(), "control-plane").await?),
@@ -91,7 +105,7 @@ impl Ours {
             ("OUTBOUND_ALLOW_CIDRS", "127.0.0.0/8".to_owned()),
             ("OUTBOUND_ALLOW_PORTS", port),
             ("WORKER_ID", "bench-1".to_owned()),
-            ("WORKER_LISTEN", worker),
+            ("WORKER_LISTEN", worker_api.clone()),
             ("WORKER_KEY_FILE", folder.path().join("worker.key").display().to_string()),
             ("WORKER_CAPACITY", "20000".to_owned()),
             ("LOGIN_RATE", common.login_rate.to_string()),
@@ -104,27 +118,15 @@ impl Ours {
             ("RATE_LIMIT_ADDRESS", "off".to_owned()),
             ("LOG_LEVEL", "warn".to_owned()),
         ]);
-        let spawn = |name: &str| -> anyhow::Result<Process> {
-            let log = File::create(folder.path().join(format!("{name}.log")))?;
-            let child = Command::new(beside(name)?)
-                .env_clear()
-                .envs(settings.iter())
-                .stdin(Stdio::null())
-                .stdout(Stdio::from(log.try_clone()?))
-                .stderr(Stdio::from(log))
-                .spawn()
-                .with_context(|| format!("{name} does not start"))?;
-            Ok(Process(child))
-        };
-        let control_plane = spawn("control-plane")?;
+        let control_plane = spawn("control-plane", &settings, &folder)?;
         let base = format!("http://{public}");
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build()?;
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         while !http.get(format!("{base}/readyz")).send().await.is_ok_and(|answer| answer.status().is_success()) {
-            anyhow::ensure!(tokio::time::Instant::now() < deadline, "the control plane isn't ready");
+            anyhow::ensure!(Instant::now() < deadline, "the control plane isn't ready");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let worker = spawn("data-plane-sandbox")?;
+        let worker = spawn("data-plane-sandbox", &settings, &folder)?;
         let nobody = Api::new(&base)?;
         let person = json!({
             "email": "bench@example.com", "password": "a long enough password", "name": "B", "tenant_name": "B",
@@ -140,7 +142,30 @@ impl Ours {
                 .await?;
         }
         let gateway = Gateway::new("Switchboard", &base, Some(key), worker.pid())?;
-        Ok(Self { gateway, _control_plane: control_plane, _worker: worker, _folder: folder })
+        Ok(Self { gateway, _control_plane: control_plane, worker, worker_api, settings, folder })
+    }
+
+    /// Stops the worker as a deployment does, starts it again, and waits until `sessions` are connected. Answers the
+    /// seconds from the new process's start.
+    pub async fn restart_worker(&mut self, sessions: usize) -> anyhow::Result<f64> {
+        self.worker.stop()?;
+        let began = Instant::now();
+        self.worker = spawn("data-plane-sandbox", &self.settings, &self.folder)?;
+        self.gateway.worker = self.worker.pid();
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+        let wanted = format!("data_plane_sessions_connected {sessions}");
+        let metrics = format!("http://{}/metrics", self.worker_api);
+        loop {
+            let answer = match http.get(&metrics).send().await {
+                Ok(answer) => answer.text().await.unwrap_or_default(),
+                Err(_) => String::new(),
+            };
+            if answer.lines().any(|line| line == wanted) {
+                return Ok(began.elapsed().as_secs_f64());
+            }
+            anyhow::ensure!(began.elapsed() < 5 * PATIENCE, "the sessions did not come back:\n{answer}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
@@ -179,6 +204,19 @@ impl Peer {
         let gateway = Gateway::new("Baileys + Express", &text(&said, "/url")?, None, process.pid())?;
         Ok(Some(Self { gateway, _process: process }))
     }
+}
+
+fn spawn(name: &str, settings: &BTreeMap<&str, String>, folder: &TempDir) -> anyhow::Result<Process> {
+    let log = OpenOptions::new().create(true).append(true).open(folder.path().join(format!("{name}.log")))?;
+    let child = Command::new(beside(name)?)
+        .env_clear()
+        .envs(settings)
+        .stdin(Stdio::null())
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log))
+        .spawn()
+        .with_context(|| format!("{name} does not start"))?;
+    Ok(Process(child))
 }
 
 /// A program that was built beside this one.

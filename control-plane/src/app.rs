@@ -8,7 +8,9 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     auth,
     error::{Kind, Refusal},
-    events, health, keys, limits, messages, openapi, plans, request_context, sessions,
+    events, health, keys, limits, messages, openapi, operators, plans,
+    request_context::Around,
+    sessions,
     state::App,
     tenants, usage, webhooks,
 };
@@ -25,6 +27,7 @@ fn documented() -> OpenApiRouter<App> {
         .merge(events::router())
         .merge(usage::router())
         .merge(plans::router())
+        .merge(operators::router())
         .merge(health::router())
 }
 
@@ -40,10 +43,12 @@ pub fn document() -> OpenApi {
 pub fn router(app: App) -> Router {
     let (routes, mut document) = documented().split_for_parts();
     openapi::finish(&mut document);
+    let around = Around::public(&app.config);
     let router = routes
-        .merge(SwaggerUi::new("/docs").url("/openapi.json", document))
+        .merge(openapi::served(&document))
+        .merge(SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")))
         .fallback(|| async { Refusal::from(Kind::NotFound).into_response() })
         .method_not_allowed_fallback(|| async { Refusal::from(Kind::MethodNotAllowed).into_response() })
         .with_state(app.clone());
-    request_context::around(limits::around(router, &app))
+    around.wrap(limits::around(router, &app))
 }

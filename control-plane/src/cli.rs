@@ -4,15 +4,20 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use shared::ids::JobId;
+use secrecy::{ExposeSecret, SecretString};
+use shared::{ids::JobId, wire::session::Network};
+use zeroize::Zeroizing;
 
 use crate::{
     app,
     auth::{self, Purpose},
-    config::{Config, Environment, LogConfig},
+    config::{Config, LogConfig, Values},
     error::{Kind, database_error_kind},
     jobs::{JobKind, dead},
+    keys,
+    operators::{self, NewOperator},
     plans::command::PlansCommand,
+    seed,
     server::{self, ControlPlane},
 };
 
@@ -29,7 +34,7 @@ pub struct Cli {
 
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 enum Command {
-    /// Serve the API (the default). Settings come from the environment.
+    /// Serve the API (the default). Settings: docs/configuration.md.
     Serve,
     /// Apply the migrations that are missing, and stop.
     Migrate,
@@ -39,6 +44,33 @@ enum Command {
         /// The old key is in wrong hands: refuse its tokens. Refresh tokens go on working.
         #[arg(long)]
         compromised: bool,
+    },
+    /// Make an operator of the installation. Prints the password, if it makes one.
+    CreateOperator {
+        /// The e-mail address to log in with.
+        email: String,
+        /// What to call them.
+        #[arg(long, default_value = "Operator")]
+        name: String,
+        /// Read the password from the first line of standard input, instead of making one.
+        #[arg(long)]
+        password_stdin: bool,
+        /// If there is one with this address: give them this name and password, and end all their logins.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Remove an operator and end their logins.
+    RemoveOperator {
+        /// The e-mail address.
+        email: String,
+    },
+    /// Make a tenant to try things with: a person, and an API key for the simulator. Prints how to log in.
+    Seed,
+    /// Print a new API key, for the setting API_KEY.
+    NewApiKey {
+        /// For the simulator instead of WhatsApp.
+        #[arg(long)]
+        sandbox: bool,
     },
     /// Look at jobs that were given up, try them again, or call off ones that wait.
     #[command(subcommand)]
@@ -93,13 +125,22 @@ impl Cli {
     /// # Errors
     /// With a sentence for the operator, which holds no secret.
     pub async fn run(self) -> anyhow::Result<()> {
-        let env = Environment::of_process();
         match self.command.unwrap_or(Command::Serve) {
-            Command::Serve => serve(&env).await,
-            Command::Migrate => migrate(&env).await,
-            Command::RotateKeys { compromised } => rotate_keys(&env, compromised).await,
-            Command::Jobs(command) => jobs(&env, command).await,
-            Command::Plans(command) => plans(&env, command).await,
+            Command::Serve => serve(&Config::values()?).await,
+            Command::Migrate => migrate(&Config::values()?).await,
+            Command::RotateKeys { compromised } => rotate_keys(&Config::values()?, compromised).await,
+            Command::Jobs(command) => jobs(&Config::values()?, command).await,
+            Command::Plans(command) => plans(&Config::values()?, command).await,
+            Command::CreateOperator { email, name, password_stdin, replace } => {
+                create_operator(&Config::values()?, email, name, password_stdin, replace).await
+            }
+            Command::RemoveOperator { email } => remove_operator(&Config::values()?, email).await,
+            Command::Seed => seed(&Config::values()?).await,
+            Command::NewApiKey { sandbox } => {
+                let network = if sandbox { Network::Sandbox } else { Network::Whatsapp };
+                println!("{}", keys::new_key(network).expose_secret());
+                Ok(())
+            }
             Command::Openapi => {
                 print!("{}", openapi_document()?);
                 Ok(())
@@ -112,31 +153,31 @@ impl Cli {
                 print!("{}", auth::permissions::document());
                 Ok(())
             }
-            Command::Healthcheck => healthcheck(&env).await,
+            Command::Healthcheck => healthcheck(&Config::values()?).await,
         }
     }
 }
 
-async fn serve(env: &Environment) -> anyhow::Result<()> {
-    let log = LogConfig::from_env(env)?;
-    shared::telemetry::init(&log.level, log.format)?;
+async fn serve(values: &Values) -> anyhow::Result<()> {
+    let log = LogConfig::read(values)?;
+    let _written_at_the_end = shared::telemetry::init(&log)?;
     #[cfg(feature = "failpoints")]
     let _armed = crate::crash::arm();
     let asked_to_stop = shared::signals::asked_to_stop()?;
-    let control_plane = ControlPlane::start(Config::from_env(env)?).await?;
+    let control_plane = ControlPlane::start(Config::read(values)?).await?;
     asked_to_stop.await;
     tracing::info!("stopping");
     control_plane.shutdown().await;
     Ok(())
 }
 
-async fn migrate(env: &Environment) -> anyhow::Result<()> {
-    let db = server::connect(&Config::from_env(env)?).await?;
+async fn migrate(values: &Values) -> anyhow::Result<()> {
+    let db = server::connect(&Config::read(values)?).await?;
     db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))
 }
 
-async fn rotate_keys(env: &Environment, compromised: bool) -> anyhow::Result<()> {
-    let config = Config::from_env(env)?;
+async fn rotate_keys(values: &Values, compromised: bool) -> anyhow::Result<()> {
+    let config = Config::read(values)?;
     let db = server::connect(&config).await?;
     let master_key = server::master_key(&config)?;
     master_key.bind(db.autocommit()).await?;
@@ -146,8 +187,55 @@ async fn rotate_keys(env: &Environment, compromised: bool) -> anyhow::Result<()>
     Ok(())
 }
 
-async fn jobs(env: &Environment, command: JobsCommand) -> anyhow::Result<()> {
-    let db = server::connect(&Config::from_env(env)?).await?;
+async fn create_operator(
+    values: &Values,
+    email: String,
+    name: String,
+    password_stdin: bool,
+    replace: bool,
+) -> anyhow::Result<()> {
+    let (password, made) = if password_stdin {
+        let mut line = Zeroizing::new(String::new());
+        std::io::stdin().read_line(&mut line).context("no password on standard input")?;
+        (SecretString::from(line.trim_end_matches(['\r', '\n'])), false)
+    } else {
+        (auth::opaque_token(""), true)
+    };
+    let app = server::open(Config::read(values)?).await?;
+    let new = NewOperator { email, name, password: password.clone(), replace };
+    let id = operators::create(&app, new).await?;
+    println!("{id}");
+    if made {
+        println!("password: {}", password.expose_secret());
+    }
+    app.db.clone().close().await;
+    Ok(())
+}
+
+async fn remove_operator(values: &Values, email: String) -> anyhow::Result<()> {
+    let app = server::open(Config::read(values)?).await?;
+    operators::remove(&app, email).await?;
+    app.db.clone().close().await;
+    Ok(())
+}
+
+async fn seed(values: &Values) -> anyhow::Result<()> {
+    let app = server::open(Config::read(values)?).await?;
+    match seed::plant(&app).await? {
+        Some(planted) => println!(
+            "log in as  {}\npassword   {}\nAPI key    {}",
+            seed::EMAIL,
+            planted.password.expose_secret(),
+            planted.api_key.expose_secret()
+        ),
+        None => println!("{} is here already", seed::EMAIL),
+    }
+    app.db.clone().close().await;
+    Ok(())
+}
+
+async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
+    let db = server::connect(&Config::read(values)?).await?;
     let said_no = |error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error));
     match command {
         JobsCommand::Dead { kind, limit } => {
@@ -180,23 +268,35 @@ async fn jobs(env: &Environment, command: JobsCommand) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn plans(env: &Environment, command: PlansCommand) -> anyhow::Result<()> {
-    let db = server::connect(&Config::from_env(env)?).await?;
+async fn plans(values: &Values, command: PlansCommand) -> anyhow::Result<()> {
+    let db = server::connect(&Config::read(values)?).await?;
     print!("{}", command.run(&db).await?);
     db.close().await;
     Ok(())
 }
 
-async fn healthcheck(env: &Environment) -> anyhow::Result<()> {
-    let mut address: SocketAddr = Config::from_env(env)?.http.listen;
+async fn healthcheck(values: &Values) -> anyhow::Result<()> {
+    let http = Config::read(values)?.http;
+    let mut address: SocketAddr = http.listen;
     if address.ip().is_unspecified() {
         address.set_ip(match address {
             SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
             SocketAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
         });
     }
-    let client = reqwest::Client::builder().timeout(HEALTHCHECK_DEADLINE).no_proxy().build()?;
-    let answer = client.get(format!("http://{address}/readyz")).send().await.context("nobody answers on LISTEN")?;
+    if http.tls_client_ca.is_some() {
+        // Only clients with a certificate get an answer, and this isn't one: what can be seen is that somebody listens.
+        let connected = tokio::time::timeout(HEALTHCHECK_DEADLINE, tokio::net::TcpStream::connect(address)).await;
+        return connected.ok().and_then(Result::ok).map(drop).context("nobody listens on LISTEN");
+    }
+    let scheme = if http.tls_cert.is_some() { "https" } else { "http" };
+    // The certificate is for the name that callers use; this asks the own machine by its number.
+    let client = reqwest::Client::builder()
+        .timeout(HEALTHCHECK_DEADLINE)
+        .tls_danger_accept_invalid_certs(true)
+        .no_proxy()
+        .build()?;
+    let answer = client.get(format!("{scheme}://{address}/readyz")).send().await.context("nobody answers on LISTEN")?;
     anyhow::ensure!(answer.status().is_success(), "not ready: {}", answer.status());
     Ok(())
 }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The largest body that a worker may send, in bytes.
-const BODY_LIMIT: usize = 4 * 1024 * 1024;
+pub(crate) const BODY_LIMIT: usize = 4 * 1024 * 1024;
 
 /// Everything under `/internal/v1`.
 pub fn router(app: App) -> Router {

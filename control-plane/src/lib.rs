@@ -5,6 +5,7 @@
 
 pub mod app;
 pub mod auth;
+pub mod bootstrap;
 pub mod cli;
 pub mod config;
 pub mod crash;
@@ -18,15 +19,18 @@ pub mod internal;
 pub mod jobs;
 pub mod keys;
 pub mod limits;
+pub mod listener;
 pub mod mail;
 pub mod master_key;
 pub mod messages;
 pub mod openapi;
+pub mod operators;
 pub mod outbound;
 pub mod placement;
 pub mod plans;
 pub mod redis;
 pub mod request_context;
+pub mod seed;
 pub mod server;
 pub mod sessions;
 pub mod state;

@@ -6,12 +6,21 @@
 
 use std::collections::BTreeMap;
 
+use axum::{
+    Router,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use bytes::Bytes;
 use serde_json::json;
+use sha2::{Digest, Sha256};
 use shared::problem::{FieldError, MEDIA_TYPE, Problem};
 use utoipa::{
     Modify, OpenApi,
     openapi::{
-        self, ContentBuilder, Ref, RefOr, Response, ResponseBuilder, Type,
+        self, ContentBuilder, Ref, RefOr, ResponseBuilder, Type,
         example::ExampleBuilder,
         header::HeaderBuilder,
         path::{Operation, PathItem},
@@ -73,9 +82,27 @@ problem_responses!(
     ReadByIdProblems = CALLER, BY_ID
 );
 
+/// `/openapi.json`. It is large, and the same until another version runs: who has it asks whether it has changed.
+pub fn served<S: Clone + Send + Sync + 'static>(document: &openapi::OpenApi) -> Router<S> {
+    // A document that has no JSON form doesn't pass the contract's test.
+    let json = Bytes::from(document.to_json().unwrap_or_default());
+    let digest: [u8; 32] = Sha256::digest(&json).into();
+    // Weak: it stands for the document in whatever compression.
+    let tag = format!("W/\"{}\"", URL_SAFE_NO_PAD.encode(&digest[..12]));
+    let answer = async move |headers: HeaderMap| -> Response {
+        let cached = [(header::ETAG, tag.clone()), (header::CACHE_CONTROL, "no-cache".to_owned())];
+        let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok());
+        if known.flat_map(|line| line.split(',')).any(|known| matches!(known.trim(), "*") || known.trim() == tag) {
+            return (StatusCode::NOT_MODIFIED, cached).into_response();
+        }
+        (cached, [(header::CONTENT_TYPE, "application/json")], json.clone()).into_response()
+    };
+    Router::new().route("/openapi.json", get(answer))
+}
+
 /// One response for each status, with an example for each type of problem.
 #[must_use]
-pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
+pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<openapi::Response>> {
     let mut by_status: BTreeMap<u16, Vec<Kind>> = BTreeMap::new();
     for kind in sets.iter().copied().flatten().copied() {
         let kinds = by_status.entry(kind.status()).or_default();
@@ -132,6 +159,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<Response>> {
         (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
         (name = "plans", description = "What a tenant may do, and how much."),
+        (name = "admin", description = "For the operators of the installation."),
         (name = "health", description = "Whether the installation works."),
     ),
 )]
@@ -153,6 +181,16 @@ impl Modify for Security {
                         "The access token of a person, from `POST /api/v1/auth/login`. The name is the permission that \
                          their role must have; without one, that of the API key is meant.",
                     ))
+                    .build(),
+            ),
+        );
+        components.add_security_scheme(
+            "operator",
+            SecurityScheme::Http(
+                HttpBuilder::new()
+                    .scheme(HttpAuthScheme::Bearer)
+                    .bearer_format("sbo_…")
+                    .description(Some("The token of an operator, from `POST /api/v1/admin/auth/login`."))
                     .build(),
             ),
         );

@@ -3,27 +3,28 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use axum::Router;
 use secrecy::ExposeSecret;
-use shared::seal::DataKey;
-use tokio::{net::TcpListener, task::JoinError};
+use tokio::task::JoinError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     app,
     auth::{self, Keyring},
-    config::Config,
+    bootstrap,
+    config::{self, Config},
     db::Db,
     error::database_error_kind,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
     keys::{self, KeyCache},
     limits::{Limits, replicas},
+    listener::{Listener, Terms, Tls, TlsFiles},
     mail,
     master_key::MasterKey,
     messages, outbound,
     redis::{Redis, subscriber},
-    request_context, sessions,
+    request_context::Around,
+    sessions,
     state::{App, Shared},
     tenants, upkeep, webhooks,
     workers::Fleet,
@@ -48,39 +49,23 @@ impl ControlPlane {
     /// message holds a secret.
     pub async fn start(config: Config) -> anyhow::Result<Self> {
         health::install_metrics();
-        let master_key = master_key(&config)?;
-        let db = connect(&config).await?;
-        db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
-        master_key.bind(db.autocommit()).await?;
-        let keyring = Keyring::load(&db, &master_key).await?;
-        let fleet = Fleet::load(&db, &master_key).await?;
-        let redis = match &config.redis.url {
-            Some(url) => Some(Arc::new(Redis::connect(url, &master_key).await?)),
-            None => None,
-        };
-        let outbound = outbound::Client::new(&config.outbound)?;
-        let handlers = handlers(&config)?;
+        let app = open(config).await?;
+        let (config, stop) = (&app.config, app.stop.clone());
+        bootstrap::establish(&app).await?;
+        let handlers = handlers(config)?;
 
-        let public = TcpListener::bind(config.http.listen).await.context("LISTEN can't be bound")?;
-        let public_address = public.local_addr()?;
-        let workers = TcpListener::bind(config.internal.listen).await.context("INTERNAL_LISTEN can't be bound")?;
-        let internal_address = workers.local_addr()?;
+        let public_tls = TlsFiles::public(&config.http).map(Tls::load).transpose()?.map(Arc::new);
+        let internal_tls = TlsFiles::internal(&config.internal).map(Tls::load).transpose()?.map(Arc::new);
+        let public = Listener::bind(config.http.listen, public_tls.clone(), Terms::public(&config.http))
+            .await
+            .context("LISTEN can't be bound")?;
+        let public_address = public.address()?;
+        let terms = Terms::internal(&config.http, &config.internal);
+        let workers = Listener::bind(config.internal.listen, internal_tls.clone(), terms)
+            .await
+            .context("INTERNAL_LISTEN can't be bound")?;
+        let internal_address = workers.address()?;
 
-        let stop = CancellationToken::new();
-        let app = App::new(Shared {
-            limits: Limits::new(config.rate_limits, redis.clone()),
-            redis,
-            key_cache: KeyCache::default(),
-            config,
-            db,
-            master_key,
-            keyring,
-            bell: Bell::default(),
-            waiting: messages::Waiting::default(),
-            outbound,
-            fleet,
-            stop: stop.clone(),
-        });
         app.limits.prepare().await;
         let heartbeat = replicas::Heartbeat::begin(&app).await?;
         let tasks = TaskTracker::new();
@@ -90,8 +75,11 @@ impl ControlPlane {
             tasks.spawn(async move { redis.watch(stop).await });
             tasks.spawn(subscriber::listen(app.clone()));
         }
-        tasks.spawn(serve(public, app::router(app.clone()), stop.clone()));
-        tasks.spawn(serve(workers, request_context::around(internal::router(app.clone())), stop));
+        tasks.spawn(public.serve(app::router(app.clone()), stop.clone()));
+        tasks.spawn(workers.serve(Around::internal().wrap(internal::router(app.clone())), stop.clone()));
+        for tls in [public_tls, internal_tls].into_iter().flatten() {
+            tasks.spawn(tls.follow(stop.clone()));
+        }
         tasks.spawn(auth::follow_keys(app.clone()));
         tasks.spawn(keys::write_uses(app.clone()));
         jobs::schedule::enter(&app, upkeep::SCHEDULE).await?;
@@ -138,6 +126,38 @@ impl Drop for ControlPlane {
     }
 }
 
+/// What handlers and commands work with: connects, migrates, and loads keys. Serves nothing.
+///
+/// # Errors
+/// As [`ControlPlane::start`].
+pub async fn open(config: Config) -> anyhow::Result<App> {
+    let master_key = master_key(&config)?;
+    let db = connect(&config).await?;
+    db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
+    master_key.bind(db.autocommit()).await?;
+    let keyring = Keyring::load(&db, &master_key).await?;
+    let fleet = Fleet::load(&db, &master_key).await?;
+    let outbound = outbound::Client::new(&config.outbound)?;
+    let redis = match &config.redis.url {
+        Some(url) => Some(Arc::new(Redis::connect(url, &master_key).await?)),
+        None => None,
+    };
+    Ok(App::new(Shared {
+        limits: Limits::new(config.rate_limits.clone(), redis.clone()),
+        redis,
+        key_cache: KeyCache::default(),
+        config,
+        db,
+        master_key,
+        keyring,
+        bell: Bell::default(),
+        waiting: messages::Waiting::default(),
+        outbound,
+        fleet,
+        stop: CancellationToken::new(),
+    }))
+}
+
 /// Connects to the database of a configuration.
 ///
 /// # Errors
@@ -146,13 +166,6 @@ pub async fn connect(config: &Config) -> anyhow::Result<Db> {
     Db::connect(config.database.url.expose_secret(), config.database.pool_size)
         .await
         .map_err(|error| anyhow::anyhow!("DATABASE_URL: can't connect ({})", database_error_kind(&error)))
-}
-
-async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) {
-    let router = router.into_make_service_with_connect_info::<SocketAddr>();
-    if axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await.is_err() {
-        tracing::error!("a listener failed");
-    }
 }
 
 /// What works on jobs, by kind.
@@ -171,9 +184,7 @@ fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigEr
 /// # Errors
 /// If it isn't one.
 pub(crate) fn master_key(config: &Config) -> anyhow::Result<MasterKey> {
-    DataKey::from_base64(config.secrets.master_key.expose_secret())
-        .map(MasterKey::new)
-        .context("MASTER_KEY must be 32 bytes in base64")
+    Ok(MasterKey::new(config::master_key(&config.secrets)?))
 }
 
 /// A task of ours that panicked is a defect: the process goes on without it, and says so.

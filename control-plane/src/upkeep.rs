@@ -13,6 +13,7 @@ use crate::{
     idempotency,
     jobs::{Claimed, Handler, JobKind, Outcome, schedule::Entry},
     messages::{self, ingest},
+    operators,
     state::App,
     tenants,
 };
@@ -70,6 +71,7 @@ impl Handler for Upkeep {
 async fn expired(app: &App) -> Result<(), DbErr> {
     idempotency::prune(app).await?;
     ingest::prune(app).await?;
+    operators::prune(app).await?;
     auth::prune(app).await?;
     tenants::prune(app).await
 }

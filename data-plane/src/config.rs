@@ -1,7 +1,6 @@
 //! What an operator sets, and what follows from it.
 //!
-//! Every setting has a name in the environment and a flag of the same meaning. [`Settings`] is what is typed;
-//! [`Config`] is what was checked, and what a test or the all-in-one program fills in by hand. Which network a worker
+//! [`Settings`] is what is set, in the environment or a file ([`shared::config`]); [`Config`] is what was checked, and what a test or the all-in-one program fills in by hand. Which network a worker
 //! speaks to is not a setting: it is decided by which binary runs.
 
 use std::{
@@ -14,13 +13,13 @@ use std::{
     time::Duration,
 };
 
-use clap::{Args, ValueEnum};
 use metrics_exporter_prometheus::PrometheusHandle;
+use reqwest::{Certificate, ClientBuilder, Identity};
 use secrecy::SecretString;
 use shared::{
+    config::{Group, LogConfig, Origin},
     identity::{IdentityError, SigningKey},
     ids::WorkerId,
-    telemetry::LogFormat,
     wire::session::Network,
 };
 use url::Url;
@@ -37,82 +36,78 @@ pub enum ConfigError {
     /// The key file holds something else.
     #[error("WORKER_KEY_FILE doesn't hold an Ed25519 key in PKCS#8: {0}")]
     Key(#[from] IdentityError),
+    /// A file for TLS can't be used.
+    #[error("{0} must be the path of a PEM file, with what its description says")]
+    Tls(&'static str),
+    /// A certificate without its key, or the other way round.
+    #[error("CONTROL_PLANE_TLS_CERT and CONTROL_PLANE_TLS_KEY need each other")]
+    HalfOfAPair,
 }
 
-/// What an operator types.
-#[derive(Args)]
-pub struct Settings {
-    /// This worker's name: 1 to 50 characters of a-z, 0-9 and "-", after normalising.
-    #[arg(long, env = "WORKER_ID")]
-    worker_id: WorkerId,
-    /// Where this worker's API listens.
-    #[arg(long, env = "WORKER_LISTEN", default_value = "0.0.0.0:7300")]
-    listen: SocketAddr,
-    /// Where the control plane reaches this worker's API. Default: http:// and the listening address.
-    #[arg(long, env = "WORKER_ENDPOINT")]
-    endpoint: Option<Url>,
-    /// How many sessions this worker takes.
-    #[arg(long, env = "WORKER_CAPACITY", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_CAPACITY)))]
-    capacity: u32,
-    /// Availability zone, for spreading.
-    #[arg(long, env = "WORKER_ZONE")]
-    zone: Option<String>,
-    /// Pool, for plans that own workers.
-    #[arg(long, env = "WORKER_POOL")]
-    pool: Option<String>,
-    /// The control plane's internal listener, such as http://control-plane:7200.
-    #[arg(long, env = "CONTROL_PLANE_URL")]
-    control_plane: Url,
-    /// The token that a worker's first join needs.
-    #[arg(long, env = "WORKER_JOIN_TOKEN", hide_env_values = true)]
-    join_token: Option<SecretString>,
-    /// This worker's Ed25519 key in PKCS#8. Made, readable by its owner only, if there is none.
-    #[arg(long, env = "WORKER_KEY_FILE", default_value = "worker.key")]
-    key_file: PathBuf,
-    /// The data plane's store: sqlite:… or postgres:….
-    #[arg(long, env = "DATA_PLANE_DATABASE_URL", hide_env_values = true)]
-    database: SecretString,
-    /// The most logins that this worker begins in a second.
-    #[arg(long, env = "LOGIN_RATE", default_value = "25")]
-    login_rate: NonZeroU32,
-    /// The WhatsApp Web version to announce, such as 2.3000.1031000000. Default: asked from WhatsApp once a day.
-    #[arg(long, env = "WHATSAPP_VERSION", value_parser = parse_version)]
-    whatsapp_version: Option<ClientVersion>,
-    /// Which log lines to write.
-    #[arg(long, env = "LOG_LEVEL", default_value = "info")]
-    log_level: String,
-    /// How log lines look.
-    #[arg(long, env = "LOG_FORMAT", value_enum, default_value_t = Format::Text)]
-    log_format: Format,
+shared::settings! {
+    /// The worker
+    pub struct Settings {
+        /// This worker's name, unique among the workers: 1 to 50 characters of a-z, 0-9 and -.
+        WORKER_ID worker_id: WorkerId = Origin::Required, "1 to 50 characters of a-z, 0-9 and -";
+        /// Where this worker's API listens.
+        WORKER_LISTEN listen: SocketAddr = Origin::Default("0.0.0.0:7300"), "an address and a port such as 0.0.0.0:7300";
+        /// Where the control plane reaches this worker's API, if not at `http://` and `WORKER_LISTEN`.
+        WORKER_ENDPOINT endpoint: Option<Url> = Origin::Optional, "a URL such as http://worker-1:7300";
+        /// How many sessions this worker takes.
+        WORKER_CAPACITY capacity: u32 = Origin::Default("1000"), "a number from 1 to 20000",
+            |text| text.parse().ok().filter(|count| (1..=MAX_CAPACITY).contains(count));
+        /// Availability zone, for spreading.
+        WORKER_ZONE zone: Option<String> = Origin::Optional, "a name";
+        /// Pool, for plans that own workers.
+        WORKER_POOL pool: Option<String> = Origin::Optional, "a name";
+        /// The control plane's `INTERNAL_LISTEN`.
+        CONTROL_PLANE_URL control_plane: Url = Origin::Required, "a URL such as http://control-plane:8081";
+        /// Certificates, in PEM, one of which must have signed that of `CONTROL_PLANE_URL`, if no public authority has.
+        CONTROL_PLANE_CA control_plane_ca: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// The certificate that this worker shows there, in PEM: for a control plane with `INTERNAL_TLS_CLIENT_CA`.
+        CONTROL_PLANE_TLS_CERT control_plane_cert: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// Its private key, in PEM.
+        CONTROL_PLANE_TLS_KEY control_plane_key: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// What a worker shows once, when it joins for the first time: the control plane's `WORKER_JOIN_TOKEN`.
+        WORKER_JOIN_TOKEN join_token: Option<SecretString> = Origin::Optional, "the control plane's WORKER_JOIN_TOKEN";
+        /// This worker's Ed25519 key in PKCS#8. Made, readable by its owner only, if there is none.
+        WORKER_KEY_FILE key_file: PathBuf = Origin::Default("worker.key"), "the path of a file";
+        /// The store of WhatsApp state, one for all workers of a region: `sqlite://file?mode=rwc` or
+        /// `postgres://user:password@host/database`. Never the control plane's database.
+        DATA_PLANE_DATABASE_URL database: SecretString = Origin::Required,
+            "a URL such as sqlite://store.db?mode=rwc or postgres://user@host/store";
+        /// The most logins that this worker begins in a second.
+        LOGIN_RATE login_rate: NonZeroU32 = Origin::Default("25"), "a number from 1";
+        /// The version of WhatsApp Web to announce. Unset, WhatsApp is asked once a day.
+        WHATSAPP_VERSION whatsapp_version: Option<ClientVersion> = Origin::Optional,
+            "three numbers with dots between them, such as 2.3000.1031000000";
+    }
 }
 
-/// [`LogFormat`] on a command line.
-#[derive(Clone, Copy, ValueEnum)]
-enum Format {
-    Text,
-    Json,
+/// What a worker of the released program can be told.
+pub const GROUPS: &[Group] = &[Settings::GROUP, LogConfig::GROUP];
+
+shared::settings! {
+    /// The simulator
+    ///
+    /// `data-plane-sandbox` has these too.
+    pub struct SandboxSettings {
+        /// Where sandbox sessions connect.
+        WHATSAPP_WS_URL ws_url: Url = Origin::Required, "the simulator's WebSocket address";
+    }
 }
+
+/// What a worker of the sandbox can be told.
+pub const SANDBOX_GROUPS: &[Group] = &[Settings::GROUP, SandboxSettings::GROUP, LogConfig::GROUP];
 
 /// A version of WhatsApp Web: primary, secondary, tertiary.
 pub type ClientVersion = (u32, u32, u32);
 
-fn parse_version(text: &str) -> Result<ClientVersion, String> {
-    let parts: Vec<u32> = text.split('.').map_while(|part| part.parse().ok()).collect();
-    match (parts.as_slice(), text.split('.').count()) {
-        (&[primary, secondary, tertiary], 3) => Ok((primary, secondary, tertiary)),
-        _ => Err("three numbers with dots between them, such as 2.3000.1031000000".into()),
-    }
-}
-
 impl Settings {
-    /// The log filter and the shape of log lines.
+    /// How many sessions the worker is to take.
     #[must_use]
-    pub fn logging(&self) -> (&str, LogFormat) {
-        let format = match self.log_format {
-            Format::Text => LogFormat::Text,
-            Format::Json => LogFormat::Json,
-        };
-        (&self.log_level, format)
+    pub const fn capacity(&self) -> u32 {
+        self.capacity
     }
 
     /// Checks the settings, for a binary that speaks to `network`. `ws_url` replaces WhatsApp's address, for the
@@ -128,6 +123,11 @@ impl Settings {
             capacity: self.capacity,
             zone: self.zone,
             pool: self.pool,
+            control_plane_tls: PeerTls::read(
+                self.control_plane_ca.as_deref(),
+                self.control_plane_cert.as_deref(),
+                self.control_plane_key.as_deref(),
+            )?,
             control_plane: self.control_plane,
             join_token: self.join_token,
             key: load_or_make_key(&self.key_file)?,
@@ -158,6 +158,8 @@ pub struct Config {
     pub pool: Option<String>,
     /// The control plane's internal listener.
     pub control_plane: Url,
+    /// What is needed to speak TLS with it.
+    pub control_plane_tls: PeerTls,
     /// The token that a first join needs.
     pub join_token: Option<SecretString>,
     /// Signs its requests.
@@ -176,6 +178,44 @@ pub struct Config {
     pub metrics: Option<PrometheusHandle>,
     /// How often things happen.
     pub timing: Timing,
+}
+
+/// TLS with the control plane: whom to believe, and what to show.
+#[derive(Default)]
+pub struct PeerTls {
+    authorities: Vec<Certificate>,
+    identity: Option<Identity>,
+}
+
+impl PeerTls {
+    fn read(ca: Option<&Path>, cert: Option<&Path>, key: Option<&Path>) -> Result<Self, ConfigError> {
+        let authorities = match ca {
+            None => Vec::new(),
+            Some(path) => {
+                let found = fs::read(path).ok().and_then(|pem| Certificate::from_pem_bundle(&pem).ok());
+                found.filter(|found| !found.is_empty()).ok_or(ConfigError::Tls("CONTROL_PLANE_CA"))?
+            }
+        };
+        let identity = match (cert, key) {
+            (None, None) => None,
+            (Some(cert), Some(key)) => {
+                let mut pem = fs::read(cert).map_err(|_| ConfigError::Tls("CONTROL_PLANE_TLS_CERT"))?;
+                pem.extend(fs::read(key).map_err(|_| ConfigError::Tls("CONTROL_PLANE_TLS_KEY"))?);
+                Some(Identity::from_pem(&pem).map_err(|_| ConfigError::Tls("CONTROL_PLANE_TLS_CERT"))?)
+            }
+            _ => return Err(ConfigError::HalfOfAPair),
+        };
+        Ok(Self { authorities, identity })
+    }
+
+    /// Has a client speak so.
+    pub fn apply(self, client: ClientBuilder) -> ClientBuilder {
+        let client = if self.authorities.is_empty() { client } else { client.tls_certs_only(self.authorities) };
+        match self.identity {
+            Some(identity) => client.identity(identity),
+            None => client,
+        }
+    }
 }
 
 /// How often things happen. Not an operator's to set: the safety of leases and placement is built on these.
@@ -248,10 +288,31 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_three_numbers() {
-        assert_eq!(parse_version("2.3000.1031"), Ok((2, 3000, 1031)));
-        for wrong in ["", "2.3000", "2.3000.1.2", "2.x.1", "2..1"] {
-            assert!(parse_version(wrong).is_err(), "{wrong}");
+    fn a_bad_value_is_told_by_its_name_and_never_shown() {
+        use shared::config::Values;
+        let read = |changes: &[(&str, &str)]| {
+            let needed = [
+                ("WORKER_ID", "worker-1"),
+                ("CONTROL_PLANE_URL", "http://127.0.0.1:8081"),
+                ("DATA_PLANE_DATABASE_URL", "sqlite://a.db"),
+            ];
+            let given = needed.iter().chain(changes).map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+            Settings::read(&Values::layered(given, GROUPS)?)
+        };
+        assert_eq!(read(&[("WHATSAPP_VERSION", "2.3000.1031")]).unwrap().whatsapp_version, Some((2, 3000, 1031)));
+        for (name, text) in [
+            ("WORKER_ID", "sentinel-sentinel-sentinel-sentinel-sentinel-sentinel-sentinel"),
+            ("WORKER_LISTEN", "sentinel"),
+            ("WORKER_CAPACITY", "20001"),
+            ("CONTROL_PLANE_URL", "sentinel"),
+            ("LOGIN_RATE", "0"),
+            ("WHATSAPP_VERSION", "2.3000"),
+            ("WHATSAPP_VERSION", "2.3000.1.2"),
+            ("WHATSAPP_VERSION", "2.sentinel.1"),
+        ] {
+            let Err(error) = read(&[(name, text)]) else { panic!("{name}={text}") };
+            assert_eq!(error.variable(), Some(name));
+            assert!(!error.to_string().contains("sentinel"), "{error}");
         }
     }
 }

@@ -47,6 +47,8 @@ const PRUNE_EVERY: Duration = Duration::from_secs(600);
 const REMEMBER: chrono::TimeDelta = chrono::TimeDelta::days(7);
 /// Database connections of one worker.
 const CONNECTIONS: u32 = 16;
+/// How long opening a connection may take.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// The version that a sandbox worker announces if none is set: the simulator takes any.
 const SANDBOX_VERSION: (u32, u32, u32) = (2, 3000, 1_030_000_000);
 
@@ -87,13 +89,12 @@ impl Worker {
         let store = Store::open_with(config.database.expose_secret(), options)
             .await
             .context("DATA_PLANE_DATABASE_URL: the store can't be opened")?;
-        let http = reqwest::Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
-            .connect_timeout(Duration::from_secs(5))
-            .build()
-            .context("no HTTP client")?;
+        let client =
+            || reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).connect_timeout(CONNECT_DEADLINE);
+        let http = client().build().context("no HTTP client")?;
+        // Apart from the one above: what is believed of the control plane isn't believed of WhatsApp.
         let upstream = Arc::new(Upstream::new(
-            http.clone(),
+            config.control_plane_tls.apply(client()).build().context("no HTTP client for the control plane")?,
             config.control_plane,
             config.worker_id.clone(),
             Incarnation::new(),

@@ -121,6 +121,8 @@ ids! {
     UserId = "usr";
     /// An invitation to a tenant.
     InvitationId = "ivt";
+    /// An operator of the installation.
+    OperatorId = "opr";
     /// An API key.
     KeyId = "key";
     /// A login: one family of refresh tokens.

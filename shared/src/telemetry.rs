@@ -5,9 +5,14 @@
 //! only its level, its target and where in the source it stands; its words and fields are withheld, whatever the filter
 //! lets through, and foreign spans are not recorded at all. A panic is logged by its place, not by its message.
 
-use std::{fmt, io, panic};
+use std::{ffi::OsStr, fmt, io, panic, path::Path, str::FromStr};
 
 use tracing::{Event, Metadata, Subscriber};
+pub use tracing_appender::non_blocking::WorkerGuard;
+use tracing_appender::{
+    non_blocking::{NonBlocking, NonBlockingBuilder},
+    rolling::{RollingFileAppender, Rotation},
+};
 use tracing_log::NormalizeEvent;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
@@ -20,9 +25,11 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// Roots of the targets whose log lines are written as they are: our own crates.
-const OWN: [&str; 7] =
-    ["control_plane", "data_plane", "data_plane_sandbox", "migration", "shared", "simulator", "standalone"];
+use crate::config::LogConfig;
+
+/// Roots of the targets whose log lines are written as they are: our own crates, and the access log.
+const OWN: [&str; 8] =
+    ["access", "control_plane", "data_plane", "data_plane_sandbox", "migration", "shared", "simulator", "standalone"];
 
 /// The shape of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
@@ -35,23 +42,85 @@ pub enum LogFormat {
     Json,
 }
 
+/// When a new log file is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotate {
+    /// Each hour, UTC.
+    Hourly,
+    /// Each day, UTC.
+    Daily,
+    /// Never.
+    Never,
+}
+
+impl FromStr for Rotate {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "hourly" => Ok(Self::Hourly),
+            "daily" => Ok(Self::Daily),
+            "never" => Ok(Self::Never),
+            _ => Err(()),
+        }
+    }
+}
+
 /// Logging could not be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TelemetryError {
     /// `LOG_LEVEL` isn't a filter such as `info` or `info,data_plane=debug`.
     #[error("LOG_LEVEL is not a valid filter: use a level such as info, or info,data_plane=debug")]
     Filter,
+    /// `LOG_FILE_PATH` can't be written.
+    #[error("LOG_FILE_PATH: the file can't be made there")]
+    File,
     /// Another subscriber is installed in this process.
     #[error("logging is already set up in this process")]
     AlreadySet,
 }
 
-/// Sets up logging to standard error for the whole process.
+/// Whether this is a level or a filter.
+#[must_use]
+pub fn is_filter(text: &str) -> bool {
+    EnvFilter::builder().parse(text).is_ok()
+}
+
+/// Sets up logging for the whole process: to standard error, or to the file that the settings name. Keep what is returned
+/// until the process ends: dropping it writes the lines that wait.
 ///
 /// # Errors
-/// [`TelemetryError`] if the filter can't be read, or if logging is already set up.
-pub fn init(filter: &str, format: LogFormat) -> Result<(), TelemetryError> {
-    let subscriber = subscriber(filter, format, io::stderr)?;
+/// [`TelemetryError`] if the filter can't be read, the file can't be made, or logging is already set up.
+#[must_use = "dropping it stops logging to a file"]
+pub fn init(config: &LogConfig) -> Result<Option<WorkerGuard>, TelemetryError> {
+    let Some((writer, guard)) = file(config)? else {
+        install(subscriber(&config.level, config.format, io::stderr)?)?;
+        return Ok(None);
+    };
+    install(subscriber(&config.level, config.format, writer)?)?;
+    Ok(Some(guard))
+}
+
+/// The file that the settings name, if they name one.
+fn file(config: &LogConfig) -> Result<Option<(NonBlocking, WorkerGuard)>, TelemetryError> {
+    let Some(path) = &config.file else { return Ok(None) };
+    let name = path.file_name().and_then(OsStr::to_str).ok_or(TelemetryError::File)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let file = RollingFileAppender::builder()
+        .rotation(match config.rotation {
+            Rotate::Hourly => Rotation::HOURLY,
+            Rotate::Daily => Rotation::DAILY,
+            Rotate::Never => Rotation::NEVER,
+        })
+        .filename_prefix(name)
+        .max_log_files(config.keep)
+        .build(folder)
+        .map_err(|_| TelemetryError::File)?;
+    // Lossless and bounded: a slow disk slows the program down rather than hiding what happened.
+    Ok(Some(NonBlockingBuilder::default().lossy(false).buffered_lines_limit(8_192).finish(file)))
+}
+
+fn install(subscriber: impl Subscriber + Send + Sync) -> Result<(), TelemetryError> {
     tracing::subscriber::set_global_default(subscriber).map_err(|_| TelemetryError::AlreadySet)?;
     tracing_log::LogTracer::init().map_err(|_| TelemetryError::AlreadySet)?;
     panic::set_hook(Box::new(|info| {
@@ -171,6 +240,26 @@ mod tests {
             assert!(text.contains("whatsapp_rust::client") && text.contains("(withheld)"), "{text}");
             assert!(!text.contains("15550001234") && !text.contains("sentinel"), "{text}");
         }
+    }
+
+    #[test]
+    fn log_files_are_rotated_by_name_and_hold_every_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let values = [
+            ("LOG_FILE_PATH", folder.path().join("app.log").display().to_string()),
+            ("LOG_FILE_ROTATION", "never".into()),
+        ];
+        let values = crate::config::Values::new(values.map(|(name, text)| (name.to_owned(), text)));
+        let (writer, guard) = file(&LogConfig::read(&values).unwrap()).unwrap().unwrap();
+        tracing::subscriber::with_default(subscriber("info", LogFormat::Text, writer).unwrap(), || {
+            for line in 0..1_000 {
+                tracing::info!(target: "access", line, "answered");
+            }
+        });
+        drop(guard);
+        let text = std::fs::read_to_string(folder.path().join("app.log")).unwrap();
+        assert_eq!(text.lines().count(), 1_000);
+        assert!(text.ends_with("access: answered line=999\n"), "{}", text.lines().next().unwrap());
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub use accepted::{AcceptedEntry, AcceptedPart, AcceptedSummary};
 pub use faults::{Fault, FaultPlan, Garble, LoginFailures, Nacks, PlanCounts};
 pub use network::{
     AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PasskeyResult,
-    PasskeyScan, PhoneSettings, PhoneView, ScanResult, TextOrder,
+    PasskeyScan, PhoneSettings, PhoneView, ReactionOrder, ScanResult, TextOrder,
 };
 pub use phone::{ReceivedMessage, ReceivedReceipt};
 pub use server::{Config, Simulator};

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use clap::Parser;
+use rustix::process::{Resource, getrlimit, setrlimit};
 use simulator::{Config, Simulator};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -31,6 +32,7 @@ async fn main() -> anyhow::Result<()> {
     let filter = EnvFilter::new(format!("off,simulator={}", arguments.log));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 
+    allow_many_sockets();
     let mut terminate = signal(SignalKind::terminate()).context("the SIGTERM handler")?;
     let simulator =
         Simulator::start(Config { listen: arguments.listen, control: arguments.control, ..Config::default() }).await?;
@@ -41,4 +43,13 @@ async fn main() -> anyhow::Result<()> {
     }
     simulator.shutdown().await;
     Ok(())
+}
+
+/// Each client takes a file descriptor: as many as the system lets this process have.
+fn allow_many_sockets() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }

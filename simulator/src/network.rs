@@ -26,7 +26,7 @@ use crate::phone::{InboxItem, process_inbox};
 use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
 use crate::{Config, lock, login};
 
-pub use orders::{AcceptedQuery, NewPhone, PasskeyScan, PhoneSettings, TextOrder};
+pub use orders::{AcceptedQuery, NewPhone, PasskeyScan, PhoneSettings, ReactionOrder, TextOrder};
 pub use views::{CompanionView, ConnectionView, EndedView, Health, PasskeyResult, PhoneView, ScanResult};
 
 /// How many ended connections are remembered.

@@ -15,19 +15,46 @@ use std::{
 use anyhow::{Context, Result};
 use control_plane::{
     ControlPlane,
-    config::{Config, Environment},
+    config::{Config, Values},
 };
 use data_plane::{Worker, config as worker};
 use secrecy::SecretString;
-use shared::{seal::DataKey, wire::session::Network};
+use shared::{
+    config::{Group, Origin},
+    seal::DataKey,
+    wire::session::Network,
+};
 use tempfile::TempDir;
 
 const WORKERS: [&str; 2] = ["worker-1", "worker-2"];
 /// Sessions that each worker takes.
 const CAPACITY: u32 = 500;
 
+shared::settings! {
+    /// The program itself
+    ///
+    /// Settings of the control plane work here too. What isn't set gets a default below the data folder.
+    pub struct Own {
+        /// The data folder.
+        SWITCHBOARD_DATA data: PathBuf = Origin::Default("data"), "the path of a folder";
+        /// The workers' store, if not a file of SQLite in the data folder.
+        DATA_PLANE_DATABASE_URL database: Option<SecretString> = Origin::Optional,
+            "a URL such as postgres://user@host/store";
+    }
+}
+
+/// What is set in this process's environment and file.
+///
+/// # Errors
+/// For what isn't a setting.
+pub fn values() -> Result<Values> {
+    let groups: Vec<Group> = Config::GROUPS.iter().copied().chain([Own::GROUP]).collect();
+    Ok(Values::of_process(&groups)?)
+}
+
 /// How to start.
 pub struct Settings {
+    values: Values,
     data: PathBuf,
     /// Removed with the settings, where the data is not to stay.
     temporary: Option<Arc<TempDir>>,
@@ -46,9 +73,10 @@ impl Settings {
     /// # Errors
     /// If the folder can't be made.
     pub fn from_environment() -> Result<Self> {
-        let data = PathBuf::from(setting("SWITCHBOARD_DATA").unwrap_or_else(|| "data".to_owned()));
+        let values = values()?;
+        let data = Own::read(&values)?.data;
         fs::create_dir_all(&data).with_context(|| format!("the data folder {} can't be made", data.display()))?;
-        Ok(Self { data, temporary: None, listen: None, simulator: None })
+        Ok(Self { values, data, temporary: None, listen: None, simulator: None })
     }
 
     /// On free ports, with data that goes with the process.
@@ -58,6 +86,7 @@ impl Settings {
     pub fn temporary() -> Result<Self> {
         let folder = TempDir::with_prefix("switchboard-")?;
         Ok(Self {
+            values: values()?,
             data: folder.path().to_owned(),
             temporary: Some(Arc::new(folder)),
             listen: Some(SocketAddr::from(([127, 0, 0, 1], 0))),
@@ -98,7 +127,7 @@ impl Embedded {
     ///
     /// # Errors
     /// If a setting can't be used, a port is taken, or a database can't be opened.
-    pub async fn start(settings: Settings) -> Result<Self> {
+    pub async fn start(mut settings: Settings) -> Result<Self> {
         let join_token = secret_file(&settings.file("join.token"))?;
         let master_key = secret_file(&settings.file("master.key"))?;
         let mut defaults = vec![
@@ -114,13 +143,12 @@ impl Embedded {
             defaults.push(("OUTBOUND_ALLOW_CIDRS", format!("{}/32", simulator.receiver.ip())));
             defaults.push(("OUTBOUND_ALLOW_PORTS", simulator.receiver.port().to_string()));
         }
-        let defaults = defaults.into_iter().map(|(name, value)| (name.to_owned(), value));
-        let environment = Environment::new(defaults.chain(std::env::vars().filter(|(_, value)| !value.is_empty())));
+        let values = std::mem::take(&mut settings.values).with_presets(defaults);
         let control_plane =
-            ControlPlane::start(Config::from_env(&environment)?).await.context("the control plane does not start")?;
+            ControlPlane::start(Config::read(&values)?).await.context("the control plane does not start")?;
         let mut workers = Vec::new();
         for name in WORKERS {
-            let worker = Worker::start(worker_config(&settings, name, &control_plane, &join_token)?)
+            let worker = Worker::start(worker_config(&settings, &values, name, &control_plane, &join_token)?)
                 .await
                 .with_context(|| format!("{name} does not start"))?;
             workers.push(worker);
@@ -163,6 +191,7 @@ pub async fn run() -> Result<()> {
 
 fn worker_config(
     settings: &Settings,
+    values: &Values,
     name: &str,
     control_plane: &ControlPlane,
     join_token: &str,
@@ -179,19 +208,15 @@ fn worker_config(
         control_plane: format!("http://{}", control_plane.internal_address()).parse()?,
         join_token: Some(SecretString::from(join_token.to_owned())),
         key: worker::load_or_make_key(&settings.file(&format!("{name}.key")))?,
-        database: SecretString::from(setting("DATA_PLANE_DATABASE_URL").unwrap_or_else(|| settings.sqlite("store.db"))),
+        database: Own::read(values)?.database.unwrap_or_else(|| settings.sqlite("store.db").into()),
         login_rate: const { NonZeroU32::new(25).unwrap() },
         network,
         ws_url,
         whatsapp_version: None,
+        control_plane_tls: worker::PeerTls::default(),
         metrics: None,
         timing: worker::Timing::default(),
     })
-}
-
-/// A variable of the environment; an empty one counts as unset.
-fn setting(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.is_empty())
 }
 
 /// 32 random bytes in base64, made once and kept in a file that only its owner can read.

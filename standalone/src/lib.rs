@@ -2,6 +2,7 @@
 
 #![recursion_limit = "512"]
 
+pub mod configuration;
 pub mod embedded;
 #[cfg(feature = "sandbox")]
 pub mod tour;

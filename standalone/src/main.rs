@@ -8,10 +8,10 @@
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use shared::telemetry::LogFormat;
-use standalone::embedded;
+use shared::{config::LogConfig, telemetry::WorkerGuard};
 #[cfg(feature = "sandbox")]
 use standalone::tour;
+use standalone::{configuration, embedded};
 
 #[derive(Parser)]
 #[command(name = "standalone", version, about = "Switchboard in one process")]
@@ -24,6 +24,10 @@ struct Cli {
 enum Command {
     /// Serve until interrupted (the default).
     Run,
+    /// Print docs/configuration.md.
+    ConfigurationDoc,
+    /// Print .env.example.
+    EnvExample,
     /// Start a simulated WhatsApp beside it, perform the tour, stay up.
     #[cfg(feature = "sandbox")]
     Demo,
@@ -31,6 +35,10 @@ enum Command {
     #[cfg(feature = "sandbox")]
     Smoke,
 }
+
+// A session takes less of it, and a burst of logins leaves less behind, than with the system's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -47,25 +55,32 @@ async fn main() -> ExitCode {
 async fn obey(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Run => {
-            log("info")?;
+            let _written_at_the_end = log("info")?;
             embedded::run().await
+        }
+        Command::ConfigurationDoc => {
+            print!("{}", configuration::markdown());
+            Ok(())
+        }
+        Command::EnvExample => {
+            print!("{}", configuration::env_example());
+            Ok(())
         }
         #[cfg(feature = "sandbox")]
         Command::Demo => {
-            log("warn")?;
+            let _written_at_the_end = log("warn")?;
             tour::demo().await
         }
         #[cfg(feature = "sandbox")]
         Command::Smoke => {
-            log("warn")?;
+            let _written_at_the_end = log("warn")?;
             tour::smoke().await
         }
     }
 }
 
-/// Sets up logging at `LOG_LEVEL`, or at `default`.
-fn log(default: &str) -> anyhow::Result<()> {
-    let level = std::env::var("LOG_LEVEL").ok().filter(|level| !level.is_empty());
-    shared::telemetry::init(level.as_deref().unwrap_or(default), LogFormat::Text)?;
-    Ok(())
+/// Sets up logging, at a level of one's own if none is set. Keep what is returned until the end.
+fn log(level: &str) -> anyhow::Result<Option<WorkerGuard>> {
+    let values = embedded::values()?.with_presets([("LOG_LEVEL", level.to_owned())]);
+    Ok(shared::telemetry::init(&LogConfig::read(&values)?)?)
 }

@@ -16,6 +16,11 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
+    /// Where from.
+    pub(crate) const fn address(self) -> ClientAddress {
+        self.address
+    }
+
     /// Such as `Firefox on Linux`.
     pub(super) fn device(self) -> String {
         match (self.program, self.system) {

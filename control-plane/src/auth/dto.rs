@@ -214,6 +214,12 @@ impl<const MIN: usize> Shown<MIN> {
     }
 }
 
+impl<const MIN: usize> From<SecretString> for Shown<MIN> {
+    fn from(secret: SecretString) -> Self {
+        Self(secret)
+    }
+}
+
 impl<const MIN: usize> std::fmt::Debug for Shown<MIN> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Shown(…)")

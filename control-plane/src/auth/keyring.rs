@@ -5,11 +5,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use secrecy::SecretString;
 use shared::identity::{KeySet, PublicKey, SigningKey};
 use tokio::{sync::Mutex, time::MissedTickBehavior};
 
 use super::{KeyedHash, passwords, signing_keys};
-use crate::{db::Db, error::database_error_kind, keys::KeyUses, master_key::MasterKey, state::App};
+use crate::{
+    db::Db,
+    error::{ApiResult, database_error_kind},
+    keys::KeyUses,
+    master_key::MasterKey,
+    state::App,
+};
 
 use super::{Purpose, SigningKeyError};
 
@@ -37,6 +44,7 @@ pub struct Keyring {
     pub(super) second_factor_hash: KeyedHash,
     api_key_hash: KeyedHash,
     key_uses: KeyUses,
+    operator_hash: KeyedHash,
 }
 
 impl Keyring {
@@ -58,6 +66,7 @@ impl Keyring {
             second_factor_hash: hash("second-factors"),
             api_key_hash: hash("api-keys"),
             key_uses: KeyUses::default(),
+            operator_hash: hash("operator-tokens"),
         })
     }
 
@@ -66,6 +75,28 @@ impl Keyring {
     pub(crate) fn address_hash(&self, host: &str) -> String {
         let hash = self.throttle_hash.of(&format!("rate {host}"));
         hash.iter().take(16).fold(String::with_capacity(32), |text, byte| format!("{text}{byte:02x}"))
+    }
+
+    /// Hashes the tokens of operators.
+    #[must_use]
+    pub const fn operator_hash(&self) -> &KeyedHash {
+        &self.operator_hash
+    }
+
+    /// The hash of a password, to be stored.
+    ///
+    /// # Errors
+    /// 503 if too many others wait.
+    pub(crate) async fn hash_password(&self, password: SecretString) -> ApiResult<String> {
+        Ok(self.passwords.hash(password).await?)
+    }
+
+    /// Whether a password belongs to a stored hash; does the same work without one, and says no.
+    ///
+    /// # Errors
+    /// As [`hash_password`](Self::hash_password).
+    pub(crate) async fn verify_password(&self, password: SecretString, stored: Option<String>) -> ApiResult<bool> {
+        Ok(self.passwords.verify(password, stored).await?)
     }
 
     pub(super) fn access(&self) -> Arc<AccessKeys> {

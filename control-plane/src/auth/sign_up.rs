@@ -66,6 +66,19 @@ async fn make(
     Ok(Some((user_id, tenant)))
 }
 
+/// Makes a tenant with its owner at an operator's word, whose address counts as verified; nothing if the address is taken.
+pub(crate) async fn establish(
+    app: &App,
+    tx: &DatabaseTransaction,
+    wanted: SignUp,
+) -> ApiResult<Option<(UserId, Tenant)>> {
+    let SignUp { email, password, name, tenant_name } = wanted;
+    let password_hash = app.keyring.passwords.hash(password.into_secret()).await?;
+    let pending = PendingSignUp { email: email.as_str().into(), name, tenant_name, password_hash };
+    let now = Timestamp::now();
+    make(app, tx, pending, Some(now), now).await
+}
+
 /// Uses the token of a mail: makes the account that waits for it, or notes that a person's address is their own.
 pub(super) async fn verify(app: &App, caller: Caller, token: &SecretString) -> ApiResult<()> {
     throttle::admit(app, Attempt::MailToken, caller.address, None).await?;

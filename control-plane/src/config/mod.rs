@@ -1,207 +1,250 @@
-//! Settings of the control plane, one struct for each concern, read once at start.
-//!
-//! Values come from the environment. An empty value counts as unset; a value that can't be read stops the start with a
-//! sentence that names the variable and never its content.
+//! Settings of the control plane, one struct for each concern, read once at start ([`shared::config`] says how).
 
-mod environment;
+mod http;
 mod limits;
 mod people;
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-
-pub use environment::{ConfigError, Environment};
+pub use http::{HttpConfig, InternalConfig};
 use ipnet::IpNet;
-pub use limits::{RateLimitConfig, RedisConfig};
+pub use limits::{RateLimit, RateLimitConfig, RedisConfig};
 pub use people::{AuthConfig, MailConfig};
 use secrecy::{ExposeSecret, SecretString};
-use shared::{seal::DataKey, telemetry::LogFormat};
+pub use shared::config::{ConfigError, LogConfig, Values};
+use shared::{
+    config::{Group, Origin},
+    seal::DataKey,
+};
+use url::Url;
 
-/// Everything that a control-plane process can be told.
-#[derive(Debug, Clone)]
-pub struct Config {
+use crate::{keys, webhooks};
+
+macro_rules! config {
+    ($($(#[$doc:meta])+ $field:ident: $type:ty,)+) => {
+        /// Everything that a control-plane process can be told, but how it logs ([`LogConfig`]).
+        #[derive(Debug, Clone)]
+        pub struct Config { $($(#[$doc])+ pub $field: $type,)+ }
+
+        impl Config {
+            /// What can be set.
+            pub const GROUPS: &'static [Group] = &[$(<$type>::GROUP,)+ LogConfig::GROUP];
+
+            /// Reads all of it.
+            ///
+            /// # Errors
+            /// [`ConfigError`], which names the first setting that is missing, can't be read or contradicts another.
+            pub fn read(values: &Values) -> Result<Self, ConfigError> {
+                let config = Self { $($field: <$type>::read(values)?,)+ };
+                http::check(values)?;
+                values.needs("WEBHOOK_URL", "API_KEY")?;
+                values.needs("WEBHOOK_URL", "WEBHOOK_SECRET")?;
+                values.needs("WEBHOOK_SECRET", "WEBHOOK_URL")?;
+                Ok(config)
+            }
+        }
+    };
+}
+
+config! {
     /// Where tenants' programs connect.
-    pub http: HttpConfig,
+    http: HttpConfig,
     /// Where workers connect.
-    pub internal: InternalConfig,
+    internal: InternalConfig,
     /// The database.
-    pub database: DatabaseConfig,
+    database: DatabaseConfig,
     /// Secrets of the installation.
-    pub secrets: SecretsConfig,
+    secrets: SecretsConfig,
     /// Calls to URLs that tenants choose.
-    pub outbound: OutboundConfig,
+    outbound: OutboundConfig,
     /// Signing up and logging in.
-    pub auth: AuthConfig,
+    auth: AuthConfig,
     /// Mail to people.
-    pub mail: MailConfig,
+    mail: MailConfig,
+    /// The tenant of `API_KEY`.
+    bootstrap: BootstrapConfig,
     /// How often callers may ask.
-    pub rate_limits: RateLimitConfig,
+    rate_limits: RateLimitConfig,
     /// What replicas share for speed.
-    pub redis: RedisConfig,
+    redis: RedisConfig,
 }
 
 impl Config {
-    /// Reads all of it.
+    /// What is set in this process's environment and file.
     ///
     /// # Errors
-    /// [`ConfigError`], which names the first variable that is missing or can't be read.
-    pub fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        let http = HttpConfig::from_env(env)?;
-        let mail = MailConfig::from_env(env, http.listen)?;
-        Ok(Self {
-            auth: AuthConfig::from_env(env, mail.smtp_url.is_some())?,
-            mail,
-            http,
-            internal: InternalConfig::from_env(env)?,
-            database: DatabaseConfig::from_env(env)?,
-            secrets: SecretsConfig::from_env(env)?,
-            outbound: OutboundConfig::from_env(env)?,
-            rate_limits: RateLimitConfig::from_env(env)?,
-            redis: RedisConfig::from_env(env)?,
-        })
+    /// [`ConfigError`] for what isn't a setting.
+    pub fn values() -> Result<Values, ConfigError> {
+        Values::of_process(Self::GROUPS)
     }
 }
 
-/// The public listener.
-#[derive(Debug, Clone)]
-pub struct HttpConfig {
-    /// `LISTEN`, or `0.0.0.0:$PORT`. Default `127.0.0.1:8080`.
-    pub listen: SocketAddr,
-    /// `BODY_LIMIT_BYTES`: the largest request body. Default 1 MiB.
-    pub body_limit: usize,
-    /// `TRUSTED_PROXIES`: networks whose `X-Forwarded-For` is believed. Default: none.
-    pub trusted_proxies: Vec<IpNet>,
-}
-
-impl HttpConfig {
-    fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        let listen = match (env.parsed("LISTEN", ADDRESS)?, env.parsed::<u16>("PORT", "a port number")?) {
-            (Some(listen), _) => listen,
-            (None, Some(port)) => SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
-            (None, None) => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080),
-        };
-        let body_limit = env.parsed("BODY_LIMIT_BYTES", "a number of bytes")?.unwrap_or(1 << 20);
-        let trusted_proxies = env.list("TRUSTED_PROXIES", CIDRS)?.unwrap_or_default();
-        Ok(Self { listen, body_limit, trusted_proxies })
+shared::settings! {
+    /// Database
+    pub struct DatabaseConfig {
+        /// The control plane's database: `sqlite://file?mode=rwc` or `postgres://user:password@host/database`.
+        DATABASE_URL url: SecretString = Origin::Required,
+            "a URL such as sqlite://switchboard.db or postgres://user@host/database",
+            |text| {
+                let known = ["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| text.starts_with(scheme));
+                known.then(|| text.into())
+            };
+        /// How many connections a process holds at most.
+        DATABASE_POOL_SIZE pool_size: u32 = Origin::Default("20"), "a number of connections from 2 to 1000",
+            |text| text.parse().ok().filter(|size| (2..=1000).contains(size));
     }
 }
 
-/// The listener for workers.
-#[derive(Debug, Clone)]
-pub struct InternalConfig {
-    /// `INTERNAL_LISTEN`. Default `127.0.0.1:8081`.
-    pub listen: SocketAddr,
-    /// `WORKER_JOIN_TOKEN`: what a worker shows once, when it joins for the first time.
-    pub join_token: SecretString,
-    /// `WORKER_ENDPOINT_CIDRS`: where workers' endpoints may lie. Default: loopback.
-    pub worker_endpoint_cidrs: Vec<IpNet>,
-}
-
-impl InternalConfig {
-    fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        let listen = env
-            .parsed("INTERNAL_LISTEN", ADDRESS)?
-            .unwrap_or_else(|| SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8081));
-        let join_token = env.secret("WORKER_JOIN_TOKEN", "a secret of 16 characters or more")?;
-        if join_token.expose_secret().len() < 16 {
-            return Err(ConfigError { variable: "WORKER_JOIN_TOKEN", expected: "a secret of 16 characters or more" });
-        }
-        let worker_endpoint_cidrs = match env.list("WORKER_ENDPOINT_CIDRS", CIDRS)? {
-            Some(nets) => nets,
-            None => loopback(),
-        };
-        Ok(Self { listen, join_token, worker_endpoint_cidrs })
+shared::settings! {
+    /// Secrets
+    pub struct SecretsConfig {
+        /// Seals every secret at rest. Make one with `openssl rand -base64 32`, and keep a copy: without it the database is worth
+        /// nothing.
+        MASTER_KEY master_key: SecretString = Origin::Required, "32 bytes in base64 (openssl rand -base64 32)",
+            |text| DataKey::from_base64(text).ok().map(|_| text.into());
     }
 }
 
-fn loopback() -> Vec<IpNet> {
-    ["127.0.0.0/8", "::1/128"].iter().filter_map(|net| net.parse().ok()).collect()
-}
-
-/// The database.
-#[derive(Debug, Clone)]
-pub struct DatabaseConfig {
-    /// `DATABASE_URL`: `sqlite://file` or `postgres://…`.
-    pub url: SecretString,
-    /// `DATABASE_POOL_SIZE`. Default 20.
-    pub pool_size: u32,
-}
-
-impl DatabaseConfig {
-    fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        const EXPECTED: &str = "a URL such as sqlite://switchboard.db or postgres://user@host/database";
-        let url = env.secret("DATABASE_URL", EXPECTED)?;
-        if !["sqlite:", "postgres:", "postgresql:"].iter().any(|scheme| url.expose_secret().starts_with(scheme)) {
-            return Err(ConfigError { variable: "DATABASE_URL", expected: EXPECTED });
-        }
-        let pool_size: u32 = env.parsed("DATABASE_POOL_SIZE", "a number of connections from 2 to 1000")?.unwrap_or(20);
-        if !(2..=1000).contains(&pool_size) {
-            let expected = "a number of connections from 2 to 1000";
-            return Err(ConfigError { variable: "DATABASE_POOL_SIZE", expected });
-        }
-        Ok(Self { url, pool_size })
+shared::settings! {
+    /// Calls to tenants' URLs
+    pub struct OutboundConfig {
+        /// Networks that webhooks may reach although they aren't public.
+        OUTBOUND_ALLOW_CIDRS allow_cidrs: Vec<IpNet> = Origin::Default(""), CIDRS;
+        /// Ports that they may reach besides 80 and 443.
+        OUTBOUND_ALLOW_PORTS allow_ports: Vec<u16> = Origin::Default("8080,8443"), "port numbers, with commas between them";
     }
 }
 
-/// Secrets of the installation.
-#[derive(Debug, Clone)]
-pub struct SecretsConfig {
-    /// `MASTER_KEY`: 32 bytes in base64.
-    pub master_key: SecretString,
-}
-
-impl SecretsConfig {
-    fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        const EXPECTED: &str = "32 bytes in base64 (openssl rand -base64 32)";
-        let master_key = env.secret("MASTER_KEY", EXPECTED)?;
-        DataKey::from_base64(master_key.expose_secret())
-            .map_err(|_| ConfigError { variable: "MASTER_KEY", expected: EXPECTED })?;
-        Ok(Self { master_key })
-    }
-}
-
-/// Calls to URLs that tenants choose.
-#[derive(Debug, Clone)]
-pub struct OutboundConfig {
-    /// `OUTBOUND_ALLOW_CIDRS`: addresses that are allowed although they aren't public. Default: none.
-    pub allow_cidrs: Vec<IpNet>,
-    /// `OUTBOUND_ALLOW_PORTS`: ports allowed besides 80 and 443. Default: 8080, 8443.
-    pub allow_ports: Vec<u16>,
-}
-
-impl OutboundConfig {
-    fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        Ok(Self {
-            allow_cidrs: env.list("OUTBOUND_ALLOW_CIDRS", CIDRS)?.unwrap_or_default(),
-            allow_ports: env
-                .list("OUTBOUND_ALLOW_PORTS", "port numbers, with commas between them")?
-                .unwrap_or_else(|| vec![8080, 8443]),
-        })
-    }
-}
-
-/// How the process logs. Apart from [`Config`], since logging begins before anything else can fail.
-#[derive(Debug, Clone)]
-pub struct LogConfig {
-    /// `LOG_LEVEL`: a level, or a filter such as `info,control_plane=debug`. Default `info`.
-    pub level: String,
-    /// `LOG_FORMAT`: `text` or `json`. Default `text`.
-    pub format: LogFormat,
-}
-
-impl LogConfig {
-    /// Reads it.
+shared::settings! {
+    /// An account from settings
     ///
-    /// # Errors
-    /// [`ConfigError`] if `LOG_FORMAT` is something else.
-    pub fn from_env(env: &Environment) -> Result<Self, ConfigError> {
-        let format = match env.text("LOG_FORMAT") {
-            None | Some("text") => LogFormat::Text,
-            Some("json") => LogFormat::Json,
-            Some(_) => return Err(ConfigError { variable: "LOG_FORMAT", expected: "text or json" }),
-        };
-        Ok(Self { level: env.text("LOG_LEVEL").unwrap_or("info").to_owned(), format })
+    /// For small installations: a tenant named `default` without people, used with this key. Another key takes the place of the one
+    /// before.
+    pub struct BootstrapConfig {
+        /// The tenant's API key, which may do everything that keys may. Make one with `control-plane new-api-key`.
+        API_KEY api_key: Option<SecretString> = Origin::Optional, "a key that control-plane new-api-key printed",
+            |text| keys::token::is_one(text).then(|| Some(text.into()));
+        /// Where the tenant's events are posted, all of them.
+        WEBHOOK_URL webhook_url: Option<Url> = Origin::Optional, "a URL such as https://example.com/hook",
+            |text| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()).map(Some);
+        /// What they are signed with (Standard Webhooks). Make one with `echo whsec_$(openssl rand -base64 32)`.
+        WEBHOOK_SECRET webhook_secret: Option<SecretString> = Origin::Optional, "whsec_ and 32 bytes in base64",
+            |text| webhooks::service::is_secret(text).then(|| Some(text.into()));
     }
+}
+
+/// The master key of these settings.
+///
+/// # Errors
+/// [`ConfigError`] if it isn't one.
+pub(crate) fn master_key(secrets: &SecretsConfig) -> Result<DataKey, ConfigError> {
+    DataKey::from_base64(secrets.master_key.expose_secret()).map_err(|_| ConfigError::Value {
+        variable: "MASTER_KEY",
+        expected: "32 bytes in base64 (openssl rand -base64 32)",
+    })
 }
 
 const ADDRESS: &str = "an address and a port such as 127.0.0.1:8080";
 const CIDRS: &str = "networks such as 10.0.0.0/8, with commas between them";
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    fn read(changes: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        let mut variables = HashMap::from([
+            ("DATABASE_URL", "sqlite://a.db"),
+            ("MASTER_KEY", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+            ("WORKER_JOIN_TOKEN", "sixteen-or-more-characters"),
+        ]);
+        variables.extend(changes.iter().copied());
+        let variables = variables.into_iter().map(|(name, text)| (name.to_owned(), text.to_owned()));
+        Config::read(&Values::layered(variables, Config::GROUPS)?)
+    }
+
+    #[test]
+    fn the_defaults_listen_on_loopback_only() {
+        let config = read(&[]).unwrap();
+        assert!(config.http.listen.ip().is_loopback());
+        assert!(config.internal.listen.ip().is_loopback());
+        assert!(config.outbound.allow_cidrs.is_empty());
+        assert_eq!(config.outbound.allow_ports, [8080, 8443]);
+        assert_eq!(config.mail.public_url.as_str(), "http://127.0.0.1:8080/");
+    }
+
+    #[test]
+    fn an_empty_value_counts_as_unset() {
+        assert_eq!(read(&[("LISTEN", " "), ("PORT", "9090")]).unwrap().http.listen.to_string(), "0.0.0.0:9090");
+        assert_eq!(read(&[("MASTER_KEY", "")]).unwrap_err().variable(), Some("MASTER_KEY"));
+    }
+
+    #[test]
+    fn with_mail_an_address_has_to_be_verified_first_unless_said_otherwise() {
+        assert!(!read(&[]).unwrap().auth.verify_email_first);
+        assert_eq!(read(&[("SMTP_URL", "smtp://localhost:25")]).unwrap_err().variable(), Some("MAIL_FROM"));
+        let mail = [("SMTP_URL", "smtp://localhost:25"), ("MAIL_FROM", "a@example.com")];
+        assert!(read(&mail).unwrap().auth.verify_email_first);
+        let [url, from] = mail;
+        assert!(!read(&[url, from, ("EMAIL_VERIFICATION", "optional")]).unwrap().auth.verify_email_first);
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_stop_the_start() {
+        for contradiction in [
+            &[("LISTEN", "127.0.0.1:8080"), ("PORT", "9090")][..],
+            &[("TLS_CERT", "a.pem")],
+            &[("TLS_KEY", "a.pem")],
+            &[("TLS_CLIENT_CA", "a.pem")],
+            &[("INTERNAL_TLS_CERT", "a.pem")],
+            &[("INTERNAL_TLS_CLIENT_CA", "a.pem")],
+            &[("CORS_ORIGIN", "https://a.example,*")],
+            &[("WEBHOOK_URL", "https://a.example")],
+            &[("WEBHOOK_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")],
+        ] {
+            let error = read(contradiction).unwrap_err();
+            assert!(error.to_string().contains(contradiction[0].0), "{error}");
+        }
+        read(&[("LISTEN", "127.0.0.1:9090"), ("PORT", "9090")]).unwrap();
+        read(&[("TLS_CERT", "a.pem"), ("TLS_KEY", "b.pem"), ("TLS_CLIENT_CA", "c.pem")]).unwrap();
+    }
+
+    #[test]
+    fn a_setting_that_is_almost_one_of_ours_stops_the_start() {
+        let error = read(&[("DATABSE_POOL_SIZE", "sentinel")]).unwrap_err().to_string();
+        assert!(error.contains("did you mean DATABASE_POOL_SIZE?") && !error.contains("sentinel"), "{error}");
+    }
+
+    #[test]
+    fn a_bad_value_is_told_by_its_variable_and_never_shown() {
+        for (variable, value) in [
+            ("LISTEN", "sentinel"),
+            ("PORT", "sentinel"),
+            ("DATABASE_URL", "mysql://user:sentinel@host"),
+            ("MASTER_KEY", "sentinel"),
+            ("WORKER_JOIN_TOKEN", "sentinel"),
+            ("WORKER_ENDPOINT_CIDRS", "10.0.0.0/8, sentinel"),
+            ("INTERNAL_ALLOW_CIDRS", "10.0.0.0/8, sentinel"),
+            ("OUTBOUND_ALLOW_PORTS", "80, sentinel"),
+            ("BODY_LIMIT_BYTES", "-1"),
+            ("HEADER_LIMIT_BYTES", "1"),
+            ("REQUEST_TIMEOUT", "sentinel"),
+            ("HEADER_TIMEOUT", "0s"),
+            ("CORS_ORIGIN", "https://a.example/sentinel"),
+            ("DATABASE_POOL_SIZE", "1"),
+            ("TRUSTED_PROXIES", "sentinel"),
+            ("RATE_LIMIT_AUTH", "sentinel"),
+            ("EMAIL_VERIFICATION", "sentinel"),
+            ("SMTP_URL", "http://user:sentinel@host"),
+            ("MAIL_FROM", "sentinel"),
+            ("PUBLIC_URL", "ftp://sentinel"),
+            ("API_KEY", "sb_live_sentinel"),
+            ("WEBHOOK_URL", "sentinel"),
+            ("WEBHOOK_SECRET", "whsec_sentinel"),
+        ] {
+            let error = read(&[(variable, value)]).unwrap_err();
+            assert_eq!(error.variable(), Some(variable));
+            let told = format!("{error} {error:?}");
+            assert!(told.contains(variable) && !told.contains("sentinel"), "{told}");
+        }
+    }
+}

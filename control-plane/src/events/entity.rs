@@ -20,8 +20,8 @@ pub struct Model {
     /// A [`super::EventType`] by its name.
     #[sea_orm(column_name = "type")]
     pub kind: String,
-    /// Its place in commit order.
-    pub position: i64,
+    /// Its place among the tenant's events, once it has one.
+    pub position: Option<i64>,
     /// When it happened.
     pub occurred_at: Timestamp,
     /// What there is to say, as JSON, sealed with the tenant's key.

@@ -1,15 +1,13 @@
 //! Finding stored events again.
 
-use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select,
-};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select};
 use shared::{
     ids::EventId,
     seal::{DataKey, SealError},
 };
 
-use super::{Envelope, EventType, entity, record::place};
-use crate::auth::TenantScope;
+use super::{Envelope, EventType, entity, number::number, record::place};
+use crate::{auth::TenantScope, db::Db};
 
 /// A stored event can't be given.
 #[derive(Debug, thiserror::Error)]
@@ -46,13 +44,13 @@ fn of_tenant(scope: &TenantScope) -> Select<entity::Entity> {
 ///
 /// # Errors
 /// [`FindError`].
-pub async fn find<C: ConnectionTrait>(
-    conn: &C,
-    scope: &TenantScope,
-    key: &DataKey,
-    id: &EventId,
-) -> Result<Option<Envelope>, FindError> {
-    let row = of_tenant(scope).filter(entity::Column::Id.eq(id.clone())).one(conn).await?;
+pub async fn find(db: &Db, scope: &TenantScope, key: &DataKey, id: &EventId) -> Result<Option<Envelope>, FindError> {
+    let find = || of_tenant(scope).filter(entity::Column::Id.eq(id.clone())).one(db.read());
+    let mut row = find().await?;
+    if row.as_ref().is_some_and(|row| row.position.is_none()) {
+        number(db, scope).await?;
+        row = find().await?;
+    }
     row.map(|row| open(row, scope, key)).transpose()
 }
 
@@ -60,18 +58,19 @@ pub async fn find<C: ConnectionTrait>(
 ///
 /// # Errors
 /// [`FindError`].
-pub(super) async fn page<C: ConnectionTrait>(
-    conn: &C,
+pub(super) async fn page(
+    db: &Db,
     scope: &TenantScope,
     key: &DataKey,
     before: Option<i64>,
     limit: u64,
 ) -> Result<Vec<Envelope>, FindError> {
-    let mut query = of_tenant(scope);
+    number(db, scope).await?;
+    let mut query = of_tenant(scope).filter(entity::Column::Position.is_not_null());
     if let Some(before) = before {
         query = query.filter(entity::Column::Position.lt(before));
     }
-    let rows = query.order_by_desc(entity::Column::Position).limit(limit).all(conn).await?;
+    let rows = query.order_by_desc(entity::Column::Position).limit(limit).all(db.read()).await?;
     rows.into_iter().map(|row| open(row, scope, key)).collect()
 }
 
@@ -84,6 +83,6 @@ fn open(row: entity::Model, scope: &TenantScope, key: &DataKey) -> Result<Envelo
         tenant_id: row.tenant_id,
         session_id: row.session_id,
         occurred_at: row.occurred_at,
-        position: row.position,
+        position: row.position.ok_or(FindError::Unreadable)?,
     })
 }

@@ -68,8 +68,7 @@ pub enum Audience<'a> {
     Only(&'a WebhookId),
 }
 
-/// Records events, in order, with their deliveries. The last step of the transaction: from here to the commit the tenant's
-/// counter row is locked.
+/// Records events, in order, with their deliveries.
 ///
 /// # Errors
 /// [`RecordError`]; roll back then.
@@ -96,10 +95,10 @@ pub async fn record_for(
     if events.is_empty() {
         return Ok(Recorded::default());
     }
-    let (first, key) = take_positions(tx, app, scope, events.len()).await?;
+    let key = key(tx, app, scope).await?;
     let mut rows = Vec::with_capacity(events.len());
     let mut recorded = Vec::with_capacity(events.len());
-    for (event, position) in events.into_iter().zip(first..) {
+    for event in events {
         let id = EventId::new();
         let data = serde_json::to_vec(&event.data)?;
         rows.push(entity::ActiveModel {
@@ -107,7 +106,7 @@ pub async fn record_for(
             tenant_id: Set(scope.id().clone()),
             session_id: Set(event.session_id),
             kind: Set(event.kind.as_str().into()),
-            position: Set(position),
+            position: Set(None),
             occurred_at: Set(event.occurred_at),
             sealed_data: Set(key.seal(&place(scope, &id), &data)?),
         });
@@ -120,28 +119,18 @@ pub async fn record_for(
     Ok(Recorded { events: recorded.into_iter().map(|(id, _)| id).collect(), deliveries: deliveries > 0 })
 }
 
-/// Takes the next positions, which locks the tenant's counter until the commit; gives the first of them, and the tenant's
-/// key.
-async fn take_positions(
-    tx: &DatabaseTransaction,
-    app: &App,
-    scope: &TenantScope,
-    count: usize,
-) -> Result<(i64, DataKey), RecordError> {
-    let count = i64::try_from(count).unwrap_or(i64::MAX);
+/// The tenant's key.
+async fn key(tx: &DatabaseTransaction, app: &App, scope: &TenantScope) -> Result<DataKey, RecordError> {
     let row = tx
         .query_one_raw(Statement::from_sql_and_values(
             tx.get_database_backend(),
-            "UPDATE tenants SET last_position = last_position + $1 WHERE id = $2 \
-             RETURNING last_position, sealed_data_key",
-            [count.into(), scope.id().clone().into()],
+            "SELECT sealed_data_key FROM tenants WHERE id = $1",
+            [scope.id().clone().into()],
         ))
         .await?
         .ok_or_else(|| DbErr::RecordNotFound("tenant".into()))?;
-    let last: i64 = row.try_get("", "last_position")?;
     let sealed: Vec<u8> = row.try_get("", "sealed_data_key")?;
-    let key = app.master_key.open_data_key("tenants", scope.id().as_str(), &sealed)?;
-    Ok((last - count + 1, key))
+    Ok(app.master_key.open_data_key("tenants", scope.id().as_str(), &sealed)?)
 }
 
 /// Where an event's data is sealed.

@@ -38,6 +38,6 @@ async fn list_events(
 ) -> ApiResult<Json<Page<Envelope>>> {
     let before = page.before::<i64>()?;
     let key = tenants::data_key(&app, app.db.read(), auth.tenant()).await?;
-    let events = find::page(app.db.read(), auth.tenant(), &key, before, page.rows()).await?;
+    let events = find::page(&app.db, auth.tenant(), &key, before, page.rows()).await?;
     Ok(Json(page.page(events, |event| &event.position, |event| event)))
 }

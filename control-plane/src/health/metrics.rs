@@ -21,6 +21,7 @@ pub(crate) fn install() {
     });
     if handle.is_some() {
         crate::request_context::describe_metrics();
+        crate::listener::describe_metrics();
         crate::jobs::describe_metrics();
         crate::webhooks::describe_metrics();
         crate::workers::describe_metrics();

@@ -8,5 +8,6 @@ mod dto;
 mod metrics;
 mod routes;
 
+pub(crate) use dto::{QueueHealth, WorkersHealth};
 pub(crate) use metrics::install as install_metrics;
 pub use routes::router;

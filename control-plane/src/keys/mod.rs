@@ -27,6 +27,8 @@ mod uses;
 
 pub use cache::{KeyCache, forget};
 pub use routes::router;
+use secrecy::SecretString;
+use shared::wire::session::Network;
 pub(crate) use uses::KeyUses;
 pub use uses::write_uses;
 
@@ -36,4 +38,10 @@ pub(crate) fn describe_metrics() {
         "key_cache_total",
         "API keys that were looked for among those found a moment ago, by outcome."
     );
+}
+
+/// A new key that nobody knows yet, for `API_KEY`.
+#[must_use]
+pub fn new_key(network: Network) -> SecretString {
+    token::generate(network)
 }

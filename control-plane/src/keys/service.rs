@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, IntoActiveModel, QueryFilter,
-    QueryOrder, QuerySelect, Statement, sea_query::Expr,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, FromQueryResult, IntoActiveModel,
+    QueryFilter, QueryOrder, QuerySelect, Set, Statement, sea_query::Expr,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
@@ -114,7 +114,7 @@ pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<Wo
 }
 
 /// Makes a key.
-pub(super) async fn create(
+pub(crate) async fn create(
     app: &App,
     tx: &DatabaseTransaction,
     scope: &TenantScope,
@@ -234,6 +234,55 @@ async fn find<C: ConnectionTrait>(connection: &C, scope: &TenantScope, id: &KeyI
 /// One of the tenant's keys.
 pub(super) async fn get<C: ConnectionTrait>(connection: &C, scope: &TenantScope, id: &KeyId) -> ApiResult<ApiKey> {
     dto(find(connection, scope, id).await?)
+}
+
+/// Sees to it that the tenant has this key, with all scopes, and no other that was made so before.
+pub(crate) async fn ensure(
+    app: &App,
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    key: &SecretString,
+) -> ApiResult<()> {
+    let (maker, now) = (UserId::nil(), Timestamp::now());
+    let hash = app.keyring.api_key_hash().of(key.expose_secret());
+    entity::Entity::update_many()
+        .col_expr(entity::Column::RevokedAt, Expr::value(now))
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::CreatedBy.eq(maker.clone()))
+        .filter(entity::Column::SecretHash.ne(hash.clone()))
+        .filter(entity::Column::RevokedAt.is_null())
+        .exec(tx)
+        .await?;
+    if let Some(row) = entity::Entity::find().filter(entity::Column::SecretHash.eq(hash.clone())).one(tx).await? {
+        if row.tenant_id != *scope.id() || row.created_by != maker {
+            return Err(Kind::Conflict.because("this key is another's").into());
+        }
+        if row.revoked_at.is_some() {
+            let again = entity::ActiveModel { id: Set(row.id), revoked_at: Set(None), ..Default::default() };
+            again.update(tx).await?;
+        }
+        return Ok(());
+    }
+    let network = token::network(key.expose_secret()).ok_or(ApiError::Defect("a key of the settings isn't one"))?;
+    let row = entity::Model {
+        id: KeyId::new(),
+        tenant_id: scope.id().clone(),
+        name: "API_KEY".into(),
+        network: network.as_str().into(),
+        secret_hash: hash,
+        last_four: token::last_four(key),
+        scopes: to_json(&Scope::ALL.to_vec()),
+        created_by: maker,
+        created_at: now,
+        expires_at: None,
+        last_used_at: None,
+        revoked_at: None,
+        session_ids: None,
+        allowed_ips: None,
+        replaced_by: None,
+    };
+    entity::Entity::insert(row.into_active_model()).exec_without_returning(tx).await?;
+    Ok(())
 }
 
 /// The tenant's keys that aren't deleted.

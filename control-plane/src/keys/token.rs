@@ -34,6 +34,13 @@ pub(super) fn generate(network: Network) -> SecretString {
     token.into()
 }
 
+/// Which network a whole key is for; nothing if it isn't one.
+pub(crate) fn network(token: &str) -> Option<Network> {
+    [Network::Whatsapp, Network::Sandbox]
+        .into_iter()
+        .find(|network| is_one(token) && token.starts_with(prefix(*network)))
+}
+
 /// Whether this is a whole key, of either network. Says nothing about its being known.
 pub(crate) fn is_one(token: &str) -> bool {
     token.is_ascii()

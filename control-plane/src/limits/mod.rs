@@ -132,9 +132,9 @@ impl Limits {
     #[must_use]
     pub fn rate(&self, by: By) -> Option<Rate> {
         match by {
-            By::Key => self.config.key,
-            By::Tenant => self.config.tenant,
-            By::Address => self.config.address,
+            By::Key => self.config.key.0,
+            By::Tenant => self.config.tenant.0,
+            By::Address => self.config.address.0,
         }
     }
 

@@ -9,7 +9,7 @@ use shared::{
 
 use super::{entity, status::FRAME_LIFE};
 use crate::workers::{
-    entity as worker,
+    entity::{self as worker, Schedulability},
     policy::{Availability, SUSPECT_AFTER, proven},
 };
 
@@ -32,6 +32,8 @@ pub struct View<'a> {
     pub desired: Desired,
     /// The availability of the worker that it is placed on.
     pub holder: Option<Availability>,
+    /// Whether that worker is to give its sessions to others.
+    pub draining: bool,
     /// Whether a store holds state of it.
     pub has_state: bool,
     /// What the worker last said under the present generation.
@@ -55,6 +57,8 @@ pub enum Step {
     Place,
     /// Tell its worker what is wanted.
     Put,
+    /// Have its worker let go of it, so that another can take it.
+    LetGo,
     /// Give its placement up: it has ended.
     Release(End),
     /// It was to be deleted, and there is nothing to erase.
@@ -84,6 +88,7 @@ impl<'a> View<'a> {
         Self {
             desired: row.desired.into(),
             holder: holder.map(|worker| proven(worker.availability(now), listening, now)),
+            draining: holder.is_some_and(|worker| worker.schedulability == Schedulability::Draining),
             has_state: row.store_id.is_some(),
             observed,
             told: row.acted_intent_seq >= row.intent_seq,
@@ -131,6 +136,7 @@ pub fn next_step(view: View<'_>, now: Timestamp) -> Step {
         _ if !view.told => Step::Put,
         (_, None) if now.since(view.placed_at) >= REPORT_WITHIN => Step::Put,
         (_, None) => Step::Settle(view.placed_at.plus(REPORT_WITHIN)),
+        (Desired::Running, Some(_)) if view.draining => Step::LetGo,
         (Desired::Running, Some(_)) => Step::Settle(view.silent_at),
         (_, Some(_)) if now.since(view.heard_at) >= END_WITHIN => Step::Put,
         (_, Some(_)) => Step::Settle(view.silent_at.min(view.heard_at.plus(END_WITHIN))),
@@ -157,6 +163,7 @@ mod tests {
     const V: View<'static> = View {
         desired: Desired::Running,
         holder: Some(Availability::Active),
+        draining: false,
         has_state: true,
         observed: Some(&Observed::Connected),
         told: true,
@@ -173,6 +180,9 @@ mod tests {
     #[case::not_heard_for_long(View { observed: None, placed_at: NOW.minus(REPORT_WITHIN), ..V }, Step::Put)]
     #[case::worker_lost(View { holder: Some(Availability::Offline), ..V }, Step::Place)]
     #[case::worker_silent(View { holder: Some(Availability::Suspect), ..V }, Step::Settle(SOON))]
+    #[case::drained(View { draining: true, ..V }, Step::LetGo)]
+    #[case::drained_before_it_was_told(View { draining: true, told: false, ..V }, Step::Put)]
+    #[case::let_go_by_a_draining_worker(View { draining: true, observed: Some(&LET_GO), ..V }, Step::Place)]
     #[case::given_up(View { observed: Some(&LET_GO), ..V }, Step::Place)]
     #[case::stops(View { desired: Desired::Stopped, told: false, ..V }, Step::Put)]
     #[case::stopping(View { desired: Desired::Stopped, ..V }, Step::Settle(NOW.plus(END_WITHIN)))]

@@ -10,6 +10,7 @@ use sea_orm::{
 use shared::{
     ids::{SessionId, WorkerId},
     time::Timestamp,
+    wire::session::Desired,
 };
 use tokio::task::JoinHandle;
 
@@ -148,6 +149,14 @@ pub(crate) async fn wake_waiting(app: &App) -> Result<(), DbErr> {
     wake(app, waiting, Timestamp::now()).await
 }
 
+/// Wakes the sessions of a worker.
+///
+/// # Errors
+/// As the driver.
+pub(crate) async fn wake_sessions_of(app: &App, worker: &WorkerId) -> Result<(), DbErr> {
+    wake(app, entity::Column::WorkerId.eq(worker.clone()), Timestamp::now()).await
+}
+
 async fn wake(app: &App, which: sea_orm::sea_query::SimpleExpr, now: Timestamp) -> Result<(), DbErr> {
     entity::Entity::update_many()
         .col_expr(entity::Column::ReconcileAt, Expr::value(now))
@@ -163,11 +172,16 @@ async fn wake(app: &App, which: sea_orm::sea_query::SimpleExpr, now: Timestamp) 
 struct Told {
     row: Model,
     peer: Peer,
+    /// Whether it is to let go, although the session is to run: elsewhere.
+    let_go: bool,
 }
 
 async fn reconcile(app: &App, id: &SessionId) -> Result<(), SessionError> {
     if let Some(told) = decide(app, id).await? {
-        let put = service::put_of(app, &told.row)?;
+        let mut put = service::put_of(app, &told.row)?;
+        if told.let_go {
+            put.desired = Desired::Stopped;
+        }
         let answer = app.fleet.client.put_session(&told.peer, &put).await;
         if let Err(error) = &answer {
             metrics::counter!("control_plane_worker_call_errors_total", "call" => "put").increment(1);
@@ -188,7 +202,7 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
     }
     let scope = TenantScope::of_row(row.tenant_id.clone());
     let mut holder = service::holder(&tx, &row).await?;
-    let mut call = false;
+    let (mut call, mut let_go) = (false, false);
     match next_step(View::of(&row, holder.as_ref(), app.fleet.listening.since(), now), now) {
         Step::Settle(at) => row.reconcile_at = at,
         Step::Put => {
@@ -203,6 +217,13 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
             }
             None => row.reconcile_at = now.plus(NO_CAPACITY_PAUSE),
         },
+        Step::LetGo => {
+            // Only if there is somewhere to go; else it stays where it runs.
+            let need = need(&tx, &scope, &row, now).await?;
+            let_go = !placement::rank(&need, &placement::snapshot(&tx, &scope, now).await?).is_empty();
+            call = let_go;
+            row.reconcile_at = now.plus(if let_go { CALL_TERM } else { NO_CAPACITY_PAUSE });
+        }
         Step::Release(end) => {
             release(&tx, &mut row, end, now).await?;
             holder = None;
@@ -216,7 +237,12 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
     if changed {
         service::rung(app);
     }
-    Ok(holder.filter(|_| call).map(|holder| Told { peer: holder.peer(), row: saved.row }))
+    Ok(holder.filter(|_| call).map(|holder| Told { peer: holder.peer(), row: saved.row, let_go }))
+}
+
+async fn need(tx: &DatabaseTransaction, scope: &TenantScope, row: &Model, now: Timestamp) -> Result<Need, DbErr> {
+    let pool = plans::pool(tx, scope, now).await?;
+    Ok(Need { network: row.network.into(), store: row.store_id.clone(), pool })
 }
 
 /// Takes room on the best worker that has any, under the next generation. A session that is placed keeps its place if
@@ -227,8 +253,7 @@ async fn place(
     row: &mut Model,
     now: Timestamp,
 ) -> Result<Option<worker::Model>, DbErr> {
-    let need =
-        Need { network: row.network.into(), store: row.store_id.clone(), pool: plans::pool(tx, scope, now).await? };
+    let need = need(tx, scope, row, now).await?;
     let fleet = placement::snapshot(tx, scope, now).await?;
     for candidate in placement::rank(&need, &fleet) {
         if !placement::reserve(tx, &candidate.id).await? {
@@ -300,6 +325,7 @@ async fn conclude(app: &App, told: Model, answer: Result<(), WorkerCallError>) -
             row.reconcile_at = match next_step(View::of(&row, holder.as_ref(), app.fleet.listening.since(), now), now) {
                 // Told again because no report came, or because it goes on: give it as long once more.
                 Step::Put if row.acted_intent_seq >= row.intent_seq => now.plus(REPORT_WITHIN),
+                Step::LetGo => now.plus(REPORT_WITHIN),
                 Step::Settle(at) => at,
                 Step::Put | Step::Place | Step::Release(_) | Step::Forget => now,
             };

@@ -91,7 +91,7 @@ async fn take_for_tenant(
         take(app, &mut row, worker, report, now)?;
         row.reconcile_at = match next_step(View::of(&row, Some(worker), app.fleet.listening.since(), now), now) {
             Step::Settle(at) => at,
-            Step::Place | Step::Put | Step::Release(_) | Step::Forget => now,
+            Step::Place | Step::Put | Step::LetGo | Step::Release(_) | Step::Forget => now,
         };
         let saved = service::save(&tx, row, Some(worker), now).await?;
         if saved.event.is_some() && saved.row.published_status.status == Shown::Connected {

@@ -1,6 +1,9 @@
 //! What can be done with tenants.
 
-use sea_orm::{ActiveModelTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, Set};
+use sea_orm::{
+    ActiveEnum, ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, Set,
+    sea_query::Expr,
+};
 use shared::{
     ids::{TenantId, UserId},
     seal::DataKey,
@@ -32,6 +35,41 @@ pub(crate) async fn find<C: ConnectionTrait>(connection: &C, scope: &TenantScope
         .ok_or(ApiError::Defect("a tenant with a scope is missing"))
 }
 
+/// Makes a tenant without people: only its API keys can use it.
+pub(crate) async fn create_unowned(
+    app: &App,
+    tx: &DatabaseTransaction,
+    name: &str,
+    now: Timestamp,
+) -> ApiResult<Tenant> {
+    let id = TenantId::new();
+    let (_, sealed_data_key) = app.master_key.new_data_key("tenants", id.as_str())?;
+    let tenant = tenant::ActiveModel {
+        id: Set(id),
+        name: Set(name.to_owned()),
+        status: Set(TenantStatus::Active),
+        sealed_data_key: Set(sealed_data_key),
+        last_position: Set(0),
+        created_at: Set(now),
+        retention_days: Set(None),
+    };
+    Ok(tenant.insert(tx).await?)
+}
+
+/// Suspends a tenant or lets it go on; nothing if there is no such tenant.
+pub(crate) async fn set_status(
+    tx: &DatabaseTransaction,
+    id: &TenantId,
+    status: TenantStatus,
+) -> ApiResult<Option<Tenant>> {
+    tenant::Entity::update_many()
+        .col_expr(tenant::Column::Status, Expr::value(status.into_value()))
+        .filter(tenant::Column::Id.eq(id.clone()))
+        .exec(tx)
+        .await?;
+    Ok(tenant::Entity::find_by_id(id.clone()).one(tx).await?)
+}
+
 /// Makes a tenant and its first member, its owner.
 pub(crate) async fn create(
     app: &App,
@@ -40,20 +78,8 @@ pub(crate) async fn create(
     owner: &UserId,
     now: Timestamp,
 ) -> ApiResult<Tenant> {
-    let id = TenantId::new();
-    let (_, sealed_data_key) = app.master_key.new_data_key("tenants", id.as_str())?;
-    let tenant = tenant::ActiveModel {
-        id: Set(id.clone()),
-        name: Set(name.to_owned()),
-        status: Set(TenantStatus::Active),
-        sealed_data_key: Set(sealed_data_key),
-        last_position: Set(0),
-        created_at: Set(now),
-        retention_days: Set(None),
-    }
-    .insert(tx)
-    .await?;
-    members::add_owner(tx, id, owner, now).await?;
+    let tenant = create_unowned(app, tx, name, now).await?;
+    members::add_owner(tx, tenant.id.clone(), owner, now).await?;
     plans::begin_trial(tx, &tenant.id, now).await?;
     Ok(tenant)
 }

@@ -138,7 +138,7 @@ async fn deliver(app: &App, job: &Claimed) -> Result<Outcome, DeliverError> {
         return Ok(Outcome::Done);
     }
     let key = tenants::data_key(app, read, &scope).await?;
-    let Some(event) = events::find(read, &scope, &key, &delivery.event_id).await? else {
+    let Some(event) = events::find(&app.db, &scope, &key, &delivery.event_id).await? else {
         fail(app.db.autocommit(), &scope, &id, untried::NO_EVENT).await?;
         return Ok(Outcome::Done);
     };

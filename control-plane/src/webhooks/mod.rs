@@ -32,7 +32,7 @@ mod metrics;
 pub mod policy;
 mod routes;
 mod secret;
-mod service;
+pub(crate) mod service;
 
 pub use deliver::Deliverer;
 pub(crate) use dispatch::dispatch;

@@ -48,6 +48,17 @@ impl Secret {
         Self(bytes)
     }
 
+    /// One that its owner chose; nothing if it isn't one of ours.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let bytes = Zeroizing::new(STANDARD.decode(text.strip_prefix("whsec_")?).ok()?);
+        Some(Self(Zeroizing::new(bytes.as_slice().try_into().ok()?)))
+    }
+
+    /// Whether it is the one of an endpoint.
+    pub(super) fn is_of(&self, key: &DataKey, scope: &TenantScope, row: &webhook::Model) -> Result<bool, SealError> {
+        Ok(open(key, scope, &row.id, Slot::Current, &row.sealed_secret)?.as_slice() == self.0.as_slice())
+    }
+
     /// As its owner needs it.
     pub(super) fn shown(&self) -> SecretString {
         SecretString::from(format!("whsec_{}", STANDARD.encode(self.0.as_slice())))

@@ -6,6 +6,7 @@ use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter,
     QueryOrder, QuerySelect, Set, SqlErr, sea_query::LockType,
 };
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
 use shared::{
     ids::{DeliveryId, EventId, WebhookId},
@@ -85,6 +86,57 @@ pub(super) async fn create(
         _ => ApiError::Database(error),
     })?;
     Ok(CreatedWebhook { webhook: row.into(), secret: secret.shown() })
+}
+
+/// Whether a text can be the secret of an endpoint.
+pub(crate) fn is_secret(text: &str) -> bool {
+    Secret::of(text).is_some()
+}
+
+/// Sees to it that the tenant has an endpoint for all events at this URL, with this secret.
+pub(crate) async fn ensure(
+    app: &App,
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    url: &Url,
+    chosen: &SecretString,
+) -> ApiResult<()> {
+    let secret =
+        Secret::of(chosen.expose_secret()).ok_or(ApiError::Defect("a webhook secret of the settings isn't one"))?;
+    let key = tenants::data_key(app, tx, scope).await?;
+    let present = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone())).one(tx).await?;
+    let now = Timestamp::now();
+    let Some(row) = present else {
+        let id = WebhookId::new();
+        webhook::ActiveModel {
+            sealed_secret: Set(secret.seal(&key, scope, &id)?),
+            id: Set(id),
+            tenant_id: Set(scope.id().clone()),
+            url: Set(url.to_string()),
+            sealed_previous_secret: Set(None),
+            previous_secret_until: Set(None),
+            event_types: Set(filter(&["*".to_owned()])),
+            status: Set(WebhookStatus::Enabled),
+            disabled_reason: Set(None),
+            failing_since: Set(None),
+            created_at: Set(now),
+            updated_at: Set(now),
+        }
+        .insert(tx)
+        .await?;
+        return Ok(());
+    };
+    if row.url == url.as_str() && secret.is_of(&key, scope, &row)? {
+        return Ok(());
+    }
+    let sealed = secret.seal(&key, scope, &row.id)?;
+    let mut change = row.into_active_model();
+    change.url = Set(url.to_string());
+    change.sealed_secret = Set(sealed);
+    change.failing_since = Set(None);
+    change.updated_at = Set(now);
+    change.update(tx).await?;
+    Ok(())
 }
 
 pub(super) async fn list<C: ConnectionTrait>(

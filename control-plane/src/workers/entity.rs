@@ -1,11 +1,13 @@
 //! The table `workers`.
 
 use sea_orm::entity::prelude::*;
+use serde::Serialize;
 use shared::{
     ids::{Incarnation, StoreId, WorkerId},
     time::Timestamp,
     wire::session::Network,
 };
+use utoipa::ToSchema;
 
 use super::{
     client::Peer,
@@ -58,8 +60,9 @@ pub struct Model {
 }
 
 /// Whether an operator lets a worker take sessions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EnumIter, DeriveActiveEnum, Serialize, ToSchema)]
 #[sea_orm(rs_type = "String", db_type = "Text")]
+#[serde(rename_all = "snake_case")]
 pub enum Schedulability {
     /// It may.
     #[sea_orm(string_value = "schedulable")]
@@ -67,6 +70,21 @@ pub enum Schedulability {
     /// It keeps what it has.
     #[sea_orm(string_value = "cordoned")]
     Cordoned,
+    /// It gives what it has to others.
+    #[sea_orm(string_value = "draining")]
+    Draining,
+}
+
+impl Schedulability {
+    /// The name in JSON and in the database.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Schedulable => "schedulable",
+            Self::Cordoned => "cordoned",
+            Self::Draining => "draining",
+        }
+    }
 }
 
 #[derive(Copy, Clone, Debug, EnumIter, DeriveRelation)]

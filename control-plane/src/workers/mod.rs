@@ -36,8 +36,8 @@ use std::sync::{
     atomic::{AtomicI64, Ordering},
 };
 
-use sea_orm::DbErr;
-use shared::{identity::SigningKey, time::Timestamp};
+use sea_orm::{ActiveEnum, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, sea_query::Expr};
+use shared::{identity::SigningKey, ids::WorkerId, time::Timestamp};
 use tokio::sync::Notify;
 
 pub use figures::{FleetFigures, figures};
@@ -108,6 +108,23 @@ impl Fleet {
         let client = client::WorkerClient::new(key.clone())?;
         Ok(Self { key, client, bell: Arc::new(Notify::new()), listening: Listening::from_now() })
     }
+}
+
+/// Lets a worker take sessions or not; nothing if there is no such worker.
+///
+/// # Errors
+/// As the driver.
+pub(crate) async fn set_schedulability(
+    tx: &DatabaseTransaction,
+    id: &WorkerId,
+    wanted: entity::Schedulability,
+) -> Result<Option<entity::Model>, DbErr> {
+    entity::Entity::update_many()
+        .col_expr(entity::Column::Schedulability, Expr::value(wanted.into_value()))
+        .filter(entity::Column::Id.eq(id.clone()))
+        .exec(tx)
+        .await?;
+    entity::Entity::find_by_id(id.clone()).one(tx).await
 }
 
 /// Tells the metrics recorder what the fleet's figures mean.

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use shared::time::Timestamp;
+use utoipa::ToSchema;
 
 /// How often a worker is to beat.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
@@ -14,7 +16,8 @@ pub const OFFLINE_AFTER: Duration = Duration::from_secs(30);
 pub const GOOD_BEATS: i64 = 2;
 
 /// Whether a worker can be counted on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum Availability {
     /// Has joined, and hasn't been heard since.
     Joining,

@@ -83,6 +83,10 @@ fn every_operation_is_documented_whole() {
         if security.iter().any(|scheme| scheme.get("person").is_some() || scheme.get("api_key").is_some()) {
             needed.extend(["401", "403"]);
         }
+        if security.iter().any(|scheme| scheme.get("operator").is_some()) {
+            assert!(path.starts_with("/api/v1/admin/"), "{what}");
+            needed.push("401");
+        }
         if path.contains('{') {
             needed.push("404");
         }
@@ -137,6 +141,14 @@ async fn the_documented_scopes_are_the_ones_that_are_asked_for(#[case] engine: E
         nobody.assert_problem(401, "unauthenticated");
         let garbage = app.request(method.clone(), &filled(&path)).bearer_auth("garbage");
         Answer::of(garbage).await.assert_problem(401, "unauthenticated");
+        if of("operator").is_some() {
+            let key = app.api_key(&owner, "sandbox", &all).await;
+            for stranger in [&owner.access_token, &key] {
+                let answer = Answer::of(app.request(method.clone(), &filled(&path)).bearer_auth(stranger)).await;
+                answer.assert_problem(401, "unauthenticated");
+            }
+            continue;
+        }
         assert!(of("person").is_some(), "{what}: people can do what keys can");
         let Some(scopes) = of("api_key") else {
             let key = app.api_key(&owner, "sandbox", &all).await;

@@ -11,10 +11,7 @@ use std::{
 
 use control_plane::{
     ControlPlane,
-    config::{
-        AuthConfig, Config, DatabaseConfig, HttpConfig, InternalConfig, MailConfig, OutboundConfig, RateLimitConfig,
-        RedisConfig, SecretsConfig,
-    },
+    config::{Config, Values},
     state::App,
 };
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
@@ -81,28 +78,25 @@ impl Storage {
         }
     }
 
-    /// Settings of a control plane over it.
+    /// Settings of a control plane over it: the defaults, and what a test can't do without.
     pub fn config(&self) -> Config {
-        let free = "127.0.0.1:0".parse().unwrap();
-        Config {
-            http: HttpConfig { listen: free, body_limit: 1 << 20, trusted_proxies: Vec::new() },
-            internal: InternalConfig {
-                listen: free,
-                join_token: JOIN_TOKEN.into(),
-                worker_endpoint_cidrs: vec!["127.0.0.0/8".parse().unwrap()],
-            },
-            database: DatabaseConfig { url: self.url().into(), pool_size: 8 },
-            secrets: SecretsConfig { master_key: DataKey::generate().to_base64().into() },
-            outbound: OutboundConfig { allow_cidrs: Vec::new(), allow_ports: vec![8080, 8443] },
-            auth: AuthConfig { throttle: false, verify_email_first: false },
-            mail: MailConfig {
-                smtp_url: None,
-                from: "Switchboard <switchboard@example.com>".into(),
-                public_url: "https://console.example.com".parse().unwrap(),
-            },
-            rate_limits: RateLimitConfig::OFF,
-            redis: RedisConfig { url: self.redis() },
-        }
+        let set = [
+            ("LISTEN", "127.0.0.1:0"),
+            ("INTERNAL_LISTEN", "127.0.0.1:0"),
+            ("WORKER_JOIN_TOKEN", JOIN_TOKEN),
+            ("DATABASE_URL", &self.url()),
+            ("DATABASE_POOL_SIZE", "8"),
+            ("MASTER_KEY", &DataKey::generate().to_base64()),
+            ("RATE_LIMIT_AUTH", "off"),
+            ("RATE_LIMIT_KEY", "off"),
+            ("RATE_LIMIT_TENANT", "off"),
+            ("RATE_LIMIT_ADDRESS", "off"),
+            ("PUBLIC_URL", "https://console.example.com"),
+        ];
+        let mut config =
+            Config::read(&Values::new(set.map(|(name, text)| (name.to_owned(), text.to_owned())))).unwrap();
+        config.redis.url = self.redis();
+        config
     }
 
     pub async fn remove(self) {
@@ -139,9 +133,27 @@ impl TestApp {
         Some(Self { server, replicas: Vec::new(), storage, config, http })
     }
 
+    /// What a start says that fails, with other settings.
+    pub async fn fails_to_start(change: impl FnOnce(&mut Config)) -> String {
+        shared::tls::install_provider();
+        let storage = Storage::new(Engine::Sqlite).await.unwrap();
+        let mut config = storage.config();
+        change(&mut config);
+        let told = ControlPlane::start(config).await.err().map(|error| format!("{error:#}"));
+        storage.remove().await;
+        told.expect("it started")
+    }
+
     /// Starts another replica on the same database, and gives its base URL.
     pub async fn replica(&mut self) -> String {
-        let replica = ControlPlane::start(self.config.clone()).await.unwrap();
+        self.replica_with(|_| {}).await
+    }
+
+    /// As [`replica`](Self::replica), with other settings.
+    pub async fn replica_with(&mut self, change: impl FnOnce(&mut Config)) -> String {
+        let mut config = self.config.clone();
+        change(&mut config);
+        let replica = ControlPlane::start(config).await.unwrap();
         let url = format!("http://{}", replica.public_address());
         self.replicas.push(replica);
         url

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use control_plane::{config::RateLimitConfig, limits::policy::Rate};
+use control_plane::{
+    config::{RateLimit, RateLimitConfig},
+    limits::policy::Rate,
+};
 use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::json;
@@ -17,8 +20,8 @@ use crate::{
     redis_server::RedisServer,
 };
 
-fn rate(per_minute: u32, burst: u32) -> Option<Rate> {
-    Some(Rate { per_minute, burst })
+fn rate(per_minute: u32, burst: u32) -> RateLimit {
+    RateLimit(Some(Rate { per_minute, burst }))
 }
 
 async fn key_of(app: &TestApp) -> (String, crate::harness::Owner) {

@@ -46,7 +46,7 @@ impl Parts {
         let fleet = Fleet::load(&db, &master_key).await.unwrap();
         let outbound = outbound::Client::new(&config.outbound).unwrap();
         App::new(Shared {
-            limits: Limits::new(config.rate_limits, None),
+            limits: Limits::new(config.rate_limits.clone(), None),
             redis: None,
             key_cache: KeyCache::default(),
             config,

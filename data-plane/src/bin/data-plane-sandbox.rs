@@ -3,23 +3,25 @@
 #![recursion_limit = "512"]
 
 use clap::Parser;
-use data_plane::{config::Settings, program};
+use data_plane::{
+    config::{SANDBOX_GROUPS, SandboxSettings, Settings},
+    program,
+};
 use shared::wire::session::Network;
-use url::Url;
 
-/// Runs sandbox sessions against the simulator.
+// A session takes less of it, and a burst of logins leaves less behind, than with the system's.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Runs sandbox sessions against the simulator. Settings: docs/configuration.md.
 #[derive(Parser)]
 #[command(version, about)]
-struct Cli {
-    #[command(flatten)]
-    settings: Settings,
-    /// The simulator's WebSocket address.
-    #[arg(long, env = "WHATSAPP_WS_URL")]
-    ws_url: Url,
-}
+struct Cli {}
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let cli = Cli::parse();
-    program::run(cli.settings, Network::Sandbox, Some(cli.ws_url)).await
+    Cli::parse();
+    let (values, _written_at_the_end) = program::set_up(SANDBOX_GROUPS)?;
+    let simulator = SandboxSettings::read(&values)?.ws_url;
+    program::run(Settings::read(&values)?, Network::Sandbox, Some(simulator)).await
 }

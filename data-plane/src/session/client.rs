@@ -34,6 +34,10 @@ use crate::{
 
 /// How long a close may take: the library flushes with bounds of five seconds each.
 const CLOSE: Duration = Duration::from_secs(20);
+/// One-time keys that a device keeps at WhatsApp. WhatsApp Web uploads 812 in one frame, and the library holds on to a
+/// buffer of that frame's size, 40 KiB, for as long as the connection lasts. Fewer are uploaded more often; between two
+/// uploads, whoever comes after the last one begins a chat without a one-time key, as the protocol allows.
+const ONE_TIME_KEYS: usize = 64;
 /// How long the tasks of a client may take to end once they are told.
 const STOP: Duration = Duration::from_secs(5);
 
@@ -128,6 +132,7 @@ impl Running {
             .with_event_handler(events)
             .with_inbound_durability_hook(hook)
             .with_cache_config(caches())
+            .with_wanted_pre_key_count(ONE_TIME_KEYS)
             .with_device_props(
                 DevicePropsOverride::new()
                     .with_os(settings.device_name.clone())

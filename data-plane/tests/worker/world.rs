@@ -86,6 +86,7 @@ impl World {
             network: Network::Sandbox,
             ws_url: Some(self.sim.ws_url().parse().unwrap()),
             whatsapp_version: None,
+            control_plane_tls: data_plane::config::PeerTls::default(),
             metrics: None,
             timing: Timing {
                 heartbeat: Duration::from_millis(200),

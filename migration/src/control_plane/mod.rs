@@ -4,9 +4,11 @@ use sea_orm_migration::prelude::{MigrationTrait, MigratorTrait};
 
 mod m0001_foundation;
 mod m0002_fair_jobs;
+mod m0003_numbered_events;
 mod m0004_identity;
 mod m0005_members;
 mod m0006_plans;
+mod m0010_operators;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -17,9 +19,11 @@ impl MigratorTrait for Migrator {
         vec![
             Box::new(m0001_foundation::Migration),
             Box::new(m0002_fair_jobs::Migration),
+            Box::new(m0003_numbered_events::Migration),
             Box::new(m0004_identity::Migration),
             Box::new(m0005_members::Migration),
             Box::new(m0006_plans::Migration),
+            Box::new(m0010_operators::Migration),
         ]
     }
 }

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use crate::{
     AcceptedQuery, Fault, FaultPlan, Garble, LoginFailures, Nacks, Network, NetworkError, NewPhone, PasskeyScan,
-    PhoneSettings, TextOrder,
+    PhoneSettings, ReactionOrder, TextOrder,
 };
 
 /// The largest request body.
@@ -31,6 +31,7 @@ pub(crate) fn router(network: Network) -> Router {
         .route("/phones/{phone}/enter-code", post(enter_code))
         .route("/phones/{phone}/scan-with-passkey", post(scan_with_passkey))
         .route("/phones/{phone}/messages", post(write).get(messages))
+        .route("/phones/{phone}/reactions", post(react))
         .route("/phones/{phone}/receipts", get(receipts))
         .route("/phones/{phone}/read", post(read))
         .route("/phones/{phone}/companions/{device}", delete(unlink))
@@ -172,6 +173,10 @@ async fn scan_with_passkey(
 
 async fn write(State(network): State<Network>, Path(phone): Path<String>, Body(order): Body<TextOrder>) -> Answer {
     network.write(&phone, order).await.map(|ids| answer(json!({ "ids": ids })))
+}
+
+async fn react(State(network): State<Network>, Path(phone): Path<String>, Body(order): Body<ReactionOrder>) -> Answer {
+    network.react(&phone, order).await.map(|id| answer(json!({ "id": id })))
 }
 
 async fn messages(

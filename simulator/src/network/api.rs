@@ -7,7 +7,7 @@ use wacore_binary::{Jid, Server};
 
 use super::{
     AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PasskeyResult,
-    PasskeyScan, PhoneSettings, PhoneView, ScanResult, TextOrder, message_id,
+    PasskeyScan, PhoneSettings, PhoneView, ReactionOrder, ScanResult, TextOrder, message_id,
 };
 use crate::accepted::{AcceptedEntry, AcceptedSummary};
 use crate::directory::Account;
@@ -150,6 +150,27 @@ impl Network {
         let messages = texts.into_iter().map(|(id, text)| NewMessage::text(id, text)).collect();
         write_messages(self, &author, &to, server, messages).map_err(|_| NetworkError::Internal("encrypting"))?;
         Ok(ids)
+    }
+
+    /// Lets a phone react to a message. Answers the reaction's own id, when it is in all mailboxes.
+    ///
+    /// # Errors
+    /// [`NetworkError`] if a phone isn't known, the order isn't valid, or a mailbox is full.
+    pub async fn react(&self, phone: &str, order: ReactionOrder) -> Result<String, NetworkError> {
+        let author = self.phone(phone)?;
+        let to = self.phone(&order.to)?;
+        if order.message.is_empty() || order.message.len() > 128 || order.emoji.len() > 64 {
+            return Err(NetworkError::Invalid("an id is 1 to 128 bytes, a reaction at most 64"));
+        }
+        if to.has_full_mailbox() || author.has_full_mailbox() {
+            return Err(NetworkError::MailboxFull);
+        }
+        let id = message_id();
+        let chat = to.bare_jid(Server::Pn);
+        let reaction = NewMessage::reaction(id.clone(), &chat, order.message, order.own, order.emoji);
+        write_messages(self, &author, &to, Server::Pn, vec![reaction])
+            .map_err(|_| NetworkError::Internal("encrypting"))?;
+        Ok(id)
     }
 
     /// What a phone has opened, oldest first, repeats included; the newest `limit` of them.

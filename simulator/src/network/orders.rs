@@ -54,6 +54,21 @@ pub struct TextOrder {
     pub by_lid: bool,
 }
 
+/// A reaction to write.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReactionOrder {
+    /// The other side of the chat: its number.
+    pub to: String,
+    /// The id of the message that is reacted to.
+    pub message: String,
+    /// The phone wrote that message itself.
+    #[serde(default)]
+    pub own: bool,
+    /// The reaction; empty takes it back.
+    pub emoji: String,
+}
+
 /// Which accepted messages to show, newest last.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use wacore::messages::MessageUtils;
 use wacore_binary::builder::NodeBuilder;
-use wacore_binary::{Node, Server};
+use wacore_binary::{Jid, Node, Server};
 use wacore_libsignal::protocol::{PreKeyBundle, SignalProtocolError};
 use waproto::buffa::MessageField;
-use waproto::whatsapp::Message;
-use waproto::whatsapp::message::DeviceSentMessage;
+use waproto::whatsapp::message::{DeviceSentMessage, ReactionMessage};
+use waproto::whatsapp::{Message, MessageKey};
 
 use super::{Handset, PhoneError, SealedText, SentMessage, signal_address};
 use crate::directory::Account;
@@ -31,6 +31,23 @@ impl NewMessage {
     /// A plain text.
     pub(crate) fn text(id: String, text: String) -> Self {
         Self { id, message: Message { conversation: Some(text), ..Default::default() } }
+    }
+
+    /// A reaction to a message of `chat`, written by the phone itself or by the other side. No emoji takes it back.
+    pub(crate) fn reaction(id: String, chat: &Jid, to: String, to_own: bool, emoji: String) -> Self {
+        let key = MessageKey {
+            remote_jid: Some(chat.to_string()),
+            from_me: Some(to_own),
+            id: Some(to),
+            ..Default::default()
+        };
+        let reaction = ReactionMessage {
+            key: MessageField::some(key),
+            text: Some(emoji),
+            sender_timestamp_ms: Some(crate::unix_millis()),
+            ..Default::default()
+        };
+        Self { id, message: Message { reaction_message: MessageField::some(reaction), ..Default::default() } }
     }
 }
 
@@ -155,6 +172,7 @@ fn write_part(network: &Network, handset: &mut Handset, part: &Part<'_>) -> Resu
         MessageUtils::encode_and_pad(part.message)
     };
     let address = signal_address(part.target, part.device);
+    let reaction = part.message.reaction_message.is_set();
     let sealed = handset.seal(&part.author.primary, &address, || bundle(part.target, part.device), &plaintext)?;
     let Some(sealed) = sealed else { return Ok(()) };
     deliver(
@@ -166,8 +184,8 @@ fn write_part(network: &Network, handset: &mut Handset, part: &Part<'_>) -> Resu
             target_device: part.device,
             server: part.server,
             id: part.id,
-            stanza_type: "text",
-            sealed: vec![enc_node(sealed)],
+            stanza_type: if reaction { "reaction" } else { "text" },
+            sealed: vec![enc_node(sealed, reaction)],
             device_identity: None,
             recipient: own.then_some(chat),
             category: part.peer.then_some("peer"),
@@ -189,6 +207,11 @@ fn bundle(target: &Account, device: u16) -> Result<Option<PreKeyBundle>, SignalP
     }
 }
 
-fn enc_node(sealed: SealedText) -> Node {
-    NodeBuilder::new("enc").attr("v", "2").attr("type", sealed.kind.as_str()).bytes(sealed.ciphertext).build()
+/// `hidden`: a client that can't open it shows nothing.
+fn enc_node(sealed: SealedText, hidden: bool) -> Node {
+    let mut node = NodeBuilder::new("enc").attr("v", "2").attr("type", sealed.kind.as_str());
+    if hidden {
+        node = node.attr("decrypt-fail", "hide");
+    }
+    node.bytes(sealed.ciphertext).build()
 }

@@ -1,6 +1,6 @@
 //! Texts and receipts, end to end encrypted, between phones and clients.
 
-use simulator::{AcceptedQuery, NewPhone, PhoneSettings, TextOrder};
+use simulator::{AcceptedQuery, NewPhone, PhoneSettings, ReactionOrder, TextOrder};
 use whatsapp_rust::Jid;
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore::types::presence::ReceiptType;
@@ -359,5 +359,27 @@ async fn a_companion_linked_later_is_announced_to_those_who_write_to_its_account
     assert!(parts.iter().all(|part| part.device != late_jid));
     sender.stop().await;
     late.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_reacts_to_a_message_of_a_client() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, _) = world.pair(&own).await;
+    running.send(&other, "ID-1", "hello, phone").await;
+    world.opened(&other, "ID-1").await;
+    let order = ReactionOrder { to: own.clone(), message: "ID-1".into(), own: false, emoji: "\u{1f44d}".into() };
+    let id = world.network.react(&other, order.clone()).await.expect("a reaction");
+    let reaction = until("the reaction at the client", async || {
+        let inbound = running.inbound().into_iter().find(|inbound| inbound.info.id == id)?;
+        inbound.message.reaction_message.as_option().cloned()
+    })
+    .await;
+    assert_eq!(reaction.text.as_deref(), Some("\u{1f44d}"));
+    assert_eq!(reaction.key.as_option().and_then(|key| key.id.as_deref()), Some("ID-1"));
+    let refused = world.network.react(&other, ReactionOrder { message: String::new(), ..order }).await;
+    assert!(refused.is_err(), "a reaction to nothing");
+    running.stop().await;
     world.simulator.shutdown().await;
 }

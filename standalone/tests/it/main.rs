@@ -10,6 +10,7 @@ mod fault_table;
 mod history;
 mod hygiene;
 mod linking;
+mod operating;
 mod outages;
 mod postgres;
 mod stack;

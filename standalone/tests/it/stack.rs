@@ -110,6 +110,28 @@ impl Stack {
         Api::new(&self.base()).unwrap()
     }
 
+    /// Changes a setting of the processes that are started from now on.
+    pub fn set(&mut self, name: &'static str, value: impl Into<String>) {
+        self.settings.insert(name, value.into());
+    }
+
+    /// A setting of the processes.
+    pub fn setting(&self, name: &str) -> String {
+        self.settings[name].clone()
+    }
+
+    /// Runs a command of the control plane, which must succeed, and gives what it printed.
+    pub fn command(&self, arguments: &[&str]) -> String {
+        let output = Command::new(binary_path("control-plane"))
+            .args(arguments)
+            .env_clear()
+            .envs(self.settings.iter())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Starts the control plane and waits until it is ready.
     pub async fn start_control_plane(&mut self, extra: &[(&str, &str)]) {
         assert!(self.control_plane.is_none());

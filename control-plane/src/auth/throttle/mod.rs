@@ -109,7 +109,7 @@ pub(crate) async fn admit(app: &App, attempt: Attempt, address: ClientAddress, a
 }
 
 /// Forgets an account's attempts: the person got in.
-pub(super) async fn forgive(app: &App, attempt: Attempt, account: &str) -> Result<(), DbErr> {
+pub(crate) async fn forgive(app: &App, attempt: Attempt, account: &str) -> Result<(), DbErr> {
     if !app.config.auth.throttle {
         return Ok(());
     }

@@ -1,5 +1,11 @@
-//! What happens around every request, whichever route it takes: an id, a log line, figures, a deadline, and a problem document
-//! for whatever goes wrong outside of a handler.
+//! What happens around every request, whichever route it takes: an id, a line of the access log, figures, a deadline, the
+//! headers that browsers heed, compression, and a problem document for whatever goes wrong outside of a handler.
+//!
+//! The access log has the target `access`. A line names the route and not the path, no query and no address: ids and whatever
+//! callers write into a URL stay out of it.
+
+mod browser;
+mod drain;
 
 use std::{any::Any, time::Duration};
 
@@ -13,12 +19,21 @@ use axum::{
 };
 use shared::problem::{MEDIA_TYPE, Problem};
 use tokio::time::Instant;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::{
+    CompressionLevel,
+    catch_panic::CatchPanicLayer,
+    compression::{
+        CompressionLayer, Predicate,
+        predicate::{NotForContentType, SizeAbove},
+    },
+};
 
-use crate::error::Kind;
+use crate::{config::Config, error::Kind, internal};
 
-/// How long a request may take.
-const DEADLINE: Duration = Duration::from_secs(30);
+/// How long a worker's request may take.
+const INTERNAL_DEADLINE: Duration = Duration::from_secs(30);
+/// The smallest body that is compressed, in bytes. Answers with tokens in them are smaller.
+const COMPRESSED_FROM: u64 = 2048;
 /// The longest request id that is taken over, in bytes.
 const MAX_ID_LEN: usize = 128;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -47,16 +62,50 @@ impl RequestId {
     }
 }
 
-/// Puts the layers around a router.
-pub fn around(router: Router) -> Router {
-    around_within(router, DEADLINE)
+/// What is done around the requests of one listener.
+#[derive(Debug, Clone)]
+pub struct Around {
+    deadline: Duration,
+    body_limit: usize,
+    origins: Vec<String>,
+    https: bool,
 }
 
-fn around_within(router: Router, within: Duration) -> Router {
-    router
-        .layer(middleware::from_fn(move |request, next| deadline(within, request, next)))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn(identified))
+impl Around {
+    /// For tenants' programs.
+    #[must_use]
+    pub fn public(config: &Config) -> Self {
+        Self {
+            deadline: config.http.request_timeout,
+            body_limit: config.http.body_limit,
+            origins: config.http.cors_origins.clone(),
+            https: browser::by_https(config),
+        }
+    }
+
+    /// For workers.
+    #[must_use]
+    pub const fn internal() -> Self {
+        Self { deadline: INTERNAL_DEADLINE, body_limit: internal::BODY_LIMIT, origins: Vec::new(), https: false }
+    }
+
+    /// Puts the layers around a router.
+    pub fn wrap(self, router: Router) -> Router {
+        let Self { deadline: within, body_limit, origins, https } = self;
+        let router = router
+            .layer(middleware::from_fn(move |request, next| deadline(within, request, next)))
+            .layer(CatchPanicLayer::custom(panicked))
+            .layer(middleware::from_fn(move |request, next| drain::drain(body_limit, request, next)));
+        let router = match browser::cors(&origins) {
+            Some(cors) => router.layer(cors),
+            None => router,
+        };
+        // Identifying writes the body of a problem anew, so what is compressed is compressed after it.
+        let large = SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::IMAGES).and(NotForContentType::SSE);
+        router
+            .layer(middleware::from_fn(move |request, next| identified(https, request, next)))
+            .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(large))
+    }
 }
 
 fn panicked(_what: Box<dyn Any + Send + 'static>) -> HttpResponse<Body> {
@@ -71,7 +120,7 @@ async fn deadline(within: Duration, request: Request, next: Next) -> Response {
     }
 }
 
-async fn identified(mut request: Request, next: Next) -> Response {
+async fn identified(https: bool, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
@@ -79,6 +128,7 @@ async fn identified(mut request: Request, next: Next) -> Response {
     // Never the path itself: it can hold a phone number.
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
+    let is_docs = request.uri().path().starts_with("/docs");
 
     let mut response = next.run(request).await;
 
@@ -87,13 +137,14 @@ async fn identified(mut request: Request, next: Next) -> Response {
     }
     let headers = response.headers_mut();
     headers.insert(X_REQUEST_ID, id.0.clone());
-    secure(headers);
+    browser::secure(headers, is_docs, https);
     let took = started.elapsed();
     let status = response.status().as_u16();
     let labels = [("method", method.as_str().to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
     metrics::counter!("http_requests_total", &labels).increment(1);
     metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(took.as_secs_f64());
     tracing::info!(
+        target: "access",
         method = method.as_str(),
         route,
         status,
@@ -116,18 +167,6 @@ fn with_request_id(response: Response, mut problem: Problem, id: &RequestId) -> 
     Response::from_parts(parts, Body::from(body))
 }
 
-/// For an API whose answers hold secrets: no sniffing, no framing, no referrer, no shared cache.
-fn secure(headers: &mut HeaderMap) {
-    for (name, value) in [
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-        (header::X_FRAME_OPTIONS, "DENY"),
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::CACHE_CONTROL, "no-store"),
-    ] {
-        headers.entry(name).or_insert(HeaderValue::from_static(value));
-    }
-}
-
 /// Explains the figures to whoever reads `/metrics`.
 pub(crate) fn describe_metrics() {
     metrics::describe_counter!("http_requests_total", "Requests answered, by method, route and status.");
@@ -147,7 +186,11 @@ mod tests {
 
     async fn ask(router: Router) -> (u16, Problem) {
         let request = Request::builder().uri("/").header("x-request-id", "mine").body(Body::empty()).unwrap();
-        let response = around_within(router, Duration::from_secs(1)).oneshot(request).await.unwrap();
+        let response = Around { deadline: Duration::from_secs(1), ..Around::internal() }
+            .wrap(router)
+            .oneshot(request)
+            .await
+            .unwrap();
         assert_eq!(response.headers()[X_REQUEST_ID], "mine");
         assert_eq!(response.headers()[header::CONTENT_TYPE], MEDIA_TYPE);
         let status = response.status().as_u16();
@@ -166,5 +209,38 @@ mod tests {
     async fn a_handler_that_never_answers_is_given_up() {
         let (status, problem) = ask(Router::new().route("/", get(std::future::pending::<()>))).await;
         assert_eq!((status, problem.kind.as_str()), (503, "/problems/unavailable"));
+    }
+
+    #[derive(Clone, Default)]
+    struct Lines(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+    impl std::io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn the_access_log_names_the_route_and_nothing_that_a_caller_wrote() {
+        let lines = Lines::default();
+        let sink = lines.clone();
+        let subscriber =
+            shared::telemetry::subscriber("info", shared::telemetry::LogFormat::Json, move || sink.clone()).unwrap();
+        let guard = tracing::subscriber::set_default(subscriber);
+        let router = Around::internal().wrap(Router::new().route("/things/{id}", get(async || "hello")));
+        let request = Request::builder()
+            .uri("/things/sentinel?q=sentinel")
+            .header("authorization", "Bearer sentinel")
+            .body(Body::empty())
+            .unwrap();
+        router.oneshot(request).await.unwrap();
+        drop(guard);
+        let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert!(text.contains(r#""target":"access""#) && text.contains("/things/{id}"), "{text}");
+        assert!(!text.contains("sentinel"), "{text}");
     }
 }

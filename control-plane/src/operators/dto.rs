@@ -1,0 +1,235 @@
+//! What operators see.
+
+use std::collections::BTreeMap;
+
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, Serializer};
+use shared::{
+    ids::{OperatorId, SessionId, TenantId, WorkerId},
+    time::Timestamp,
+    wire::session::Network,
+};
+use utoipa::{IntoParams, ToSchema};
+use validator::Validate;
+
+use super::entity::operator;
+use crate::{
+    auth::{EmailAddress, Shown},
+    health::{QueueHealth, WorkersHealth},
+    sessions::{entity::DesiredColumn, status::State},
+    tenants::{Tenant, TenantStatus},
+    workers::{entity::Schedulability, policy::Availability},
+};
+
+/// An operator who logs in.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorLogIn {
+    /// E-mail address.
+    #[schema(value_type = String, format = Email, example = "operator@example.com", max_length = 254)]
+    #[validate(nested)]
+    pub email: EmailAddress,
+    /// Password.
+    #[validate(nested)]
+    #[schema(value_type = String, format = Password, example = "correct horse battery", max_length = 200)]
+    pub password: Shown<0>,
+}
+
+/// The token of an operator's login.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct OperatorToken {
+    /// To be sent as `Authorization: Bearer …`, to `/api/v1/admin` only.
+    #[serde(serialize_with = "expose")]
+    #[schema(value_type = String, example = "sbo_q2Zx…")]
+    pub access_token: SecretString,
+    /// Always `Bearer`.
+    #[schema(example = "Bearer")]
+    pub token_type: &'static str,
+    /// How long it lives, in seconds. Then log in again.
+    #[schema(example = 43200)]
+    pub expires_in: u64,
+    /// Who is logged in.
+    pub operator: OperatorDto,
+}
+
+fn expose<S: Serializer>(secret: &SecretString, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(secret.expose_secret())
+}
+
+/// An operator.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Operator)]
+pub struct OperatorDto {
+    /// Who.
+    pub id: OperatorId,
+    /// The address that they log in with.
+    #[schema(example = "operator@example.com")]
+    pub email: String,
+    /// What to call them.
+    #[schema(example = "Grace Hopper")]
+    pub name: String,
+    /// When they were made.
+    pub created_at: Timestamp,
+}
+
+impl From<operator::Model> for OperatorDto {
+    fn from(row: operator::Model) -> Self {
+        Self { id: row.id, email: row.email, name: row.name, created_at: row.created_at }
+    }
+}
+
+/// Which tenants to list.
+#[derive(Debug, Default, Deserialize, Validate, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct TenantFilter {
+    /// In this status only.
+    pub status: Option<TenantStatus>,
+}
+
+/// A tenant, as operators see it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdminTenant {
+    /// Which.
+    pub id: TenantId,
+    /// As its owner wrote it.
+    #[schema(example = "Acme")]
+    pub name: String,
+    /// Whether it may write.
+    pub status: TenantStatus,
+    /// When its owner signed up.
+    pub created_at: Timestamp,
+}
+
+impl From<Tenant> for AdminTenant {
+    fn from(row: Tenant) -> Self {
+        Self { id: row.id, name: row.name, status: row.status, created_at: row.created_at }
+    }
+}
+
+/// A tenant, and how much it has.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdminTenantDetail {
+    /// The tenant.
+    #[serde(flatten)]
+    pub tenant: AdminTenant,
+    /// People who belong to it.
+    #[schema(example = 3)]
+    pub members: u64,
+    /// API keys that aren't deleted.
+    #[schema(example = 2)]
+    pub api_keys: u64,
+    /// Sessions that aren't deleted.
+    #[schema(example = 5)]
+    pub sessions: u64,
+    /// Of them, placed on a worker.
+    #[schema(example = 4)]
+    pub placed_sessions: u64,
+    /// The position of its newest event.
+    #[schema(example = 1204)]
+    pub last_event_position: i64,
+}
+
+/// A worker, as operators see it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdminWorker {
+    /// The name that it was given.
+    #[schema(value_type = String, example = "worker-1")]
+    pub id: WorkerId,
+    /// Which WhatsApp it speaks to; null if this version doesn't know it.
+    #[schema(value_type = Option<String>, example = "whatsapp")]
+    pub network: Option<Network>,
+    /// Where the control plane reaches it.
+    #[schema(example = "http://10.0.3.7:7300")]
+    pub endpoint: String,
+    /// Availability zone.
+    #[schema(example = "eu-central-1a")]
+    pub zone: Option<String>,
+    /// Pool.
+    pub pool: Option<String>,
+    /// Whether it is heard.
+    #[schema(example = "active")]
+    pub availability: Availability,
+    /// Whether it may take sessions.
+    pub schedulability: Schedulability,
+    /// Whether it is being drained, and holds no session any more.
+    pub drained: bool,
+    /// The most sessions that it takes.
+    #[schema(example = 1000)]
+    pub capacity: i64,
+    /// Sessions placed on it.
+    #[schema(example = 12)]
+    pub assigned: i64,
+    /// Sessions that it says it holds.
+    #[schema(example = 12)]
+    pub sessions: i64,
+    /// Of them, connected.
+    #[schema(example = 11)]
+    pub connected: i64,
+    /// Rows that wait in its store's outbox.
+    #[schema(example = 0)]
+    pub outbox_rows: i64,
+    /// When this run of it joined.
+    pub joined_at: Timestamp,
+    /// When it was last heard.
+    pub last_beat_at: Timestamp,
+}
+
+/// Which sessions to list.
+#[derive(Debug, Default, Deserialize, Validate, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct SessionFilter {
+    /// Of this tenant only.
+    pub tenant_id: Option<TenantId>,
+    /// On this worker only.
+    #[param(value_type = Option<String>, example = "worker-1")]
+    pub worker_id: Option<WorkerId>,
+}
+
+/// Where a session runs. Nothing of what is in it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdminSession {
+    /// Which.
+    pub id: SessionId,
+    /// Whose.
+    pub tenant_id: TenantId,
+    /// Which WhatsApp it speaks to.
+    #[schema(value_type = String, example = "whatsapp")]
+    pub network: Network,
+    /// What its owner wants.
+    pub desired: DesiredColumn,
+    /// The status that its owner was last told.
+    pub status: State,
+    /// Why, where the status alone doesn't say it.
+    pub reason: Option<String>,
+    /// The worker that it is placed on.
+    #[schema(value_type = Option<String>, example = "worker-1")]
+    pub worker_id: Option<WorkerId>,
+    /// Rises with each placement.
+    #[schema(example = 3)]
+    pub generation: i64,
+    /// When it was placed.
+    pub placed_at: Option<Timestamp>,
+    /// Calls to its worker that failed in a row.
+    #[schema(example = 0)]
+    pub failures: i64,
+    /// When it was made.
+    pub created_at: Timestamp,
+}
+
+/// The installation at a glance.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Overview {
+    /// The version that runs.
+    #[schema(example = "0.1.0")]
+    pub version: &'static str,
+    /// Tenants, by status.
+    #[schema(example = json!({"active": 12, "suspended": 1}))]
+    pub tenants: BTreeMap<String, i64>,
+    /// Sessions that aren't deleted, by status.
+    #[schema(example = json!({"connected": 40, "stopped": 3}))]
+    pub sessions: BTreeMap<&'static str, i64>,
+    /// The workers, summed.
+    pub workers: WorkersHealth,
+    /// The queues of jobs.
+    pub queues: Vec<QueueHealth>,
+}

@@ -1,0 +1,214 @@
+//! Who is an operator, and how they show it.
+
+use std::time::Duration;
+
+use axum::{
+    extract::FromRequestParts,
+    http::{HeaderValue, header, request::Parts},
+};
+use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, Set, Statement, sea_query::OnConflict};
+use secrecy::{ExposeSecret, SecretString};
+use shared::{ids::OperatorId, time::Timestamp};
+use validator::Validate;
+
+use super::{
+    dto::{OperatorLogIn, OperatorToken},
+    entity::{login, operator},
+};
+use crate::{
+    auth::{self, Attempt, Caller, EmailAddress, MIN_PASSWORD, Shown},
+    error::{ApiError, ApiResult, Kind, Refusal},
+    internal::bearer,
+    state::App,
+};
+
+/// What a token of an operator begins with.
+const PREFIX: &str = "sbo_";
+/// How long a login lasts.
+pub(super) const LOGIN_TTL: Duration = Duration::from_secs(12 * 3600);
+/// How many ended logins one sweep forgets.
+const PRUNE_BATCH: i64 = 500;
+
+/// An operator to be made.
+pub struct NewOperator {
+    /// The address to log in with.
+    pub email: String,
+    /// What to call them.
+    pub name: String,
+    /// At least 10 characters.
+    pub password: SecretString,
+    /// Whether one who exists gets this name and password, and all their logins end.
+    pub replace: bool,
+}
+
+/// An operator could not be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorError {
+    /// Not an address.
+    #[error("the e-mail address isn't one")]
+    Email,
+    /// Too short or too long.
+    #[error("the name must have 1 to 100 characters")]
+    Name,
+    /// Too short or too long.
+    #[error("the password must have 10 to 200 characters")]
+    Password,
+    /// There is one, and replacing wasn't asked for.
+    #[error("there is an operator with this address: --replace gives them this password")]
+    Exists,
+    /// There is none.
+    #[error("there is no operator with this address")]
+    Unknown,
+    /// It could not be hashed.
+    #[error("the password could not be hashed")]
+    Hash,
+    /// The database said no.
+    #[error("the database said no ({})", crate::error::database_error_kind(.0))]
+    Database(#[from] DbErr),
+}
+
+fn address(email: String) -> Result<EmailAddress, OperatorError> {
+    let email = EmailAddress::from(email);
+    email.validate().map_err(|_| OperatorError::Email)?;
+    Ok(email)
+}
+
+/// Makes an operator.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorError> {
+    let email = address(new.email)?;
+    if !(1..=100).contains(&new.name.trim().chars().count()) {
+        return Err(OperatorError::Name);
+    }
+    let password = Shown::<MIN_PASSWORD>::from(new.password);
+    password.validate().map_err(|_| OperatorError::Password)?;
+    let hash = app.keyring.hash_password(password.into_secret()).await.map_err(|_| OperatorError::Hash)?;
+    let id = OperatorId::new();
+    let tx = app.db.write().await?;
+    let inserted = operator::Entity::insert(operator::ActiveModel {
+        id: Set(id.clone()),
+        email: Set(email.as_str().into()),
+        name: Set(new.name.trim().into()),
+        password_hash: Set(hash.clone()),
+        created_at: Set(Timestamp::now()),
+    })
+    .on_conflict(OnConflict::column(operator::Column::Email).do_nothing().to_owned())
+    .exec_without_returning(&tx)
+    .await?;
+    if inserted == 1 {
+        tx.commit().await?;
+        return Ok(id);
+    }
+    if !new.replace {
+        return Err(OperatorError::Exists);
+    }
+    let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
+    end_logins(&tx, &present.id).await?;
+    operator::Entity::update(operator::ActiveModel {
+        id: Set(present.id.clone()),
+        name: Set(new.name.trim().into()),
+        password_hash: Set(hash),
+        ..Default::default()
+    })
+    .exec(&tx)
+    .await?;
+    tx.commit().await?;
+    Ok(present.id)
+}
+
+/// Removes an operator and ends their logins.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn remove(app: &App, email: String) -> Result<(), OperatorError> {
+    let email = address(email)?;
+    let tx = app.db.write().await?;
+    let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
+    end_logins(&tx, &present.id).await?;
+    operator::Entity::delete_by_id(present.id).exec(&tx).await?;
+    tx.commit().await?;
+    Ok(())
+}
+
+async fn find<C: ConnectionTrait>(connection: &C, email: &EmailAddress) -> Result<Option<operator::Model>, DbErr> {
+    operator::Entity::find().filter(operator::Column::Email.eq(email.as_str())).one(connection).await
+}
+
+async fn end_logins<C: ConnectionTrait>(connection: &C, operator: &OperatorId) -> Result<(), DbErr> {
+    login::Entity::delete_many().filter(login::Column::OperatorId.eq(operator.clone())).exec(connection).await.map(drop)
+}
+
+/// Compares the password and begins a login.
+pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> ApiResult<OperatorToken> {
+    let OperatorLogIn { email, password } = wanted;
+    let account = format!("operator {}", email.as_str());
+    auth::admit(app, Attempt::LogIn, caller.address(), Some(&account)).await?;
+    let found = find(app.db.read(), &email).await?;
+    let stored = found.as_ref().map(|operator| operator.password_hash.clone());
+    let fits = app.keyring.verify_password(password.into_secret(), stored).await?;
+    let Some(operator) = found.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
+    auth::forgive(app, Attempt::LogIn, &account).await?;
+    let (token, now) = (auth::opaque_token(PREFIX), Timestamp::now());
+    login::Entity::insert(login::ActiveModel {
+        token_hash: Set(app.keyring.operator_hash().of(token.expose_secret())),
+        operator_id: Set(operator.id.clone()),
+        created_at: Set(now),
+        expires_at: Set(now.plus(LOGIN_TTL)),
+    })
+    .exec_without_returning(app.db.autocommit())
+    .await?;
+    tracing::info!(operator = %operator.id, "an operator logged in");
+    Ok(OperatorToken {
+        access_token: token,
+        token_type: "Bearer",
+        expires_in: LOGIN_TTL.as_secs(),
+        operator: operator.into(),
+    })
+}
+
+/// The token of a request, if it looks like an operator's.
+fn token(parts: &Parts) -> ApiResult<&str> {
+    let token = bearer(parts).map_err(|_| unauthenticated())?;
+    if parts.headers.contains_key("x-api-key") || !token.starts_with(PREFIX) {
+        return Err(unauthenticated().into());
+    }
+    Ok(token)
+}
+
+fn unauthenticated() -> Refusal {
+    Refusal::from(Kind::Unauthenticated).with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+}
+
+impl FromRequestParts<App> for operator::Model {
+    type Rejection = ApiError;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        let hash = app.keyring.operator_hash().of(token(parts)?);
+        let login = login::Entity::find_by_id(hash)
+            .filter(login::Column::ExpiresAt.gt(Timestamp::now()))
+            .one(app.db.read())
+            .await?
+            .ok_or_else(unauthenticated)?;
+        Ok(operator::Entity::find_by_id(login.operator_id).one(app.db.read()).await?.ok_or_else(unauthenticated)?)
+    }
+}
+
+/// Ends the login of a request.
+pub(super) async fn log_out(app: &App, parts: &Parts) -> ApiResult<()> {
+    let hash = app.keyring.operator_hash().of(token(parts)?);
+    login::Entity::delete_by_id(hash).exec(app.db.autocommit()).await?;
+    Ok(())
+}
+
+/// Forgets logins that ended by themselves, a bounded number.
+///
+/// # Errors
+/// As the driver.
+pub async fn prune(app: &App) -> Result<(), DbErr> {
+    let statement = "DELETE FROM operator_logins WHERE token_hash IN \
+                     (SELECT token_hash FROM operator_logins WHERE expires_at <= $1 LIMIT $2)";
+    let values = [Timestamp::now().into(), PRUNE_BATCH.into()];
+    app.db.autocommit().execute_raw(Statement::from_sql_and_values(app.db.engine(), statement, values)).await.map(drop)
+}

@@ -1,0 +1,38 @@
+//! `/api/v1/admin`.
+
+mod auth;
+mod fleet;
+mod tenants;
+
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use crate::{
+    error::Kind,
+    openapi::{BY_ID, problem_responses},
+    state::App,
+};
+
+/// The operators' routes.
+#[must_use]
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new()
+        .routes(routes!(auth::log_in_operator))
+        .routes(routes!(auth::log_out_operator))
+        .routes(routes!(auth::get_operator))
+        .routes(routes!(tenants::get_overview))
+        .routes(routes!(tenants::list_tenants))
+        .routes(routes!(tenants::get_tenant_as_operator))
+        .routes(routes!(tenants::suspend_tenant))
+        .routes(routes!(tenants::resume_tenant))
+        .routes(routes!(tenants::list_all_sessions))
+        .routes(routes!(fleet::list_workers))
+        .routes(routes!(fleet::cordon_worker))
+        .routes(routes!(fleet::uncordon_worker))
+        .routes(routes!(fleet::drain_worker))
+}
+
+/// What an operation that takes an operator can answer with.
+const OPERATOR: &[Kind] = &[Kind::Unauthenticated];
+
+problem_responses!(OperatorProblems = OPERATOR);
+problem_responses!(OperatorByIdProblems = OPERATOR, BY_ID);

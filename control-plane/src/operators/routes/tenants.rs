@@ -1,0 +1,131 @@
+//! Tenants, their sessions, and the installation at a glance.
+
+use axum::{Json, extract::State};
+use shared::ids::TenantId;
+
+use super::{OperatorByIdProblems, OperatorProblems};
+use crate::{
+    error::ApiResult,
+    extract::{
+        PathId, ValidQuery,
+        page::{Page, PageQuery},
+    },
+    jobs,
+    operators::{
+        Operator,
+        dto::{AdminSession, AdminTenant, AdminTenantDetail, Overview, SessionFilter, TenantFilter},
+        tenants as service,
+    },
+    state::App,
+    tenants::TenantStatus,
+    workers,
+};
+
+/// Get the overview
+///
+/// How much there is of everything, and how it does.
+#[utoipa::path(
+    get, path = "/api/v1/admin/overview", operation_id = "get_overview", tag = "admin",
+    security(("operator" = [])),
+    responses((status = 200, description = "The installation at a glance.", body = Overview), OperatorProblems),
+)]
+pub(super) async fn get_overview(State(app): State<App>, _: Operator) -> ApiResult<Json<Overview>> {
+    Ok(Json(Overview {
+        version: env!("CARGO_PKG_VERSION"),
+        tenants: service::counts(app.db.read()).await?,
+        sessions: service::session_counts(app.db.read()).await?,
+        workers: workers::figures(&app.db).await?.into(),
+        queues: jobs::figures(&app.db).await?.into_iter().map(Into::into).collect(),
+    }))
+}
+
+/// List tenants
+///
+/// All of the installation, the newest first.
+#[utoipa::path(
+    get, path = "/api/v1/admin/tenants", operation_id = "list_tenants", tag = "admin",
+    security(("operator" = [])),
+    params(PageQuery, TenantFilter),
+    responses((status = 200, description = "One page of tenants.", body = Page<AdminTenant>), OperatorProblems),
+)]
+pub(super) async fn list_tenants(
+    State(app): State<App>,
+    _: Operator,
+    ValidQuery(page): ValidQuery<PageQuery>,
+    ValidQuery(filter): ValidQuery<TenantFilter>,
+) -> ApiResult<Json<Page<AdminTenant>>> {
+    Ok(Json(service::list(app.db.read(), &filter, &page).await?))
+}
+
+/// Get a tenant
+///
+/// And how much it has.
+#[utoipa::path(
+    get, path = "/api/v1/admin/tenants/{id}", operation_id = "get_tenant_as_operator", tag = "admin",
+    security(("operator" = [])),
+    params(("id" = TenantId, Path, description = "The tenant's id.")),
+    responses((status = 200, description = "The tenant.", body = AdminTenantDetail), OperatorByIdProblems),
+)]
+pub(super) async fn get_tenant_as_operator(
+    State(app): State<App>,
+    _: Operator,
+    PathId(id): PathId<TenantId>,
+) -> ApiResult<Json<AdminTenantDetail>> {
+    Ok(Json(service::get(app.db.read(), &id).await?))
+}
+
+/// Suspend a tenant
+///
+/// It can read, and can't change or send anything. Its sessions stay connected. Nothing happens if it is suspended.
+#[utoipa::path(
+    post, path = "/api/v1/admin/tenants/{id}/suspend", operation_id = "suspend_tenant", tag = "admin",
+    security(("operator" = [])),
+    params(("id" = TenantId, Path, description = "The tenant's id.")),
+    responses((status = 200, description = "The tenant, suspended.", body = AdminTenant), OperatorByIdProblems),
+)]
+pub(super) async fn suspend_tenant(
+    State(app): State<App>,
+    operator: Operator,
+    PathId(id): PathId<TenantId>,
+) -> ApiResult<Json<AdminTenant>> {
+    let tenant = service::set_status(&app, &id, TenantStatus::Suspended).await?;
+    tracing::info!(operator = %operator.id, tenant = %id, "a tenant was suspended");
+    Ok(Json(tenant))
+}
+
+/// Resume a tenant
+///
+/// It can do everything again. Nothing happens if it isn't suspended.
+#[utoipa::path(
+    post, path = "/api/v1/admin/tenants/{id}/resume", operation_id = "resume_tenant", tag = "admin",
+    security(("operator" = [])),
+    params(("id" = TenantId, Path, description = "The tenant's id.")),
+    responses((status = 200, description = "The tenant, active.", body = AdminTenant), OperatorByIdProblems),
+)]
+pub(super) async fn resume_tenant(
+    State(app): State<App>,
+    operator: Operator,
+    PathId(id): PathId<TenantId>,
+) -> ApiResult<Json<AdminTenant>> {
+    let tenant = service::set_status(&app, &id, TenantStatus::Active).await?;
+    tracing::info!(operator = %operator.id, tenant = %id, "a tenant was resumed");
+    Ok(Json(tenant))
+}
+
+/// List sessions of all tenants
+///
+/// Where each runs, the newest first; nothing of what is in them.
+#[utoipa::path(
+    get, path = "/api/v1/admin/sessions", operation_id = "list_all_sessions", tag = "admin",
+    security(("operator" = [])),
+    params(PageQuery, SessionFilter),
+    responses((status = 200, description = "One page of sessions.", body = Page<AdminSession>), OperatorProblems),
+)]
+pub(super) async fn list_all_sessions(
+    State(app): State<App>,
+    _: Operator,
+    ValidQuery(page): ValidQuery<PageQuery>,
+    ValidQuery(filter): ValidQuery<SessionFilter>,
+) -> ApiResult<Json<Page<AdminSession>>> {
+    Ok(Json(service::sessions(app.db.read(), filter, &page).await?))
+}

@@ -1,0 +1,116 @@
+//! The commands of the program, as an operator runs them.
+
+use std::{
+    io::Write,
+    process::{Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+use shared::seal::DataKey;
+use tempfile::TempDir;
+
+use crate::harness::PATIENCE;
+
+struct Shell {
+    folder: TempDir,
+    master_key: String,
+}
+
+impl Shell {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), master_key: DataKey::generate().to_base64() }
+    }
+
+    fn command(&self, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_control-plane"));
+        let database = format!("sqlite://{}?mode=rwc", self.folder.path().join("a.db").display());
+        command
+            .args(arguments)
+            .env_clear()
+            .env("DATABASE_URL", database)
+            .env("MASTER_KEY", &self.master_key)
+            .env("LISTEN", "127.0.0.1:0")
+            .env("INTERNAL_LISTEN", "127.0.0.1:0")
+            .env("WORKER_JOIN_TOKEN", "sixteen-or-more-characters")
+            .envs(settings.iter().copied())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn run(&self, arguments: &[&str], settings: &[(&str, &str)], input: &str) -> Output {
+        let mut child = self.command(arguments, settings).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        while child.try_wait().unwrap().is_none() {
+            if Instant::now() >= deadline {
+                child.kill().unwrap();
+                panic!("{arguments:?} with {settings:?} goes on: {:?}", child.wait_with_output());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        child.wait_with_output().unwrap()
+    }
+
+    #[track_caller]
+    fn prints(&self, arguments: &[&str], input: &str) -> String {
+        let output = self.run(arguments, &[], input);
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+#[test]
+fn operators_are_made_replaced_and_removed() {
+    let shell = Shell::new();
+    shell.prints(&["migrate"], "");
+    let made = shell.prints(&["create-operator", "grace@example.com", "--name", "Grace"], "");
+    assert!(made.starts_with("opr_") && made.contains("password: "), "{made}");
+    let again = shell.run(&["create-operator", "grace@example.com"], &[], "");
+    let told = String::from_utf8(again.stderr).unwrap();
+    assert!(!again.status.success() && told.contains("--replace"), "{told}");
+    let replaced = shell
+        .prints(&["create-operator", "grace@example.com", "--replace", "--password-stdin"], "correct horse battery\n");
+    assert_eq!(
+        replaced.lines().collect::<Vec<_>>(),
+        [made.lines().next().unwrap()],
+        "no password of one's own is shown"
+    );
+    shell.prints(&["remove-operator", "grace@example.com"], "");
+    assert!(!shell.run(&["remove-operator", "grace@example.com"], &[], "").status.success());
+}
+
+#[test]
+fn a_tenant_is_seeded_and_a_key_for_settings_is_made() {
+    let shell = Shell::new();
+    let seeded = shell.prints(&["seed"], "");
+    assert!(seeded.contains("demo@example.com") && seeded.contains("sb_test_"), "{seeded}");
+    assert!(shell.prints(&["seed"], "").contains("already"));
+    let key = shell.prints(&["new-api-key"], "");
+    assert!(key.starts_with("sb_live_"), "{key}");
+    let settings = [("API_KEY", key.trim()), ("LISTEN", "127.0.0.1:1")];
+    let output = shell.run(&["healthcheck"], &settings, "");
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && told.contains("nobody answers on LISTEN"), "{told}");
+}
+
+#[test]
+fn settings_that_can_t_be_used_stop_the_program_with_one_sentence() {
+    let shell = Shell::new();
+    let file = shell.folder.path().join("switchboard.toml");
+    std::fs::write(&file, "[tls]\ncert = 'sentinel.pem'").unwrap();
+    let file = file.display().to_string();
+    for (settings, named) in [
+        (&[("PORT", "sentinel")][..], "PORT must be set to a port number"),
+        (&[("CONFIG_FILE", &file)], "TLS_CERT is set, which needs TLS_KEY"),
+        (&[("CORS_ORIGNS", "sentinel")], "did you mean CORS_ORIGIN?"),
+        (&[("LOG_LEVEL", "sentinel=sentinel=")], "LOG_LEVEL must be set to"),
+        (&[("LOG_FILE_PATH", "/dev/null/sentinel/app.log")], "LOG_FILE_PATH"),
+    ] {
+        let output = shell.run(&["serve"], settings, "");
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && told.contains(named), "{told}");
+        assert!(!told.contains("sentinel"), "{told}");
+    }
+}

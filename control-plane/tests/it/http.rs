@@ -1,0 +1,324 @@
+//! What stands between a socket and a handler: TLS, limits and deadlines, what browsers are told, compression.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use reqwest::{Certificate, Identity, Method};
+use rstest::rstest;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::Instant,
+};
+
+use crate::harness::{Answer, Engine, PATIENCE, TestApp};
+
+fn address(app: &TestApp) -> SocketAddr {
+    app.base_url().split_once("//").unwrap().1.parse().unwrap()
+}
+
+/// Sends bytes, and reads until the connection is closed.
+async fn raw(address: SocketAddr, bytes: &[u8]) -> String {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(bytes).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, socket.read_to_end(&mut answer)).await.unwrap().unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_tells_browsers_what_they_may_do(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    for path in ["/livez", "/api/v1/sessions", "/nowhere", "/openapi.json", "/docs/"] {
+        let answer = Answer::of(app.get(path)).await;
+        let header = |name: &str| answer.header(name).unwrap_or_else(|| panic!("{path}: {name}")).to_owned();
+        assert_eq!(header("x-content-type-options"), "nosniff");
+        assert_eq!(header("referrer-policy"), "no-referrer");
+        assert!(header("content-security-policy").contains("frame-ancestors 'none'"), "{path}");
+        assert_eq!(header("content-security-policy").contains("script-src"), path == "/docs/", "{path}");
+        assert!(header("strict-transport-security").starts_with("max-age="), "PUBLIC_URL is https");
+    }
+    let page = Answer::of(app.get("/docs/")).await.text;
+    assert!(!page.contains("<script>") && !page.contains("onload="), "the policy forbids scripts in the page: {page}");
+    app.stop().await;
+
+    let Some(app) =
+        TestApp::start_with(engine, |config| config.mail.public_url = "http://localhost:8080".parse().unwrap()).await
+    else {
+        return;
+    };
+    assert_eq!(Answer::of(app.get("/livez")).await.header("strict-transport-security"), None);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_of_listed_origins_may_call_and_others_may_not(#[case] engine: Engine) {
+    let listed = "https://app.example.com";
+    let Some(app) = TestApp::start_with(engine, |config| config.http.cors_origins = vec![listed.into()]).await else {
+        return;
+    };
+    let preflight = |origin: &str| {
+        app.request(Method::OPTIONS, "/api/v1/messages/send")
+            .header("origin", origin)
+            .header("access-control-request-method", "POST")
+            .header("access-control-request-headers", "authorization,content-type,idempotency-key")
+    };
+    let answer = Answer::of(preflight(listed)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(answer.header("access-control-allow-origin"), Some(listed));
+    assert!(answer.header("access-control-allow-headers").unwrap().contains("idempotency-key"));
+    assert_eq!(answer.header("access-control-allow-credentials"), None);
+    let call = Answer::of(app.get("/api/v1/sessions").header("origin", listed)).await;
+    call.assert_problem(401, "unauthenticated");
+    assert_eq!(call.header("access-control-allow-origin"), Some(listed), "problems can be read too");
+    for origin in ["https://evil.example.com", "http://app.example.com", "https://app.example.com.evil.com", "null"] {
+        let answer = Answer::of(preflight(origin)).await;
+        assert_eq!(answer.header("access-control-allow-origin"), None, "{origin}");
+    }
+    app.stop().await;
+
+    let Some(app) = TestApp::start(engine).await else { return };
+    let answer = Answer::of(app.get("/livez").header("origin", listed)).await;
+    assert_eq!(answer.header("access-control-allow-origin"), None, "nobody unless set");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn large_answers_are_compressed_for_those_who_accept_it(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    for encoding in ["gzip", "br"] {
+        let answer = app.get("/openapi.json").header("accept-encoding", encoding).send().await.unwrap();
+        assert_eq!(answer.headers()["content-encoding"], encoding);
+        assert!(answer.bytes().await.unwrap().len() < 200_000);
+    }
+    let plain = Answer::of(app.get("/openapi.json")).await;
+    assert_eq!(plain.header("content-encoding"), None);
+    assert!(plain.text.len() > 200_000, "{}", plain.text.len());
+    let small = Answer::of(app.get("/livez").header("accept-encoding", "gzip")).await;
+    assert_eq!(small.header("content-encoding"), None);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_the_document_is_told_that_it_is_the_same(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let first = Answer::of(app.get("/openapi.json")).await;
+    let tag = first.header("etag").unwrap().to_owned();
+    let again = Answer::of(app.get("/openapi.json").header("if-none-match", format!("\"other\", {tag}"))).await;
+    assert_eq!((again.status.as_u16(), again.text.as_str()), (304, ""));
+    let other = Answer::of(app.get("/openapi.json").header("if-none-match", "\"other\"")).await;
+    assert_eq!((other.status.as_u16(), other.text), (200, first.text));
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_writes_a_large_body_first_still_reads_why_it_was_refused(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    for size in [1 << 19, (1 << 20) - 1] {
+        let mut request = format!(
+            "POST /api/v1/messages/send HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\nconnection: close\r\n\
+             content-length: {size}\r\n\r\n"
+        )
+        .into_bytes();
+        request.resize(request.len() + size, b' ');
+        let answer = raw(address(&app), &request).await;
+        assert!(answer.starts_with("HTTP/1.1 401") && answer.contains("/problems/unauthenticated"), "{answer}");
+    }
+    // Who asks first isn't asked for a body that nobody wants.
+    let request = "POST /api/v1/messages/send HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\nconnection: close\r\n\
+                   content-length: 1000\r\n\r\n";
+    let answer = raw(address(&app), request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_are_bounded_in_size_and_time(#[case] engine: Engine) {
+    let Some(app) = TestApp::start_with(engine, |config| {
+        config.http.header_limit = 8192;
+        config.http.header_timeout = Duration::from_secs(1);
+    })
+    .await
+    else {
+        return;
+    };
+    let large = format!("GET /livez HTTP/1.1\r\nhost: a\r\nx-large: {}\r\n\r\n", "a".repeat(20_000));
+    let answer = raw(address(&app), large.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let started = Instant::now();
+    let answer = raw(address(&app), b"GET /livez HTTP/1.1\r\nhost:").await;
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(started.elapsed() >= Duration::from_millis(900));
+    app.stop().await;
+}
+
+/// A CA and what it signs, in a folder.
+struct Authority {
+    folder: TempDir,
+    issuer: Issuer<'static, KeyPair>,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        Self { folder, issuer: Issuer::new(params, key) }
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn sign(&self, name: &str, serial: u64, usage: ExtendedKeyUsagePurpose) {
+        let key = KeyPair::generate().unwrap();
+        let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
+        params.serial_number = Some(serial.into());
+        params.extended_key_usages = vec![usage];
+        let certificate = params.signed_by(&key, &self.issuer).unwrap();
+        // As a tool does that replaces a certificate: whole files.
+        for (suffix, text) in [("crt", certificate.pem()), ("key", key.serialize_pem())] {
+            let new = self.file(&format!("{name}.{suffix}.new"));
+            fs::write(&new, text).unwrap();
+            fs::rename(new, self.file(&format!("{name}.{suffix}"))).unwrap();
+        }
+    }
+
+    fn client(&self, with_certificate: Option<&str>) -> reqwest::Client {
+        let read = |path: &Path| fs::read(path).unwrap();
+        let ca = Certificate::from_pem(&read(&self.file("ca.pem"))).unwrap();
+        let mut builder = reqwest::Client::builder()
+            .tls_certs_only([ca])
+            .no_proxy()
+            .timeout(PATIENCE)
+            .pool_max_idle_per_host(0)
+            .tls_info(true);
+        if let Some(name) = with_certificate {
+            let mut pem = read(&self.file(&format!("{name}.crt")));
+            pem.extend(read(&self.file(&format!("{name}.key"))));
+            builder = builder.identity(Identity::from_pem(&pem).unwrap());
+        }
+        builder.build().unwrap()
+    }
+}
+
+fn peer_certificate(answer: &reqwest::Response) -> Vec<u8> {
+    answer.extensions().get::<reqwest::tls::TlsInfo>().unwrap().peer_certificate().unwrap().to_vec()
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn both_listeners_speak_tls_and_follow_their_files(#[case] engine: Engine) {
+    let authority = Authority::new();
+    authority.sign("server", 1, ExtendedKeyUsagePurpose::ServerAuth);
+    let (cert, key) = (authority.file("server.crt"), authority.file("server.key"));
+    let Some(app) = TestApp::start_with(engine, |config| {
+        config.http.tls_cert = Some(cert.clone());
+        config.http.tls_key = Some(key.clone());
+        config.internal.tls_cert = Some(cert);
+        config.internal.tls_key = Some(key);
+        config.mail.public_url = "http://localhost".parse().unwrap();
+    })
+    .await
+    else {
+        return;
+    };
+    let client = authority.client(None);
+    let public = app.base_url().replace("http:", "https:");
+    let answer = client.get(format!("{public}/livez")).send().await.unwrap();
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, reqwest::Version::HTTP_2));
+    assert!(answer.headers().contains_key("strict-transport-security"));
+    let first = peer_certificate(&answer);
+    let internal = app.internal_url().replace("http:", "https:");
+    assert_eq!(client.get(format!("{internal}/internal/v1/jwks")).send().await.unwrap().status(), 200);
+    app.get("/livez").send().await.unwrap_err();
+
+    authority.sign("server", 2, ExtendedKeyUsagePurpose::ServerAuth);
+    let deadline = Instant::now() + PATIENCE;
+    while peer_certificate(&client.get(format!("{public}/livez")).send().await.unwrap()) == first {
+        assert!(Instant::now() < deadline, "the new certificate isn't shown");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_client_ca_only_its_clients_are_heard(#[case] engine: Engine) {
+    let (authority, other) = (Authority::new(), Authority::new());
+    authority.sign("server", 1, ExtendedKeyUsagePurpose::ServerAuth);
+    authority.sign("client", 2, ExtendedKeyUsagePurpose::ClientAuth);
+    other.sign("stranger", 3, ExtendedKeyUsagePurpose::ClientAuth);
+    for suffix in ["crt", "key"] {
+        let name = format!("stranger.{suffix}");
+        fs::copy(other.file(&name), authority.file(&name)).unwrap();
+    }
+    let Some(app) = TestApp::start_with(engine, |config| {
+        config.http.tls_cert = Some(authority.file("server.crt"));
+        config.http.tls_key = Some(authority.file("server.key"));
+        config.http.tls_client_ca = Some(authority.file("ca.pem"));
+    })
+    .await
+    else {
+        return;
+    };
+    let url = format!("{}/livez", app.base_url().replace("http:", "https:"));
+    assert_eq!(authority.client(Some("client")).get(&url).send().await.unwrap().status(), 200);
+    authority.client(None).get(&url).send().await.unwrap_err();
+    authority.client(Some("stranger")).get(&url).send().await.unwrap_err();
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_can_t_be_used_stops_the_start_with_its_setting_s_name() {
+    let authority = Authority::new();
+    authority.sign("server", 1, ExtendedKeyUsagePurpose::ServerAuth);
+    authority.sign("another", 2, ExtendedKeyUsagePurpose::ServerAuth);
+    fs::write(authority.file("nothing.pem"), json!({"sentinel": 1}).to_string()).unwrap();
+    for (cert, key, ca, named) in [
+        ("nothing.pem", "server.key", "ca.pem", "TLS_CERT"),
+        ("missing.pem", "server.key", "ca.pem", "TLS_CERT"),
+        ("server.crt", "nothing.pem", "ca.pem", "TLS_KEY"),
+        ("server.crt", "another.key", "ca.pem", "TLS_KEY"),
+        ("server.crt", "server.key", "nothing.pem", "TLS_CLIENT_CA"),
+    ] {
+        let told = TestApp::fails_to_start(|config| {
+            config.http.tls_cert = Some(authority.file(cert));
+            config.http.tls_key = Some(authority.file(key));
+            config.http.tls_client_ca = Some(authority.file(ca));
+        })
+        .await;
+        assert!(told.contains(named) && !told.contains("sentinel"), "{told}");
+    }
+}
