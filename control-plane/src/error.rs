@@ -76,7 +76,7 @@ kinds! {
     /// A request that uses a cookie comes from a page of another origin, or from something that isn't a browser. Send the
     /// token in the body.
     CrossSite = "cross-site", 403, "This page may not use the cookie";
-    /// The tenant is suspended by the operator; reading is still possible.
+    /// The tenant is suspended by the operator, or its owner is deleting it; reading is still possible.
     TenantSuspended = "tenant-suspended", 403, "This account is suspended";
     /// The person doesn't belong to any account (any more). They can be invited to one.
     NoAccount = "no-account", 403, "This person belongs to no account";

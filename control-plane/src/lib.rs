@@ -23,6 +23,7 @@ pub mod listener;
 pub mod mail;
 pub mod master_key;
 pub mod messages;
+pub mod objects;
 pub mod openapi;
 pub mod operators;
 pub mod outbound;

@@ -21,7 +21,9 @@ use crate::{
     listener::{Listener, Terms, Tls, TlsFiles},
     mail,
     master_key::MasterKey,
-    messages, outbound,
+    messages,
+    objects::Objects,
+    outbound,
     redis::{Redis, subscriber},
     request_context::Around,
     sessions,
@@ -142,6 +144,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
         Some(url) => Some(Arc::new(Redis::connect(url, &master_key).await?)),
         None => None,
     };
+    let objects = Objects::new(&config.objects)?;
     Ok(App::new(Shared {
         limits: Limits::new(config.rate_limits.clone(), redis.clone()),
         redis,
@@ -153,6 +156,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
         bell: Bell::default(),
         waiting: messages::Waiting::default(),
         outbound,
+        objects,
         fleet,
         stop: CancellationToken::new(),
     }))
@@ -176,6 +180,8 @@ fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigEr
         Arc::new(messages::send::SendHandler),
         Arc::new(mail),
         Arc::new(upkeep::Upkeep),
+        Arc::new(tenants::Exporter),
+        Arc::new(tenants::Deleter),
     ])
 }
 

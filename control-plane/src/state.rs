@@ -6,7 +6,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     auth::Keyring, config::Config, db::Db, jobs::Bell, keys::KeyCache, limits::Limits, master_key::MasterKey,
-    messages::Waiting, outbound, redis::Redis, workers::Fleet,
+    messages::Waiting, objects::Objects, outbound, redis::Redis, workers::Fleet,
 };
 
 /// Cheap to clone.
@@ -35,6 +35,8 @@ pub struct Shared {
     pub waiting: Waiting,
     /// Calls tenants' URLs, guarded.
     pub outbound: outbound::Client,
+    /// Files that are too large for the database.
+    pub objects: Objects,
     /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.
     pub fleet: Fleet,
     /// Cancelled when the process is to stop.

@@ -123,6 +123,8 @@ ids! {
     InvitationId = "ivt";
     /// An operator of the installation.
     OperatorId = "opr";
+    /// An archive of all that a tenant has.
+    ExportId = "exp";
     /// An API key.
     KeyId = "key";
     /// A login: one family of refresh tokens.

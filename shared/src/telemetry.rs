@@ -5,7 +5,7 @@
 //! only its level, its target and where in the source it stands; its words and fields are withheld, whatever the filter
 //! lets through, and foreign spans are not recorded at all. A panic is logged by its place, not by its message.
 
-use std::{ffi::OsStr, fmt, io, panic, path::Path, str::FromStr};
+use std::{ffi::OsStr, fmt, fs, io, panic, path::Path, str::FromStr};
 
 use tracing::{Event, Metadata, Subscriber};
 pub use tracing_appender::non_blocking::WorkerGuard;
@@ -106,6 +106,8 @@ fn file(config: &LogConfig) -> Result<Option<(NonBlocking, WorkerGuard)>, Teleme
     let Some(path) = &config.file else { return Ok(None) };
     let name = path.file_name().and_then(OsStr::to_str).ok_or(TelemetryError::File)?;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // Else the appender looks into a folder that isn't there yet, and complains.
+    fs::create_dir_all(folder).map_err(|_| TelemetryError::File)?;
     let file = RollingFileAppender::builder()
         .rotation(match config.rotation {
             Rotate::Hourly => Rotation::HOURLY,

@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 use control_plane::{
     ControlPlane,
     config::{Config, Values},
+    objects,
 };
 use data_plane::{Worker, config as worker};
 use secrecy::SecretString;
@@ -110,6 +111,11 @@ impl Settings {
         self.data.join(name)
     }
 
+    fn folder_url(&self, name: &str) -> Result<String> {
+        let folder = std::path::absolute(self.file(name)).context("the data folder has no absolute path")?;
+        Ok(objects::folder_url(&folder)?.into())
+    }
+
     fn sqlite(&self, name: &str) -> String {
         format!("sqlite://{}?mode=rwc", self.file(name).display())
     }
@@ -135,6 +141,7 @@ impl Embedded {
             ("INTERNAL_LISTEN", "127.0.0.1:0".to_owned()),
             ("WORKER_JOIN_TOKEN", join_token.clone()),
             ("MASTER_KEY", master_key),
+            ("OBJECT_STORE_URL", settings.folder_url("objects")?),
         ];
         if let Some(listen) = settings.listen {
             defaults.push(("LISTEN", listen.to_string()));

@@ -134,3 +134,20 @@ pub(crate) async fn end_logins(tx: &DatabaseTransaction, id: &UserId, tenant: &T
         .await?;
     Ok(())
 }
+
+/// Forgets a person who belongs to no tenant any more.
+pub(crate) async fn forget(tx: &DatabaseTransaction, id: &UserId) -> ApiResult<()> {
+    for statement in [
+        "DELETE FROM refresh_tokens WHERE login_id IN (SELECT id FROM logins WHERE user_id = $1)",
+        "DELETE FROM logins WHERE user_id = $1",
+        "DELETE FROM recovery_codes WHERE user_id = $1",
+        "DELETE FROM login_challenges WHERE user_id = $1",
+        "DELETE FROM second_factors WHERE user_id = $1",
+        "DELETE FROM email_tokens WHERE user_id = $1",
+        "DELETE FROM users WHERE id = $1",
+    ] {
+        let engine = tx.get_database_backend();
+        tx.execute_raw(Statement::from_sql_and_values(engine, statement, [id.clone().into()])).await?;
+    }
+    Ok(())
+}

@@ -162,6 +162,8 @@ pub mod scopes {
         TenantWrite = Some(Permission::TenantWrite), keys: false, frozen: false;
         /// See [`Permission::TenantOwn`].
         TenantOwn = Some(Permission::TenantOwn), keys: false, frozen: false;
+        /// See [`Permission::TenantOwn`]: also while the tenant may only read.
+        TenantOwnFrozen = Some(Permission::TenantOwn), keys: false, frozen: true;
     }
 }
 

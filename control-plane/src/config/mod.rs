@@ -2,11 +2,13 @@
 
 mod http;
 mod limits;
+mod objects;
 mod people;
 
 pub use http::{HttpConfig, InternalConfig};
 use ipnet::IpNet;
 pub use limits::{RateLimit, RateLimitConfig, RedisConfig};
+pub use objects::ObjectsConfig;
 pub use people::{AuthConfig, MailConfig};
 use secrecy::{ExposeSecret, SecretString};
 pub use shared::config::{ConfigError, LogConfig, Values};
@@ -59,6 +61,8 @@ config! {
     auth: AuthConfig,
     /// Mail to people.
     mail: MailConfig,
+    /// Files that are too large for the database.
+    objects: ObjectsConfig,
     /// The tenant of `API_KEY`.
     bootstrap: BootstrapConfig,
     /// How often callers may ask.

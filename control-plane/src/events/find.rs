@@ -58,7 +58,7 @@ pub async fn find(db: &Db, scope: &TenantScope, key: &DataKey, id: &EventId) -> 
 ///
 /// # Errors
 /// [`FindError`].
-pub(super) async fn page(
+pub(crate) async fn page(
     db: &Db,
     scope: &TenantScope,
     key: &DataKey,

@@ -21,6 +21,7 @@ mod record;
 mod routes;
 
 pub use envelope::{Envelope, EventType};
+pub(crate) use find::page;
 pub use find::{FindError, find};
 pub use record::{Audience, NewEvent, RecordError, Recorded, record, record_for};
 pub use routes::router;

@@ -30,6 +30,11 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
+    /// The largest page, from a cursor on.
+    pub(crate) const fn largest(cursor: Option<String>) -> Self {
+        Self { limit: Some(100), cursor }
+    }
+
     /// How many rows to answer, 1 to 100.
     #[must_use]
     pub fn limit(&self) -> u64 {

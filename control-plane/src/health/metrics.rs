@@ -33,6 +33,7 @@ pub(crate) fn install() {
         crate::limits::describe_metrics();
         crate::redis::describe_metrics();
         crate::keys::describe_metrics();
+        crate::tenants::describe_metrics();
     }
 }
 

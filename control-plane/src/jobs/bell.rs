@@ -13,6 +13,8 @@ pub struct Bell {
     deliver_webhook: Notify,
     send_mail: Notify,
     upkeep: Notify,
+    export_tenant: Notify,
+    delete_tenant: Notify,
     /// Rung with every ring of this process, for other replicas.
     outside: Notify,
     rung: [AtomicBool; JobKind::ALL.len()],
@@ -48,6 +50,8 @@ impl Bell {
             JobKind::DeliverWebhook => &self.deliver_webhook,
             JobKind::SendMail => &self.send_mail,
             JobKind::Upkeep => &self.upkeep,
+            JobKind::ExportTenant => &self.export_tenant,
+            JobKind::DeleteTenant => &self.delete_tenant,
         }
     }
 }

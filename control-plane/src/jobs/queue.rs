@@ -22,11 +22,22 @@ pub enum JobKind {
     SendMail,
     /// Something of the installation's that is due by the clock.
     Upkeep,
+    /// Make the archive of a tenant.
+    ExportTenant,
+    /// Go through the steps of a tenant's deletion.
+    DeleteTenant,
 }
 
 impl JobKind {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::SendMessages, Self::DeliverWebhook, Self::SendMail, Self::Upkeep];
+    pub const ALL: [Self; 6] = [
+        Self::SendMessages,
+        Self::DeliverWebhook,
+        Self::SendMail,
+        Self::Upkeep,
+        Self::ExportTenant,
+        Self::DeleteTenant,
+    ];
 
     /// The name in the table and in metrics.
     #[must_use]
@@ -36,6 +47,8 @@ impl JobKind {
             Self::DeliverWebhook => "webhooks.deliver",
             Self::SendMail => "mail.send",
             Self::Upkeep => "upkeep",
+            Self::ExportTenant => "tenants.export",
+            Self::DeleteTenant => "tenants.delete",
         }
     }
 

@@ -286,7 +286,7 @@ pub(crate) async fn ensure(
 }
 
 /// The tenant's keys that aren't deleted.
-pub(super) async fn list<C: ConnectionTrait>(
+pub(crate) async fn list<C: ConnectionTrait>(
     connection: &C,
     scope: &TenantScope,
     page: &PageQuery,

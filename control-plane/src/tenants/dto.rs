@@ -26,6 +26,8 @@ pub struct TenantDto {
     /// After how many days the content of messages is erased; null: never.
     #[schema(example = 90)]
     pub retention_days: Option<i64>,
+    /// If it is being deleted: when everything goes.
+    pub delete_at: Option<Timestamp>,
     /// When it was made.
     pub created_at: Timestamp,
 }
@@ -37,6 +39,7 @@ impl From<Tenant> for TenantDto {
             name: tenant.name,
             status: tenant.status,
             retention_days: tenant.retention_days,
+            delete_at: tenant.delete_at.filter(|_| tenant.status == TenantStatus::Deleting),
             created_at: tenant.created_at,
         }
     }

@@ -5,7 +5,7 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use shared::ids::{InvitationId, MailId, TenantId, UserId};
 
-use super::{invitations, ownership, service};
+use super::{TenantStatus, invitations, ownership, service};
 use crate::{
     auth::{TenantScope, people},
     mail::{Action, Letter, WriteError, Writer},
@@ -16,6 +16,9 @@ use crate::{
 pub(super) const INVITATION: &str = "invitation";
 /// Somebody is to become the owner: [`AboutOffer`].
 pub(super) const OWNERSHIP_OFFERED: &str = "ownership_offered";
+
+/// An account is to be deleted: [`AboutDeletion`].
+pub(super) const DELETION: &str = "tenant_deletion";
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct AboutInvitation {
@@ -29,6 +32,12 @@ pub(super) struct AboutOffer {
     pub(super) offered_by: UserId,
 }
 
+#[derive(Serialize, Deserialize)]
+pub(super) struct AboutDeletion {
+    pub(super) tenant_id: TenantId,
+    pub(super) owner: UserId,
+}
+
 /// Writes them.
 #[derive(Debug, Clone, Copy)]
 pub struct Letters;
@@ -36,13 +45,14 @@ pub struct Letters;
 #[async_trait]
 impl Writer for Letters {
     fn kinds(&self) -> &'static [&'static str] {
-        &[INVITATION, OWNERSHIP_OFFERED]
+        &[INVITATION, OWNERSHIP_OFFERED, DELETION]
     }
 
     async fn write(&self, app: &App, _: &MailId, kind: &str, about: &[u8]) -> Result<Option<Letter>, WriteError> {
         match kind {
             INVITATION => invitation(app, &read(about)?).await,
             OWNERSHIP_OFFERED => ownership_offered(app, &read(about)?).await,
+            DELETION => deletion(app, &read(about)?).await,
             _ => Err(WriteError::Defect("nobody writes this kind of mail")),
         }
     }
@@ -103,5 +113,24 @@ async fn ownership_offered(app: &App, about: &AboutOffer) -> Result<Option<Lette
         ],
         action: Some(Action::page("See the offer", &app.config.mail.public_url, "members")),
         closing: "If you don't want that, there is nothing to do.",
+    }))
+}
+
+async fn deletion(app: &App, about: &AboutDeletion) -> Result<Option<Letter>, WriteError> {
+    // Taken back meanwhile: no mail.
+    let tenant = service::find(app.db.read(), &TenantScope::of_row(about.tenant_id.clone())).await?;
+    let (TenantStatus::Deleting, Some(delete_at)) = (tenant.status, tenant.delete_at) else { return Ok(None) };
+    let mut found = people::profiles(app.db.read(), std::slice::from_ref(&about.owner)).await?;
+    let Some(person) = found.remove(&about.owner) else { return Ok(None) };
+    Ok(Some(Letter {
+        to: person.email,
+        subject: "Your account is going to be deleted",
+        paragraphs: vec![
+            format!("Hello {},", person.name),
+            format!("the account “{}” is going to be deleted, as you asked, on {delete_at}.", tenant.name),
+            "Until then you can download an archive of all that it has, and you can take the deletion back.".into(),
+        ],
+        action: Some(Action::page("See the account", &app.config.mail.public_url, "account")),
+        closing: "If it wasn't you, take the deletion back and set another password at once.",
     }))
 }

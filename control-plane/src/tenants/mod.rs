@@ -1,6 +1,6 @@
 //! Tenants: the unit of isolation and of billing; and who belongs to one.
 //!
-//! **Owns** the tables `tenants`, `members`, `invitations` and `ownership_offers`. A tenant has a data key of its own, sealed with
+//! **Owns** the tables `tenants`, `members`, `invitations`, `ownership_offers` and `exports`. A tenant has a data key of its own, sealed with
 //! the master key, which seals the tenant's secrets: webhook secrets, event bodies, stored answers. `last_position` is the counter
 //! of its events; the events domain raises it, last in its transactions.
 //!
@@ -12,12 +12,17 @@
 //! **The owner** is exactly one person, which a unique index sees to. They can't leave, be removed or be given another role; they
 //! hand the tenant over by an [offer](ownership) that the other accepts, both with their passwords.
 //!
+//! **An [export](export)** is all that a tenant has, as one archive that a job makes. Its [deletion](deletion) comes a
+//! week after its owner asked for it, and never without such an archive.
+//!
 //! **Invariants.** A tenant is made together with its owner and its data key, and has exactly one owner from then on. Nobody gives
 //! or takes a role above their own ([`policy`]). A suspended tenant reads and doesn't write: authorisation sees to it, for every
 //! operation.
 
+mod deletion;
 mod dto;
 mod entity;
+mod export;
 mod invitations;
 mod letters;
 mod members;
@@ -28,10 +33,12 @@ pub(crate) mod service;
 
 use sea_orm::DbErr;
 
+pub use deletion::Deleter;
 pub use dto::TenantDto;
 pub use entity::tenant::{
     ActiveModel as TenantRow, Column as TenantColumn, Entity as TenantTable, Model as Tenant, TenantStatus,
 };
+pub use export::Exporter;
 pub use letters::Letters;
 pub(crate) use members::choose;
 pub use routes::router;
@@ -39,11 +46,18 @@ pub use service::data_key;
 
 use crate::state::App;
 
-/// Forgets invitations and offers that have expired, a bounded number of each.
+/// Explains the figures to whoever reads `/metrics`.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!("tenants_deleted_total", "Tenants that were deleted, with all that they had.");
+    metrics::describe_counter!("tenant_exports_total", "Archives of tenants, by outcome (ready, failed).");
+}
+
+/// Forgets invitations, offers and archives that have expired, a bounded number of each.
 ///
 /// # Errors
 /// As the driver.
 pub async fn prune(app: &App) -> Result<(), DbErr> {
     invitations::prune(app.db.autocommit()).await?;
-    ownership::prune(app.db.autocommit()).await
+    ownership::prune(app.db.autocommit()).await?;
+    export::prune(app).await
 }

@@ -52,6 +52,7 @@ pub(crate) async fn create_unowned(
         last_position: Set(0),
         created_at: Set(now),
         retention_days: Set(None),
+        delete_at: Set(None),
     };
     Ok(tenant.insert(tx).await?)
 }

@@ -8,10 +8,12 @@
 //! 1. Every fact counts once, however often it is recorded.
 //! 2. A fact is dated by when the thing happened (for a sent message, the server's acknowledgement), not by when we learnt it.
 
+mod facts;
 mod record;
 mod report;
 mod routes;
 
+pub(crate) use facts::page;
 pub use record::{Fact, Meter, record};
 pub use report::Granularity;
 pub use routes::router;

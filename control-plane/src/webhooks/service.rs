@@ -139,7 +139,7 @@ pub(crate) async fn ensure(
     Ok(())
 }
 
-pub(super) async fn list<C: ConnectionTrait>(
+pub(crate) async fn list<C: ConnectionTrait>(
     conn: &C,
     scope: &TenantScope,
     page: &PageQuery,
@@ -259,6 +259,20 @@ pub(super) async fn deliveries<C: ConnectionTrait>(
     if let Some(status) = only.status {
         query = query.filter(delivery::Column::Status.eq(status));
     }
+    if let Some(before) = page.before::<DeliveryId>()? {
+        query = query.filter(delivery::Column::Id.lt(before));
+    }
+    let rows = query.order_by_desc(delivery::Column::Id).limit(page.rows()).all(conn).await?;
+    Ok(page.page(rows, |row| &row.id, Delivery::from))
+}
+
+/// Deliveries of a tenant, of whichever endpoint.
+pub(crate) async fn all_deliveries<C: ConnectionTrait>(
+    conn: &C,
+    scope: &TenantScope,
+    page: &PageQuery,
+) -> ApiResult<Page<Delivery>> {
+    let mut query = delivery::Entity::find().filter(delivery::Column::TenantId.eq(scope.id().clone()));
     if let Some(before) = page.before::<DeliveryId>()? {
         query = query.filter(delivery::Column::Id.lt(before));
     }

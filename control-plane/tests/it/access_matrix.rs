@@ -26,7 +26,7 @@ use rstest::rstest;
 use serde_json::{Value, json};
 use shared::{
     identity::SigningKey,
-    ids::{DeliveryId, KeyId, LoginId, MessageId, UserId},
+    ids::{DeliveryId, ExportId, KeyId, LoginId, MessageId, UserId},
     time::Timestamp,
 };
 
@@ -35,8 +35,8 @@ use crate::{
     parts,
 };
 
-/// About the person, not the tenant, so also possible while the tenant may only read.
-const WHILE_SUSPENDED: [&str; 3] = ["end_login", "leave_tenant", "switch_tenant"];
+/// About the person, or taking the deletion of the tenant back, so also possible while the tenant may only read.
+const WHILE_SUSPENDED: [&str; 4] = ["end_login", "keep_tenant", "leave_tenant", "switch_tenant"];
 /// What the owner of a tenant with everything in it finds nothing for: it is for whom the tenant is offered to.
 const NOT_FOR_OWNERS: [&str; 1] = ["accept_ownership"];
 /// Headers that differ by request.
@@ -197,6 +197,11 @@ impl World {
         let insert = "INSERT INTO messages (id, tenant_id, session_id, direction, wa_id, chat, sender, kind, status, \
                       created_at) VALUES ($1, $2, $3, 'inbound', $1, 'c', 'c', 'text', 'delivered', 0)";
         app.sql(insert, [message.as_str().into(), tenant.into(), session.as_str().into()]).await;
+        let export = ExportId::new().to_string();
+        let insert = "INSERT INTO exports (id, tenant_id, requested_by, status, created_at, expires_at) \
+                      VALUES ($1, $2, $3, 'failed', 0, $4)";
+        let by = world.owner.user_id.as_str();
+        app.sql(insert, [export.as_str().into(), tenant.into(), by.into(), later.into()]).await;
         let delivery = DeliveryId::new().to_string();
         let insert = "INSERT INTO deliveries (id, tenant_id, webhook_id, event_id, event_type, status, created_at, \
                       completed_at) VALUES ($1, $2, $3, $1, 'message.received', 'failed', 0, 1)";
@@ -211,6 +216,7 @@ impl World {
             ("whk", webhook),
             ("msg", message),
             ("dlv", delivery),
+            ("exp", export),
         ]);
         world
     }
@@ -287,7 +293,11 @@ impl Operation {
             let kind = Self::kind_of(parameter);
             match (place, kind) {
                 ("path", Some(kind)) => path = path.replace(&format!("{{{name}}}"), &id(&kind)),
-                ("path", None) => panic!("{}: the path's {name} is no id of a known kind", self.id),
+                // A name that people choose.
+                ("path", None) => match parameter["example"].as_str() {
+                    Some(example) => path = path.replace(&format!("{{{name}}}"), example),
+                    None => panic!("{}: the path's {name} is no id of a known kind", self.id),
+                },
                 ("query", Some(kind)) => query.push(format!("{name}={}", id(&kind))),
                 _ => {}
             }

@@ -12,6 +12,7 @@ use std::{
 use control_plane::{
     ControlPlane,
     config::{Config, Values},
+    objects,
     state::App,
 };
 use reqwest::{Method, RequestBuilder, StatusCode, header::HeaderMap};
@@ -37,7 +38,7 @@ pub enum Engine {
 /// A fresh database, gone with the test.
 pub enum Storage {
     File(TempDir),
-    Server { name: String, admin: DatabaseConnection, url: String },
+    Server { name: String, admin: DatabaseConnection, url: String, folder: TempDir },
 }
 
 impl Storage {
@@ -59,7 +60,7 @@ impl Storage {
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
         let mut own = url::Url::parse(&url).unwrap();
         own.set_path(&name);
-        Some(Self::Server { name, admin, url: own.into() })
+        Some(Self::Server { name, admin, url: own.into(), folder: tempfile::tempdir().unwrap() })
     }
 
     fn url(&self) -> String {
@@ -78,8 +79,15 @@ impl Storage {
         }
     }
 
+    /// Where files lie.
+    pub fn folder(&self) -> &std::path::Path {
+        let (Self::File(folder) | Self::Server { folder, .. }) = self;
+        folder.path()
+    }
+
     /// Settings of a control plane over it: the defaults, and what a test can't do without.
     pub fn config(&self) -> Config {
+        let objects = objects::folder_url(&self.folder().join("objects")).unwrap();
         let set = [
             ("LISTEN", "127.0.0.1:0"),
             ("INTERNAL_LISTEN", "127.0.0.1:0"),
@@ -87,6 +95,7 @@ impl Storage {
             ("DATABASE_URL", &self.url()),
             ("DATABASE_POOL_SIZE", "8"),
             ("MASTER_KEY", &DataKey::generate().to_base64()),
+            ("OBJECT_STORE_URL", objects.as_str()),
             ("RATE_LIMIT_AUTH", "off"),
             ("RATE_LIMIT_KEY", "off"),
             ("RATE_LIMIT_TENANT", "off"),

@@ -11,6 +11,7 @@ use control_plane::{
     limits::Limits,
     master_key::MasterKey,
     messages::Waiting,
+    objects::Objects,
     outbound,
     state::{App, Shared},
     workers::Fleet,
@@ -45,6 +46,7 @@ impl Parts {
         let keyring = Keyring::load(&db, &master_key).await.unwrap();
         let fleet = Fleet::load(&db, &master_key).await.unwrap();
         let outbound = outbound::Client::new(&config.outbound).unwrap();
+        let objects = Objects::new(&config.objects).unwrap();
         App::new(Shared {
             limits: Limits::new(config.rate_limits.clone(), None),
             redis: None,
@@ -56,6 +58,7 @@ impl Parts {
             bell: Bell::default(),
             waiting: Waiting::default(),
             outbound,
+            objects,
             fleet,
             stop: CancellationToken::new(),
         })

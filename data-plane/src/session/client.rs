@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -58,6 +58,10 @@ pub struct Link {
     pub runtime: SessionRuntime,
     /// What to do with sends whose outcome isn't known.
     pub on_unknown: OnUnknown,
+    /// How many sockets there have been.
+    sockets: Arc<AtomicU64>,
+    /// How many there had been when the last login was complete.
+    logged_in_on: AtomicU64,
     connected: AtomicBool,
     client: OnceLock<Weak<Client>>,
 }
@@ -75,8 +79,14 @@ impl Link {
         self.client.get()?.upgrade().filter(|client| client.is_connected() && client.pn().is_none())
     }
 
+    /// Whether the library has dialled since the last login was complete. It doesn't say so when it gives a dead socket up.
+    pub fn redialled(&self) -> bool {
+        self.sockets.load(Ordering::Acquire) != self.logged_in_on.load(Ordering::Acquire)
+    }
+
     /// The session is connected.
     pub fn up(&self) {
+        self.logged_in_on.store(self.sockets.load(Ordering::Acquire), Ordering::Release);
         self.acks.socket_changed();
         self.connected.store(true, Ordering::Release);
     }
@@ -116,12 +126,18 @@ impl Running {
             acks: Acks::default(),
             runtime: SessionRuntime::default(),
             on_unknown: settings.on_unknown,
+            sockets: Arc::default(),
+            logged_in_on: AtomicU64::new(0),
             connected: AtomicBool::new(false),
             client: OnceLock::new(),
         });
         let (signals, from_events) = mpsc::channel(events::CAPACITY);
         let (writes, to_write) = mpsc::channel(writer::CAPACITY);
-        let factory = SessionDialer { dialer: Arc::clone(&node.dialer), gate: Gate::new(Arc::clone(&backend), lease) };
+        let factory = SessionDialer {
+            dialer: Arc::clone(&node.dialer),
+            gate: Gate::new(Arc::clone(&backend), lease),
+            sockets: Arc::clone(&link.sockets),
+        };
         let hook = Inbound { backend: Arc::clone(&backend), shipper: Arc::clone(&node.shipper) };
         let events = Events { link: Arc::clone(&link), signals, writes: writes.clone() };
         let mut builder = Bot::builder()

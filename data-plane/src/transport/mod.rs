@@ -11,7 +11,13 @@
 mod http;
 pub mod pacing;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -129,6 +135,8 @@ pub struct SessionDialer {
     pub dialer: Arc<Dialer>,
     /// Whether this session may speak.
     pub gate: Gate,
+    /// Counts its sockets.
+    pub sockets: Arc<AtomicU64>,
 }
 
 #[async_trait]
@@ -138,6 +146,7 @@ impl TransportFactory for SessionDialer {
             return Err(TransportError::Closed.into());
         }
         let (inner, events) = self.dialer.dial().await?;
+        self.sockets.fetch_add(1, Ordering::AcqRel);
         Ok((Arc::new(GuardedTransport { inner, gate: self.gate.clone() }), events))
     }
 }

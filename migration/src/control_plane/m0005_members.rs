@@ -1,4 +1,5 @@
-//! People of a tenant: invitations, one owner, and handing the account over. Limits and rotation of API keys. Retention.
+//! People of a tenant: invitations, one owner, and handing the account over. Limits and rotation of API keys. Retention,
+//! exports, deletion.
 
 use sea_orm_migration::prelude::{DbErr, DeriveMigrationName, MigrationTrait, SchemaManager};
 
@@ -45,11 +46,27 @@ ALTER TABLE api_keys ADD COLUMN session_ids TEXT;
 ALTER TABLE api_keys ADD COLUMN allowed_ips TEXT;
 ALTER TABLE api_keys ADD COLUMN replaced_by TEXT;
 ALTER TABLE tenants ADD COLUMN retention_days BIGINT;
-CREATE INDEX messages_with_content ON messages (tenant_id, created_at) WHERE content IS NOT NULL
+ALTER TABLE tenants ADD COLUMN delete_at BIGINT;
+CREATE INDEX messages_with_content ON messages (tenant_id, created_at) WHERE content IS NOT NULL;
+CREATE TABLE exports (
+    id TEXT PRIMARY KEY,
+    tenant_id TEXT NOT NULL REFERENCES tenants (id),
+    requested_by TEXT NOT NULL,
+    status TEXT NOT NULL,
+    bytes BIGINT,
+    created_at BIGINT NOT NULL,
+    finished_at BIGINT,
+    expires_at BIGINT NOT NULL
+);
+CREATE INDEX exports_by_tenant ON exports (tenant_id, id);
+CREATE UNIQUE INDEX exports_running ON exports (tenant_id) WHERE status = 'running';
+CREATE INDEX exports_by_end ON exports (expires_at)
 ";
 
 const DOWN: &str = "
+DROP TABLE exports;
 DROP INDEX messages_with_content;
+ALTER TABLE tenants DROP COLUMN delete_at;
 ALTER TABLE tenants DROP COLUMN retention_days;
 ALTER TABLE api_keys DROP COLUMN replaced_by;
 ALTER TABLE api_keys DROP COLUMN allowed_ips;

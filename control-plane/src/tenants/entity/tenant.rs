@@ -24,6 +24,8 @@ pub struct Model {
     pub created_at: Timestamp,
     /// After how many days the content of messages is erased; none: never.
     pub retention_days: Option<i64>,
+    /// While it is being deleted: when everything goes.
+    pub delete_at: Option<Timestamp>,
 }
 
 /// Whether a tenant may write.
@@ -37,6 +39,9 @@ pub enum TenantStatus {
     /// By the operator: reading is possible, writing isn't.
     #[sea_orm(string_value = "suspended")]
     Suspended,
+    /// By its owner: reading is possible until it is gone, writing isn't.
+    #[sea_orm(string_value = "deleting")]
+    Deleting,
 }
 
 impl TenantStatus {

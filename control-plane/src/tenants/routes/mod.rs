@@ -1,5 +1,7 @@
 //! `/api/v1/tenant…`, `/api/v1/members`, `/api/v1/invitations`, `/api/v1/me/tenants`.
 
+mod deletion;
+mod exports;
 mod invitations;
 mod members;
 mod ownership;
@@ -14,6 +16,10 @@ use crate::state::App;
 pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(tenant::get_tenant, tenant::update_tenant))
+        .routes(routes!(exports::create_export, exports::list_exports))
+        .routes(routes!(exports::get_export))
+        .routes(routes!(exports::download_export))
+        .routes(routes!(deletion::delete_tenant, deletion::keep_tenant))
         .routes(routes!(members::leave_tenant))
         .routes(routes!(
             ownership::get_ownership_offer,

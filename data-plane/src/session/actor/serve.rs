@@ -17,7 +17,7 @@ use super::{Actor, Turn};
 use crate::{
     backoff,
     session::{
-        client::Running,
+        client::{Link, Running},
         state::{Effect, Signal},
     },
     store::{Fence, Poison},
@@ -130,7 +130,7 @@ impl Actor {
                         alive = false;
                         continue;
                     }
-                    _ = look.tick() => match self.look(&client) {
+                    _ = look.tick() => match self.look(link, &client) {
                         Some(signal) => signal,
                         None => continue,
                     },
@@ -151,7 +151,7 @@ impl Actor {
     }
 
     /// Looks when the client last heard from WhatsApp.
-    fn look(&mut self, client: &Client) -> Option<Signal> {
+    fn look(&mut self, link: &Link, client: &Client) -> Option<Signal> {
         let millis = i64::try_from(client.stats().last_data_received_ms).unwrap_or_default();
         let heard = DateTime::from_timestamp_millis(millis).filter(|_| millis > 0);
         if let Some(heard) = heard {
@@ -162,10 +162,12 @@ impl Actor {
         let silent = heard.is_some_and(|at| now - at > silence);
         match (self.machine.observed(), silent) {
             (Observed::Connected, true) => Some(Signal::Silent),
+            // A dead socket was given up, and the next one isn't through its login: what comes with it is no sign of life.
+            (Observed::Connected, false) if link.redialled() => Some(Signal::Dropped),
             (Observed::Connected, false) => {
                 (now - self.view.borrow().report.since > SETTLED).then_some(Signal::Settled)
             }
-            (Observed::Reconnecting, false) if heard.is_some() => Some(Signal::Heard),
+            (Observed::Reconnecting, false) if heard.is_some() && !link.redialled() => Some(Signal::Heard),
             _ => None,
         }
     }

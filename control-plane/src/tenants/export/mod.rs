@@ -1,0 +1,201 @@
+//! All that a tenant has, as one archive: a ZIP of files of JSON lines, in the shapes of the API.
+//!
+//! Asking for one commits a row and a job. The job reads page by page, writes a file that has no name, and stores it whole
+//! ([`crate::objects`]); so memory stays small however much there is, and nothing is left if the process dies. Secrets (keys,
+//! webhook secrets, the state of sessions) are not in it. It is deleted after a week.
+//!
+//! **Invariants.** One archive of a tenant is made at a time, which a unique index sees to. A row is deleted after its file.
+
+mod archive;
+mod build;
+
+use std::time::Duration;
+
+pub use build::Exporter;
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
+    sea_query::OnConflict,
+};
+use serde::Serialize;
+use shared::{
+    ids::{ExportId, TenantId, UserId},
+    time::Timestamp,
+};
+use utoipa::ToSchema;
+
+use super::entity::export::{self as entity, ExportStatus};
+use crate::{
+    auth::TenantScope,
+    error::{ApiError, ApiResult, Kind},
+    extract::page::{Page, PageQuery},
+    jobs::{self, JobKind, NewJob},
+    objects::{ObjectError, Reading},
+    state::App,
+};
+
+/// How long an archive can be fetched.
+const LIVES: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How often the making of one is tried.
+const ATTEMPTS: u32 = 5;
+/// How many ended archives one sweep deletes.
+const PRUNE_BATCH: u64 = 50;
+
+/// An archive of all that the account has.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Export {
+    /// Its id.
+    pub id: ExportId,
+    /// How far it is.
+    pub status: ExportStatus,
+    /// How long the archive is, in bytes, once it is ready.
+    #[schema(example = 1_048_576)]
+    pub bytes: Option<i64>,
+    /// Who asked for it.
+    pub requested_by: UserId,
+    /// When it was asked for.
+    pub created_at: Timestamp,
+    /// When it was ready, or given up.
+    pub finished_at: Option<Timestamp>,
+    /// When it is deleted.
+    pub expires_at: Timestamp,
+}
+
+impl From<entity::Model> for Export {
+    fn from(row: entity::Model) -> Self {
+        Self {
+            id: row.id,
+            status: row.status,
+            bytes: row.bytes,
+            requested_by: row.requested_by,
+            created_at: row.created_at,
+            finished_at: row.finished_at,
+            expires_at: row.expires_at,
+        }
+    }
+}
+
+/// What an archive is stored as.
+fn name_of(tenant: &TenantId, id: &ExportId) -> String {
+    format!("exports/{tenant}/{id}.zip")
+}
+
+impl From<ObjectError> for ApiError {
+    fn from(error: ObjectError) -> Self {
+        match error {
+            ObjectError::Unavailable => Kind::Unavailable.because("the object store doesn't answer").into(),
+            ObjectError::Missing => Self::Defect("a file of a row is missing"),
+            ObjectError::File(_) => Self::Defect("a file can't be read"),
+            ObjectError::Settings => Self::Defect("the object store's settings can't be used"),
+        }
+    }
+}
+
+/// Asks for an archive. Ring [`JobKind::ExportTenant`] after the commit.
+pub(super) async fn request(tx: &DatabaseTransaction, scope: &TenantScope, by: &UserId) -> ApiResult<Export> {
+    let now = Timestamp::now();
+    let row = entity::Model {
+        id: ExportId::new(),
+        tenant_id: scope.id().clone(),
+        requested_by: by.clone(),
+        status: ExportStatus::Running,
+        bytes: None,
+        created_at: now,
+        finished_at: None,
+        expires_at: now.plus(LIVES),
+    };
+    let inserted = entity::Entity::insert(entity::ActiveModel {
+        id: Set(row.id.clone()),
+        tenant_id: Set(row.tenant_id.clone()),
+        requested_by: Set(row.requested_by.clone()),
+        status: Set(row.status),
+        bytes: Set(None),
+        created_at: Set(row.created_at),
+        finished_at: Set(None),
+        expires_at: Set(row.expires_at),
+    })
+    .on_conflict(OnConflict::new().do_nothing().to_owned())
+    .exec_without_returning(tx)
+    .await?;
+    if inserted == 0 {
+        return Err(Kind::Conflict.because("an archive is being made already").into());
+    }
+    let job = NewJob {
+        tenant_id: scope.id().clone(),
+        kind: JobKind::ExportTenant,
+        lane: format!("export:{}", scope.id()),
+        subject: row.id.to_string(),
+        run_at: now,
+        max_attempts: ATTEMPTS,
+    };
+    jobs::enqueue(tx, job).await?;
+    Ok(row.into())
+}
+
+/// The tenant's archives, the newest first.
+pub(super) async fn list<C: ConnectionTrait>(
+    connection: &C,
+    scope: &TenantScope,
+    page: &PageQuery,
+) -> ApiResult<Page<Export>> {
+    let mut query = entity::Entity::find().filter(entity::Column::TenantId.eq(scope.id().clone()));
+    if let Some(before) = page.before::<ExportId>()? {
+        query = query.filter(entity::Column::Id.lt(before));
+    }
+    let rows = query.order_by_desc(entity::Column::Id).limit(page.rows()).all(connection).await?;
+    Ok(page.page(rows, |row| &row.id, Export::from))
+}
+
+/// One of them.
+pub(super) async fn get<C: ConnectionTrait>(connection: &C, scope: &TenantScope, id: &ExportId) -> ApiResult<Export> {
+    let row = entity::Entity::find_by_id(id.clone())
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .one(connection)
+        .await?;
+    Ok(row.ok_or(Kind::NotFound)?.into())
+}
+
+/// The archive itself.
+pub(super) async fn read(app: &App, scope: &TenantScope, id: &ExportId) -> ApiResult<Reading> {
+    match get(app.db.read(), scope, id).await?.status {
+        ExportStatus::Ready => Ok(app.objects.read(&name_of(scope.id(), id)).await?),
+        ExportStatus::Running => Err(Kind::Conflict.because("the archive is still being made").into()),
+        ExportStatus::Failed => Err(Kind::Conflict.because("the archive could not be made: ask for another").into()),
+    }
+}
+
+/// Deletes all archives of a tenant.
+pub(super) async fn delete_all(app: &App, scope: &TenantScope) -> ApiResult<()> {
+    loop {
+        let some = entity::Entity::find()
+            .filter(entity::Column::TenantId.eq(scope.id().clone()))
+            .limit(PRUNE_BATCH)
+            .all(app.db.read())
+            .await?;
+        if some.is_empty() {
+            return Ok(());
+        }
+        for row in some {
+            app.objects.delete(&name_of(&row.tenant_id, &row.id)).await?;
+            entity::Entity::delete_by_id(row.id).exec(app.db.autocommit()).await?;
+        }
+    }
+}
+
+/// Deletes archives that are past their time, a bounded number of them: the file, then its row.
+pub(super) async fn prune(app: &App) -> Result<(), DbErr> {
+    let ended = entity::Entity::find()
+        .filter(entity::Column::ExpiresAt.lte(Timestamp::now()))
+        .filter(entity::Column::Status.ne(ExportStatus::Running))
+        .order_by_asc(entity::Column::ExpiresAt)
+        .limit(PRUNE_BATCH)
+        .all(app.db.read())
+        .await?;
+    for row in ended {
+        if let Err(error) = app.objects.delete(&name_of(&row.tenant_id, &row.id)).await {
+            tracing::warn!(%error, export = %row.id, "an archive was not deleted; trying again");
+            return Ok(());
+        }
+        entity::Entity::delete_by_id(row.id).exec(app.db.autocommit()).await?;
+    }
+    Ok(())
+}

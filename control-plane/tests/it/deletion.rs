@@ -1,0 +1,157 @@
+//! Deleting a tenant.
+
+use control_plane::jobs::JobKind;
+use reqwest::Method;
+use rstest::rstest;
+use sea_orm::{ConnectionTrait, Statement};
+use serde_json::{Value, json};
+
+use crate::{
+    harness::{Answer, Engine, Owner, TestApp},
+    parts::eventually,
+};
+
+const PATH: &str = "/api/v1/tenant/deletion";
+
+async fn delete(app: &TestApp, who: &Owner, password: &str) -> Answer {
+    Answer::of(app.post(PATH, &json!({"password": password})).bearer_auth(&who.access_token)).await
+}
+
+async fn keep(app: &TestApp, who: &Owner) -> Answer {
+    Answer::of(app.request(Method::DELETE, PATH).bearer_auth(&who.access_token)).await
+}
+
+async fn get(app: &TestApp, who: &Owner, path: &str) -> Answer {
+    Answer::of(app.get(path).bearer_auth(&who.access_token)).await
+}
+
+/// Waits for a condition while jobs of deletions and exports needn't wait for their time.
+async fn hurried(app: &TestApp, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    eventually(what, async || {
+        app.sql("UPDATE jobs SET run_at = 0 WHERE kind LIKE 'tenants.%' AND state = 'ready'", []).await;
+        app.app().bell.ring(JobKind::DeleteTenant);
+        condition().await
+    })
+    .await;
+}
+
+async fn has_archive(app: &TestApp, who: &Owner) -> bool {
+    let exports = get(app, who, "/api/v1/tenant/exports").await.json();
+    exports["data"].as_array().unwrap().iter().any(|export| export["status"] == "ready")
+}
+
+async fn session(app: &TestApp, who: &Owner) -> String {
+    let body = json!({"name": "s", "network": "sandbox"});
+    let made = Answer::of(app.post("/api/v1/sessions", &body).bearer_auth(&who.access_token)).await;
+    assert_eq!(made.status, 201, "{made:?}");
+    made.json()["id"].as_str().unwrap().to_owned()
+}
+
+/// Every table with a column of this name.
+async fn tables_with(app: &TestApp, column: &str) -> Vec<String> {
+    let db = &app.app().db;
+    let query = if db.engine() == sea_orm::DbBackend::Postgres {
+        "SELECT table_name AS name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = $1"
+    } else {
+        "SELECT tables.name AS name FROM sqlite_master tables JOIN pragma_table_info(tables.name) columns \
+         WHERE tables.type = 'table' AND columns.name = $1"
+    };
+    let rows = db.read().query_all_raw(Statement::from_sql_and_values(db.engine(), query, [column.into()])).await;
+    rows.unwrap().iter().map(|row| row.try_get("", "name").unwrap()).collect()
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_stops_and_exports_first_and_can_be_taken_back_for_a_week(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let session = session(&app, &owner).await;
+    keep(&app, &owner).await.assert_problem(409, "conflict");
+    delete(&app, &owner, "not the password").await.assert_problem(403, "wrong-password");
+    let begun = delete(&app, &owner, &owner.password).await;
+    assert_eq!((begun.status.as_u16(), &begun.json()["status"]), (202, &json!("deleting")), "{begun:?}");
+    assert!(begun.json()["delete_at"].is_string(), "{begun:?}");
+    delete(&app, &owner, &owner.password).await.assert_problem(403, "tenant-suspended");
+    let rename = app.request(Method::PATCH, "/api/v1/tenant").json(&json!({"name": "x"}));
+    Answer::of(rename.bearer_auth(&owner.access_token)).await.assert_problem(403, "tenant-suspended");
+    hurried(&app, "there is an archive", async || has_archive(&app, &owner).await).await;
+    let path = format!("/api/v1/sessions/{session}");
+    assert_eq!(get(&app, &owner, &path).await.json()["desired"], "stopped");
+    // Nothing more happens before the week is over, however often it is looked.
+    for _ in 0..3 {
+        app.sql("UPDATE jobs SET run_at = 0 WHERE kind = 'tenants.delete' AND state = 'ready'", []).await;
+        app.app().bell.ring(JobKind::DeleteTenant);
+        hurried(&app, "the job waits again", async || {
+            let waiting = "SELECT COUNT(*) FROM jobs WHERE kind = 'tenants.delete' AND state = 'ready'";
+            app.count(waiting).await == 1
+        })
+        .await;
+    }
+    let kept = keep(&app, &owner).await;
+    assert_eq!((kept.status.as_u16(), &kept.json()["status"]), (200, &json!("active")), "{kept:?}");
+    assert!(kept.json()["delete_at"].is_null(), "{kept:?}");
+    hurried(&app, "the job ends", async || {
+        app.count("SELECT COUNT(*) FROM jobs WHERE kind = 'tenants.delete' AND state = 'done'").await == 1
+    })
+    .await;
+    assert_eq!(get(&app, &owner, &path).await.json()["desired"], "stopped");
+    let start = app.request(Method::POST, &format!("{path}/start")).bearer_auth(&owner.access_token);
+    assert_eq!(Answer::of(start).await.status, 202);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let stranger = app.sign_up().await;
+    let colleague = app.colleague(&owner, "developer").await;
+    for who in [&owner, &stranger] {
+        session(&app, who).await;
+        app.api_key(who, "sandbox", &["webhooks"]).await;
+        let webhook = json!({"url": "https://93.184.216.34/hook", "event_types": ["*"]});
+        let post = app.post("/api/v1/webhooks", &webhook).bearer_auth(&who.access_token);
+        let made = Answer::of(post.header("idempotency-key", "once")).await;
+        assert_eq!(made.status, 201, "{made:?}");
+        let invitation = json!({"email": "grace@example.com", "role": "viewer"});
+        let made = Answer::of(app.post("/api/v1/invitations", &invitation).bearer_auth(&who.access_token)).await;
+        assert_eq!(made.status, 201, "{made:?}");
+    }
+    assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
+    hurried(&app, "there is an archive", async || has_archive(&app, &owner).await).await;
+    // The week is over, and so is the day in which workers are to remove the linked devices: none is here.
+    let before = shared::time::Timestamp::now().as_millis() - 25 * 3_600_000;
+    app.sql("UPDATE tenants SET delete_at = $1 WHERE status = 'deleting'", [before.into()]).await;
+    let left = format!("SELECT COUNT(*) FROM tenants WHERE id = '{}'", owner.tenant_id);
+    hurried(&app, "the tenant is gone", async || app.count(&left).await == 0).await;
+
+    let tables = tables_with(&app, "tenant_id").await;
+    assert!(tables.len() >= 12, "{tables:?}");
+    for table in tables.iter().filter(|table| *table != "jobs") {
+        let of = |who: &Owner| format!("SELECT COUNT(*) FROM {table} WHERE tenant_id = '{}'", who.tenant_id);
+        assert_eq!(app.count(&of(&owner)).await, 0, "{table}");
+        if ["sessions", "api_keys", "webhooks", "invitations", "members", "logins", "idempotency_keys"]
+            .contains(&table.as_str())
+        {
+            assert!(app.count(&of(&stranger)).await > 0, "{table} of others");
+        }
+    }
+    let waiting = format!("SELECT COUNT(*) FROM jobs WHERE tenant_id = '{}' AND state = 'ready'", owner.tenant_id);
+    assert_eq!(app.count(&waiting).await, 0);
+    let people =
+        async |who: &Owner| app.count(&format!("SELECT COUNT(*) FROM users WHERE id = '{}'", who.user_id)).await;
+    assert_eq!((people(&owner).await, people(&colleague).await, people(&stranger).await), (0, 1, 1));
+    get(&app, &owner, "/api/v1/me").await.assert_problem(401, "unauthenticated");
+    let body = json!({"email": owner.email, "password": owner.password});
+    Answer::of(app.post("/api/v1/auth/login", &body)).await.assert_problem(401, "invalid-credentials");
+    let again: Value = json!({"email": owner.email, "password": owner.password, "name": "Ada", "tenant_name": "Acme"});
+    assert_eq!(Answer::of(app.post("/api/v1/auth/signup", &again)).await.status, 201);
+    let body = json!({"email": colleague.email, "password": colleague.password});
+    assert_eq!(Answer::of(app.post("/api/v1/auth/login", &body)).await.status, 200, "they have a tenant of their own");
+    app.stop().await;
+}

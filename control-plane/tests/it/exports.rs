@@ -1,0 +1,139 @@
+//! All that a tenant has, as one archive.
+
+use std::io::{Cursor, Read};
+
+use rstest::rstest;
+use serde_json::{Value, json};
+use shared::{
+    ids::{ExportId, MessageId},
+    wire::{outbox::InboundBody, send::Content},
+};
+
+use crate::{
+    harness::{Answer, Engine, Owner, TestApp},
+    parts::eventually,
+};
+
+const PATH: &str = "/api/v1/tenant/exports";
+
+async fn ask(app: &TestApp, who: &Owner, password: &str) -> Answer {
+    Answer::of(app.post(PATH, &json!({"password": password})).bearer_auth(&who.access_token)).await
+}
+
+async fn get(app: &TestApp, who: &Owner, path: &str) -> Answer {
+    Answer::of(app.get(path).bearer_auth(&who.access_token)).await
+}
+
+/// The lines of one file of the archive.
+fn lines(archive: &[u8], name: &str) -> Vec<Value> {
+    let mut zip = zip::ZipArchive::new(Cursor::new(archive)).unwrap();
+    let mut text = String::new();
+    zip.by_name(name).unwrap().read_to_string(&mut text).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_secret(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let stranger = app.sign_up().await;
+    let admin = app.colleague(&owner, "admin").await;
+    let session = json!({"name": "s", "network": "sandbox", "start": false});
+    assert_eq!(Answer::of(app.post("/api/v1/sessions", &session).bearer_auth(&owner.access_token)).await.status, 201);
+    let webhook = json!({"url": "https://93.184.216.34/hook", "event_types": ["*"]});
+    let webhook = Answer::of(app.post("/api/v1/webhooks", &webhook).bearer_auth(&owner.access_token)).await;
+    let secret = webhook.json()["secret"].as_str().unwrap().to_owned();
+    let key = app.api_key(&owner, "sandbox", &["webhooks"]).await;
+    let body = InboundBody::Content { content: Content::Text { body: "Grüße".into() } };
+    let body = serde_json::to_string(&body).unwrap();
+    // More than one page of a list.
+    for who in [&owner, &stranger] {
+        let count = if who.tenant_id == owner.tenant_id { 250 } else { 1 };
+        let session = shared::ids::SessionId::new().to_string();
+        for _ in 0..count {
+            app.sql(
+                "INSERT INTO messages (id, tenant_id, session_id, direction, wa_id, chat, sender, kind, content, status, \
+                 created_at) VALUES ($1, $2, $3, 'inbound', $1, 'c', 'c', 'text', $4, 'delivered', 0)",
+                [
+                    MessageId::new().as_str().into(),
+                    who.tenant_id.as_str().into(),
+                    session.as_str().into(),
+                    body.as_str().into(),
+                ],
+            )
+            .await;
+        }
+    }
+
+    ask(&app, &admin, &admin.password).await.assert_problem(403, "missing-scope");
+    ask(&app, &owner, "not the password").await.assert_problem(403, "wrong-password");
+    let asked = ask(&app, &owner, &owner.password).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    let path = format!("{PATH}/{}", asked.json()["id"].as_str().unwrap());
+    eventually("the archive is ready", async || get(&app, &owner, &path).await.json()["status"] == "ready").await;
+    let archive = app.get(&format!("{path}/archive")).bearer_auth(&owner.access_token).send().await.unwrap();
+    assert_eq!(archive.headers()["content-type"], "application/zip");
+    let archive = archive.bytes().await.unwrap();
+    assert_eq!(get(&app, &owner, &path).await.json()["bytes"], archive.len());
+
+    assert_eq!(lines(&archive, "members.jsonl").len(), 2);
+    assert_eq!(lines(&archive, "sessions.jsonl").len(), 1);
+    assert_eq!(lines(&archive, "webhooks.jsonl").len(), 1);
+    assert_eq!(lines(&archive, "api-keys.jsonl")[0]["last_four"], key[key.len() - 4..]);
+    let messages = lines(&archive, "messages.jsonl");
+    assert_eq!((messages.len(), &messages[0]["text"]["body"]), (250, &json!("Grüße")));
+    assert!(messages.is_sorted_by(|a, b| a["id"].as_str() > b["id"].as_str()));
+    let mut zip = zip::ZipArchive::new(Cursor::new(&archive)).unwrap();
+    for index in 0..zip.len() {
+        let mut text = String::new();
+        zip.by_index(index).unwrap().read_to_string(&mut text).unwrap();
+        for hidden in [&key, &secret, &stranger.tenant_id, &stranger.user_id] {
+            assert!(!text.contains(hidden.as_str()), "file {index}");
+        }
+    }
+
+    for path in [path.clone(), format!("{path}/archive")] {
+        let other = path.replace(asked.json()["id"].as_str().unwrap(), ExportId::new().as_str());
+        let unknown = get(&app, &stranger, &other).await;
+        unknown.assert_problem(404, "not-found");
+        assert_eq!(get(&app, &stranger, &path).await.without_request_id(), unknown.without_request_id());
+    }
+    let listed = get(&app, &owner, PATH).await.json();
+    assert_eq!(listed["data"].as_array().unwrap().len(), 1);
+    app.sql("UPDATE exports SET expires_at = 1", []).await;
+    control_plane::tenants::prune(app.app()).await.unwrap();
+    get(&app, &owner, &path).await.assert_problem(404, "not-found");
+    let file = format!("exports/{}/{}.zip", owner.tenant_id, asked.json()["id"].as_str().unwrap());
+    assert!(app.app().objects.read(&file).await.is_err(), "the file is gone too");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn one_archive_is_made_at_a_time_and_one_that_cannot_be_stored_says_so(#[case] engine: Engine) {
+    // A folder that can't be made: a file lies there.
+    let blocked = tempfile::NamedTempFile::new().unwrap();
+    let url = control_plane::objects::folder_url(blocked.path()).unwrap();
+    let Some(app) = TestApp::start_with(engine, |config| config.objects.url = url).await else { return };
+    let owner = app.sign_up().await;
+    let asked = ask(&app, &owner, &owner.password).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    ask(&app, &owner, &owner.password).await.assert_problem(409, "conflict");
+    let path = format!("{PATH}/{}", asked.json()["id"].as_str().unwrap());
+    get(&app, &owner, &format!("{path}/archive")).await.assert_problem(409, "conflict");
+    // Its tries are minutes apart: time passes.
+    eventually("it is given up", async || {
+        app.sql("UPDATE jobs SET run_at = 0 WHERE kind = 'tenants.export' AND state = 'ready'", []).await;
+        app.app().bell.ring(control_plane::jobs::JobKind::ExportTenant);
+        get(&app, &owner, &path).await.json()["status"] == "failed"
+    })
+    .await;
+    get(&app, &owner, &format!("{path}/archive")).await.assert_problem(409, "conflict");
+    assert_eq!(ask(&app, &owner, &owner.password).await.status, 202);
+    app.stop().await;
+}
