@@ -32,8 +32,8 @@ run: ## Switchboard on the real WhatsApp, with embedded defaults
 	@$(CARGO) run -p standalone --bin standalone -- run
 
 test: BUILD = --bins --tests
-test: build-sandbox baileys ## unit, property and whole-server tests, on SQLite and on a PostgreSQL of its own
-	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --no-fail-fast
+test: build-sandbox baileys ## unit, property and whole-server tests, on SQLite and on a PostgreSQL and a Redis of its own
+	@scripts/postgres with scripts/redis with $(CARGO) nextest run $(SANDBOX) --no-fail-fast
 	@$(MAKE) --no-print-directory test-released openapi-lint
 
 baileys: ## installs the independent client, where npm is
@@ -45,8 +45,8 @@ test-released: ## what is released refuses the simulator, and doesn't carry the 
 	@scripts/released-features
 	@$(CARGO) nextest run --workspace --target-dir $(SANDBOX_DIR) --test released
 
-chaos: build-sandbox ## the long fault runs: kills and outages, on SQLite and PostgreSQL
-	@scripts/postgres with $(CARGO) nextest run $(SANDBOX) --run-ignored only -E 'package(standalone) and test(/chaos/)' --test-threads 1 --no-capture
+chaos: build-sandbox ## the long fault runs: kills and outages, on SQLite and PostgreSQL; five minutes at the rate limit
+	@scripts/postgres with scripts/redis with $(CARGO) nextest run $(SANDBOX) --run-ignored only -E '(package(standalone) or package(control-plane)) and test(/chaos/)' --test-threads 1 --no-capture
 
 bench-build: ## what the benches measure, optimised
 	@$(CARGO) build $(SANDBOX) --release --bins

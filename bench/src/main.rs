@@ -7,6 +7,7 @@ mod enqueue;
 mod gateway;
 mod idle;
 mod memory;
+mod read;
 mod receive;
 mod report;
 mod send;
@@ -69,6 +70,10 @@ enum Command {
     Receive(receive::Options),
     /// Transactional enqueues of jobs a second, at several sizes of the backlog.
     Enqueue(enqueue::Options),
+    /// Authenticated reads a second, beside a bare route with the same query. With Redis: `scripts/redis with …`.
+    Read(read::Options),
+    #[command(hide = true)]
+    BareRead(read::BareOptions),
 }
 
 #[tokio::main]
@@ -81,6 +86,8 @@ async fn main() -> anyhow::Result<()> {
         Command::Send(options) => send::run(&common, options).await?,
         Command::Receive(options) => receive::run(&common, options).await?,
         Command::Enqueue(options) => enqueue::run(&common, options).await?,
+        Command::Read(options) => read::run(&common, options).await?,
+        Command::BareRead(options) => return read::bare(options).await,
     };
     report.print();
     if let Some(path) = &common.json {

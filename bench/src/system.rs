@@ -30,6 +30,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Process(Child);
 
 impl Process {
+    pub fn spawn(command: &mut Command) -> anyhow::Result<Self> {
+        command.spawn().map(Self).context("a program does not start")
+    }
+
     pub fn pid(&self) -> u32 {
         self.0.id()
     }
@@ -109,6 +113,9 @@ impl Ours {
             ("WHATSAPP_WS_URL", network.ws_url().to_owned()),
             // People sign up once here, and nothing else of theirs is measured.
             ("RATE_LIMIT_AUTH", "off".to_owned()),
+            ("RATE_LIMIT_KEY", "off".to_owned()),
+            ("RATE_LIMIT_TENANT", "off".to_owned()),
+            ("RATE_LIMIT_ADDRESS", "off".to_owned()),
             ("LOG_LEVEL", "warn".to_owned()),
         ]);
         let control_plane = spawn("control-plane", &settings, &folder)?;
@@ -213,12 +220,12 @@ fn spawn(name: &str, settings: &BTreeMap<&str, String>, folder: &TempDir) -> any
 }
 
 /// A program that was built beside this one.
-fn beside(name: &str) -> anyhow::Result<PathBuf> {
+pub fn beside(name: &str) -> anyhow::Result<PathBuf> {
     let path = std::env::current_exe()?.with_file_name(name);
     anyhow::ensure!(path.is_file(), "there is no {name} beside this program: make bench-build builds it");
     Ok(path)
 }
 
-fn free_address() -> anyhow::Result<String> {
+pub fn free_address() -> anyhow::Result<String> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string())
 }

@@ -8,7 +8,7 @@ use utoipa_swagger_ui::SwaggerUi;
 use crate::{
     auth,
     error::{Kind, Refusal},
-    events, health, keys, messages, openapi, operators,
+    events, health, keys, limits, messages, openapi, operators, plans,
     request_context::Around,
     sessions,
     state::App,
@@ -26,6 +26,7 @@ fn documented() -> OpenApiRouter<App> {
         .merge(webhooks::router())
         .merge(events::router())
         .merge(usage::router())
+        .merge(plans::router())
         .merge(operators::router())
         .merge(health::router())
 }
@@ -48,6 +49,6 @@ pub fn router(app: App) -> Router {
         .merge(SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")))
         .fallback(|| async { Refusal::from(Kind::NotFound).into_response() })
         .method_not_allowed_fallback(|| async { Refusal::from(Kind::MethodNotAllowed).into_response() })
-        .with_state(app);
-    around.wrap(router)
+        .with_state(app.clone());
+    around.wrap(limits::around(router, &app))
 }

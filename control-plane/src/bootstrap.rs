@@ -49,6 +49,8 @@ async fn in_one_transaction(app: &App) -> ApiResult<()> {
         webhooks::service::ensure(app, &tx, &scope, url, secret).await?;
     }
     tx.commit().await?;
+    // Another key may have taken the place of one that others have found.
+    keys::forget(app, scope.id()).await;
     Ok(())
 }
 

@@ -16,6 +16,7 @@ use crate::{
     jobs::{JobKind, dead},
     keys,
     operators::{self, NewOperator},
+    plans::command::PlansCommand,
     seed,
     server::{self, ControlPlane},
 };
@@ -74,6 +75,9 @@ enum Command {
     /// Look at jobs that were given up, try them again, or call off ones that wait.
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Define plans and say who has which.
+    #[command(subcommand)]
+    Plans(PlansCommand),
     /// Print the OpenAPI document.
     Openapi,
     /// Print docs/errors.md.
@@ -126,6 +130,7 @@ impl Cli {
             Command::Migrate => migrate(&Config::values()?).await,
             Command::RotateKeys { compromised } => rotate_keys(&Config::values()?, compromised).await,
             Command::Jobs(command) => jobs(&Config::values()?, command).await,
+            Command::Plans(command) => plans(&Config::values()?, command).await,
             Command::CreateOperator { email, name, password_stdin, replace } => {
                 create_operator(&Config::values()?, email, name, password_stdin, replace).await
             }
@@ -259,6 +264,13 @@ async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
             anyhow::ensure!(waited, "no job with this id waits; one that runs can't be called off");
         }
     }
+    db.close().await;
+    Ok(())
+}
+
+async fn plans(values: &Values, command: PlansCommand) -> anyhow::Result<()> {
+    let db = server::connect(&Config::read(values)?).await?;
+    print!("{}", command.run(&db).await?);
     db.close().await;
     Ok(())
 }

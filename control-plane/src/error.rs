@@ -63,6 +63,8 @@ kinds! {
     JoinRefused = "join-refused", 401, "The worker may not join";
     /// The plan's limit is reached. `detail` names the meter, the limit and when it resets.
     QuotaExceeded = "quota-exceeded", 402, "The plan's limit is reached";
+    /// The plan is without this. `detail` names the feature; ask the operator for another plan.
+    FeatureNotInPlan = "feature-not-in-plan", 402, "The plan is without this feature";
     /// The key or the role may not do this. `detail` names the scope that is missing.
     MissingScope = "missing-scope", 403, "These credentials may not do this";
     /// The API key may be used from certain addresses only, and this isn't one.

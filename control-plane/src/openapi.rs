@@ -32,10 +32,11 @@ use utoipa::{
 use crate::{
     auth::{Permission, Role},
     error::Kind,
+    limits,
 };
 
 /// What any operation can answer with.
-pub const ALWAYS: &[Kind] = &[Kind::BadRequest, Kind::Internal, Kind::Unavailable];
+pub const ALWAYS: &[Kind] = &[Kind::BadRequest, Kind::RateLimited, Kind::Internal, Kind::Unavailable];
 /// What an operation that takes [`Auth`](crate::auth::Auth) can answer with.
 pub const CALLER: &[Kind] = &[Kind::Unauthenticated, Kind::MissingScope, Kind::AddressNotAllowed];
 /// What a writing operation that takes [`Auth`](crate::auth::Auth) can answer with, besides [`CALLER`].
@@ -46,6 +47,9 @@ pub const BODY: &[Kind] = &[Kind::MalformedJson, Kind::BodyTooLarge, Kind::Unsup
 pub const BY_ID: &[Kind] = &[Kind::NotFound];
 /// What an operation that takes [`Idempotent`](crate::idempotency::Idempotent) can answer with.
 pub const IDEMPOTENT: &[Kind] = &[Kind::IdempotencyInFlight, Kind::IdempotencyMismatch];
+
+/// What an operation can answer with that makes something which the plan limits.
+pub const LIMITED: &[Kind] = &[Kind::QuotaExceeded];
 
 /// What an operation can answer with whose attempts are limited, by address and by account.
 pub const THROTTLED: &[Kind] = &[Kind::RateLimited];
@@ -154,6 +158,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<openapi::Respons
         (name = "webhooks", description = "Events, delivered to an endpoint of the tenant's."),
         (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
+        (name = "plans", description = "What a tenant may do, and how much."),
         (name = "admin", description = "For the operators of the installation."),
         (name = "health", description = "Whether the installation works."),
     ),
@@ -215,11 +220,15 @@ pub fn base() -> openapi::OpenApi {
     Base::openapi()
 }
 
-/// Adds what is the same everywhere: the `X-Request-Id` of every answer; and to each operation, for programs, which permission
-/// it needs and which roles have it (`x-access`).
+/// Adds what is the same everywhere: the `X-Request-Id` of every answer, and where a caller stands with its limits; and to each
+/// operation, for programs, which permission it needs and which roles have it (`x-access`).
 pub fn finish(document: &mut openapi::OpenApi) {
-    for item in document.paths.paths.values_mut() {
+    for (path, item) in &mut document.paths.paths {
+        let limited = limits::covers(path);
         for operation in operations(item) {
+            if !limited {
+                operation.responses.responses.remove("429");
+            }
             if let Some(access) = access(operation) {
                 operation.extensions.get_or_insert_default().insert("x-access".into(), access);
             }
@@ -233,10 +242,29 @@ pub fn finish(document: &mut openapi::OpenApi) {
                             .build()
                             .into(),
                     );
+                    if limited {
+                        response.headers.extend(
+                            RATE_LIMIT_HEADERS.map(|(name, what)| (name.to_owned(), integer_header(what).into())),
+                        );
+                    }
                 }
             }
         }
     }
+}
+
+/// What tells a caller where it stands; left out where nothing is limited.
+const RATE_LIMIT_HEADERS: [(&str, &str); 3] = [
+    ("RateLimit-Limit", "How many requests can be sent at once."),
+    ("RateLimit-Remaining", "How many more can be sent right now, of the limit that is nearest."),
+    ("RateLimit-Reset", "In how many seconds as many as `RateLimit-Limit` can be sent again."),
+];
+
+fn integer_header(what: &str) -> openapi::header::Header {
+    HeaderBuilder::new()
+        .schema(Some(ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(0))))
+        .description(Some(what))
+        .build()
 }
 
 /// What the security requirements of an operation come to; nothing for one that is open to all.

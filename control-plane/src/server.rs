@@ -16,13 +16,15 @@ use crate::{
     error::database_error_kind,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
-    keys,
+    keys::{self, KeyCache},
+    limits::{Limits, replicas},
     listener::{Listener, Terms, Tls, TlsFiles},
     mail,
     master_key::MasterKey,
     messages,
     objects::Objects,
     outbound,
+    redis::{Redis, subscriber},
     request_context::Around,
     sessions,
     state::{App, Shared},
@@ -66,7 +68,15 @@ impl ControlPlane {
             .context("INTERNAL_LISTEN can't be bound")?;
         let internal_address = workers.address()?;
 
+        app.limits.prepare().await;
+        let heartbeat = replicas::Heartbeat::begin(&app).await?;
         let tasks = TaskTracker::new();
+        tasks.spawn(heartbeat.keep(app.clone()));
+        if let Some(redis) = app.redis.clone() {
+            let stop = stop.clone();
+            tasks.spawn(async move { redis.watch(stop).await });
+            tasks.spawn(subscriber::listen(app.clone()));
+        }
         tasks.spawn(public.serve(app::router(app.clone()), stop.clone()));
         tasks.spawn(workers.serve(Around::internal().wrap(internal::router(app.clone())), stop.clone()));
         for tls in [public_tls, internal_tls].into_iter().flatten() {
@@ -130,8 +140,15 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
     let keyring = Keyring::load(&db, &master_key).await?;
     let fleet = Fleet::load(&db, &master_key).await?;
     let outbound = outbound::Client::new(&config.outbound)?;
+    let redis = match &config.redis.url {
+        Some(url) => Some(Arc::new(Redis::connect(url, &master_key).await?)),
+        None => None,
+    };
     let objects = Objects::new(&config.objects)?;
     Ok(App::new(Shared {
+        limits: Limits::new(config.rate_limits.clone(), redis.clone()),
+        redis,
+        key_cache: KeyCache::default(),
         config,
         db,
         master_key,

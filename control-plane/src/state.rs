@@ -5,8 +5,8 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::Keyring, config::Config, db::Db, jobs::Bell, master_key::MasterKey, messages::Waiting, objects::Objects,
-    outbound, workers::Fleet,
+    auth::Keyring, config::Config, db::Db, jobs::Bell, keys::KeyCache, limits::Limits, master_key::MasterKey,
+    messages::Waiting, objects::Objects, outbound, redis::Redis, workers::Fleet,
 };
 
 /// Cheap to clone.
@@ -23,6 +23,12 @@ pub struct Shared {
     pub master_key: MasterKey,
     /// What authentication needs at hand.
     pub keyring: Keyring,
+    /// What replicas share for speed, if they do.
+    pub redis: Option<Arc<Redis>>,
+    /// How often callers may ask.
+    pub limits: Limits,
+    /// API keys that were found a moment ago.
+    pub key_cache: KeyCache,
     /// Wakes the runner of jobs.
     pub bell: Bell,
     /// Requests that wait for a message to move.

@@ -30,8 +30,20 @@ impl<S: ScopeMarker> FromRequestParts<App> for Auth<S> {
 /// # Errors
 /// 401 without credentials that hold now; 403 `address-not-allowed` for a key that holds elsewhere.
 pub(crate) async fn authenticate(parts: &mut Parts, app: &App) -> ApiResult<Principal> {
-    if let Some(principal) = parts.extensions.get::<Principal>() {
-        return Ok(principal.clone());
+    Ok(identify(parts, app).await?.ok_or_else(unauthenticated)?)
+}
+
+/// What the credentials of a request were found to be, so that they are looked up once.
+#[derive(Clone)]
+struct Found(Option<Principal>);
+
+/// Who sent this request, if it has credentials that hold. Whether they may do it is another question.
+///
+/// # Errors
+/// Without credentials, or with more than one; with a key that holds elsewhere; as the driver.
+pub(crate) async fn identify(parts: &mut Parts, app: &App) -> ApiResult<Option<Principal>> {
+    if let Some(Found(found)) = parts.extensions.get() {
+        return Ok(found.clone());
     }
     let address = ClientAddress::from_request_parts(parts, app).await?;
     let token = credential(&parts.headers)?;
@@ -40,9 +52,8 @@ pub(crate) async fn authenticate(parts: &mut Parts, app: &App) -> ApiResult<Prin
     } else {
         by_access_token(app, token).await?
     };
-    let principal = found.ok_or_else(unauthenticated)?;
-    parts.extensions.insert(principal.clone());
-    Ok(principal)
+    parts.extensions.insert(Found(found.clone()));
+    Ok(found)
 }
 
 fn unauthenticated() -> Refusal {

@@ -70,6 +70,13 @@ impl Keyring {
         })
     }
 
+    /// An address, as something that can be counted by and doesn't tell which it is.
+    #[must_use]
+    pub(crate) fn address_hash(&self, host: &str) -> String {
+        let hash = self.throttle_hash.of(&format!("rate {host}"));
+        hash.iter().take(16).fold(String::with_capacity(32), |text, byte| format!("{text}{byte:02x}"))
+    }
+
     /// Hashes the tokens of operators.
     #[must_use]
     pub const fn operator_hash(&self) -> &KeyedHash {

@@ -1,11 +1,13 @@
 //! Settings of the control plane, one struct for each concern, read once at start ([`shared::config`] says how).
 
 mod http;
+mod limits;
 mod objects;
 mod people;
 
 pub use http::{HttpConfig, InternalConfig};
 use ipnet::IpNet;
+pub use limits::{RateLimit, RateLimitConfig, RedisConfig};
 pub use objects::ObjectsConfig;
 pub use people::{AuthConfig, MailConfig};
 use secrecy::{ExposeSecret, SecretString};
@@ -63,6 +65,10 @@ config! {
     objects: ObjectsConfig,
     /// The tenant of `API_KEY`.
     bootstrap: BootstrapConfig,
+    /// How often callers may ask.
+    rate_limits: RateLimitConfig,
+    /// What replicas share for speed.
+    redis: RedisConfig,
 }
 
 impl Config {

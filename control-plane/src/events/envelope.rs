@@ -25,6 +25,12 @@ pub enum EventType {
     /// A message came in that can't be decrypted (yet).
     #[serde(rename = "message.undecryptable")]
     MessageUndecryptable,
+    /// Four fifths of a quota are used.
+    #[serde(rename = "quota.warning")]
+    QuotaWarning,
+    /// The whole quota is used.
+    #[serde(rename = "quota.exceeded")]
+    QuotaExceeded,
     /// A webhook endpoint was disabled because it failed for too long, or said that it is gone.
     #[serde(rename = "webhook.disabled")]
     WebhookDisabled,
@@ -35,12 +41,14 @@ pub enum EventType {
 
 impl EventType {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::SessionStatus,
         Self::MessageReceived,
         Self::MessageSent,
         Self::MessageStatus,
         Self::MessageUndecryptable,
+        Self::QuotaWarning,
+        Self::QuotaExceeded,
         Self::WebhookDisabled,
         Self::WebhookTest,
     ];
@@ -54,6 +62,8 @@ impl EventType {
             Self::MessageSent => "message.sent",
             Self::MessageStatus => "message.status",
             Self::MessageUndecryptable => "message.undecryptable",
+            Self::QuotaWarning => "quota.warning",
+            Self::QuotaExceeded => "quota.exceeded",
             Self::WebhookDisabled => "webhook.disabled",
             Self::WebhookTest => "webhook.test",
         }

@@ -69,12 +69,20 @@ impl FromRequestParts<App> for ClientAddress {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, ApiError> {
+        Ok(Self::of_request(parts, app))
+    }
+}
+
+impl ClientAddress {
+    /// The address that a request comes from.
+    #[must_use]
+    pub fn of_request(parts: &Parts, app: &App) -> Self {
         // Every listener serves with its peers' addresses; a router that is called without one has no peer but itself.
         let peer = parts
             .extensions
             .get::<ConnectInfo<SocketAddr>>()
             .map_or(IpAddr::V4(Ipv4Addr::LOCALHOST), |connection| connection.0.ip());
-        Ok(Self::of(peer, &parts.headers, &app.config.http.trusted_proxies))
+        Self::of(peer, &parts.headers, &app.config.http.trusted_proxies)
     }
 }
 

@@ -34,6 +34,8 @@ pub struct DetailedHealth {
     pub version: &'static str,
     /// The database.
     pub database: DatabaseHealth,
+    /// Redis, if there is one. The installation works without it, only slower.
+    pub redis: Option<Status>,
     /// The workers; absent if the database doesn't tell.
     pub workers: Option<WorkersHealth>,
     /// The queues of jobs; empty if the database doesn't tell.

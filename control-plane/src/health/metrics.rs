@@ -29,6 +29,10 @@ pub(crate) fn install() {
         crate::messages::describe_metrics();
         crate::auth::describe_metrics();
         crate::mail::describe_metrics();
+        crate::plans::describe_metrics();
+        crate::limits::describe_metrics();
+        crate::redis::describe_metrics();
+        crate::keys::describe_metrics();
         crate::tenants::describe_metrics();
     }
 }

@@ -94,6 +94,7 @@ async fn get_detailed_health(State(app): State<App>, _caller: Auth<scopes::Anyon
         status: database.status,
         version: env!("CARGO_PKG_VERSION"),
         database,
+        redis: app.redis.as_ref().map(|redis| if redis.is_up() { Status::Ok } else { Status::Down }),
         workers: workers.map(Into::into),
         queues: queues.into_iter().map(Into::into).collect(),
     }))

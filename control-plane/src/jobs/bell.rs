@@ -29,7 +29,7 @@ impl Bell {
     }
 
     /// Another replica has committed jobs of this kind.
-    pub(super) fn ring_inside(&self, kind: JobKind) {
+    pub(crate) fn ring_inside(&self, kind: JobKind) {
         self.of(kind).notify_one();
     }
 

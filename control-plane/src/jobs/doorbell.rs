@@ -1,4 +1,4 @@
-//! Rings between replicas, by PostgreSQL's `NOTIFY`. A hint like every ring: when the listening connection is away, jobs are
+//! Rings between replicas, by Redis, or else by PostgreSQL's `NOTIFY`. A hint like every ring: when the listening connection is away, jobs are
 //! found by polling. SQLite has one process, and its [`Bell`](super::Bell) is enough.
 
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use sea_orm::{ConnectionTrait, DbBackend, Statement, sqlx::postgres::PgListener};
 
 use super::JobKind;
-use crate::{error::database_error_kind, state::App};
+use crate::{error::database_error_kind, redis::subscriber, state::App};
 
 const CHANNEL: &str = "switchboard_jobs";
 /// Rings of one kind within this time are one notification.
@@ -25,6 +25,11 @@ pub(super) async fn tell(app: App) {
             kinds = app.bell.rung_here() => kinds,
         };
         for kind in kinds {
+            if let Some(redis) = &app.redis
+                && redis.publish(subscriber::JOBS, kind.as_str()).await.is_ok()
+            {
+                continue;
+            }
             let payload = format!("{} {}", std::process::id(), kind.as_str());
             let notify = Statement::from_sql_and_values(
                 DbBackend::Postgres,

@@ -5,6 +5,7 @@ use shared::ids::KeyId;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
+    cache,
     dto::{ApiKey, CreateApiKey, CreatedApiKey, RotateApiKey},
     service,
 };
@@ -16,7 +17,7 @@ use crate::{
         page::{Page, PageQuery},
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
     state::App,
 };
 
@@ -29,7 +30,7 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(rotate_api_key))
 }
 
-problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT);
+problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, LIMITED);
 
 /// Make an API key
 ///
@@ -115,12 +116,15 @@ async fn rotate_api_key(
     ValidJson(body): ValidJson<RotateApiKey>,
 ) -> ApiResult<Response> {
     let maker = auth.person()?.id;
-    idempotent
+    let response = idempotent
         .run(&app, idempotency::DAY, async |tx| {
             let created = service::rotate(&app, tx, auth.tenant(), maker, &id, &body).await?;
             Reply::json(StatusCode::CREATED, &created)
         })
-        .await
+        .await?;
+    // The present key ends sooner than was known.
+    cache::forget(&app, auth.tenant().id()).await;
+    Ok(response)
 }
 
 problem_responses!(DeleteProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
@@ -140,10 +144,12 @@ async fn delete_api_key(
     PathId(id): PathId<KeyId>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    idempotent
+    let response = idempotent
         .run(&app, idempotency::DAY, async |tx| {
             service::delete(tx, auth.tenant(), &id).await?;
             Ok(Reply::no_content())
         })
-        .await
+        .await?;
+    cache::forget(&app, auth.tenant().id()).await;
+    Ok(response)
 }

@@ -24,6 +24,7 @@ use crate::{
     db::to_json,
     error::{ApiError, ApiResult, Kind, Refusal},
     extract::page::{Page, PageQuery},
+    plans::{self, Limit},
     sessions,
     state::App,
 };
@@ -33,7 +34,8 @@ pub(super) const LAST_USED_STEP: Duration = Duration::from_secs(60);
 /// How long the present key works on, unless the caller says.
 const OVERLAP: Duration = Duration::from_secs(24 * 3600);
 
-/// A key that works now, and its tenant's status.
+/// A key that works until it expires, and its tenant's status.
+#[derive(Clone)]
 pub(crate) struct WorkingKey {
     pub(crate) id: KeyId,
     pub(crate) tenant_id: TenantId,
@@ -42,6 +44,21 @@ pub(crate) struct WorkingKey {
     pub(crate) session_ids: Option<Vec<SessionId>>,
     pub(crate) allowed_ips: Option<Vec<IpNet>>,
     pub(crate) tenant_status: String,
+    pub(super) expires_at: Option<Timestamp>,
+    pub(super) last_used_at: Option<Timestamp>,
+}
+
+impl WorkingKey {
+    fn works_at(&self, now: Timestamp) -> bool {
+        self.expires_at.is_none_or(|at| now < at)
+    }
+}
+
+/// Notes a use of a key, if that is to be known more exactly than it is.
+fn note_use(app: &App, id: &KeyId, last_used_at: Option<Timestamp>, now: Timestamp) {
+    if last_used_at.is_none_or(|at| at <= now.minus(LAST_USED_STEP)) {
+        app.keyring.key_uses().note(id);
+    }
 }
 
 #[derive(FromQueryResult)]
@@ -50,6 +67,7 @@ struct KeyRow {
     tenant_id: TenantId,
     scopes: String,
     network: String,
+    expires_at: Option<Timestamp>,
     session_ids: Option<String>,
     allowed_ips: Option<String>,
     last_used_at: Option<Timestamp>,
@@ -59,24 +77,28 @@ struct KeyRow {
 /// Finds the key that a caller sent; nothing if it isn't known, has expired or was deleted.
 pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<WorkingKey>> {
     let now = Timestamp::now();
+    let hash = app.keyring.api_key_hash().of(token);
+    if let Some(found) = app.key_cache.get(&hash).filter(|found| found.works_at(now)) {
+        note_use(app, &found.id, found.last_used_at, now);
+        return Ok(Some(found));
+    }
+    let mark = app.key_cache.mark();
     let row = KeyRow::find_by_statement(Statement::from_sql_and_values(
         app.db.engine(),
         "SELECT api_keys.id AS id, api_keys.tenant_id AS tenant_id, api_keys.scopes AS scopes, \
          api_keys.network AS network, api_keys.session_ids AS session_ids, api_keys.allowed_ips AS allowed_ips, \
-         api_keys.last_used_at AS last_used_at, tenants.status AS tenant_status \
+         api_keys.expires_at AS expires_at, api_keys.last_used_at AS last_used_at, tenants.status AS tenant_status \
          FROM api_keys JOIN tenants ON tenants.id = api_keys.tenant_id \
          WHERE api_keys.secret_hash = $1 AND api_keys.revoked_at IS NULL \
          AND (api_keys.expires_at IS NULL OR api_keys.expires_at > $2)",
-        [app.keyring.api_key_hash().of(token).into(), now.into()],
+        [hash.clone().into(), now.into()],
     ))
     .one(app.db.read())
     .await?;
     let Some(row) = row else { return Ok(None) };
-    if row.last_used_at.is_none_or(|at| at <= now.minus(LAST_USED_STEP)) {
-        app.keyring.key_uses().note(&row.id);
-    }
+    note_use(app, &row.id, row.last_used_at, now);
     let allowed_ips: Option<Vec<AddressRange>> = row.allowed_ips.as_deref().map(stored).transpose()?;
-    Ok(Some(WorkingKey {
+    let key = WorkingKey {
         id: row.id,
         tenant_id: row.tenant_id,
         scopes: stored(&row.scopes)?,
@@ -84,7 +106,11 @@ pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<Wo
         session_ids: row.session_ids.as_deref().map(stored).transpose()?,
         allowed_ips: allowed_ips.map(|ranges| ranges.into_iter().map(|range| range.0).collect()),
         tenant_status: row.tenant_status,
-    }))
+        expires_at: row.expires_at,
+        last_used_at: row.last_used_at,
+    };
+    app.key_cache.put(hash, key.clone(), mark);
+    Ok(Some(key))
 }
 
 /// Makes a key.
@@ -95,6 +121,7 @@ pub(crate) async fn create(
     maker: &UserId,
     mut wanted: CreateApiKey,
 ) -> ApiResult<CreatedApiKey> {
+    plans::admit(tx, scope, Limit::ApiKeys).await?;
     wanted.scopes.sort_unstable();
     wanted.scopes.dedup();
     if let Some(ids) = &mut wanted.session_ids {

@@ -58,6 +58,8 @@ pub struct Model {
     pub try_open: bool,
     /// Not to be sent after this.
     pub expires_at: Option<Timestamp>,
+    /// The month whose quota it holds a unit of.
+    pub reserved_in: Option<Timestamp>,
     /// When it was made, or came.
     pub created_at: Timestamp,
     /// When WhatsApp's server took it.

@@ -315,6 +315,7 @@ impl Ingest<'_> {
             tries: 0,
             try_open: false,
             expires_at: None,
+            reserved_in: None,
             created_at: self.now,
             sent_at: Some(sent_at),
             delivered_at: None,

@@ -74,6 +74,12 @@ impl MessageStatus {
         self != Self::Queued
     }
 
+    /// Whether it ended without being sent, as far as is known.
+    #[must_use]
+    pub fn ended(self) -> bool {
+        matches!(self, Self::Failed | Self::Expired)
+    }
+
     /// Whether WhatsApp took it.
     #[must_use]
     pub fn accepted(self) -> bool {

@@ -30,13 +30,15 @@ use crate::{
     auth::{Auth, TenantScope, scopes},
     crash,
     error::{ApiResult, Kind},
+    events,
     extract::{
         PathId, ValidJson, ValidQuery,
         page::{Page, PageQuery},
     },
     idempotency::{IdempotencyKey, Idempotent, Reply},
     jobs::{self, JobKind, NewJob},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadProblems, WRITE, problem_responses},
+    plans::{self, Limit, quota},
     sessions::{
         self,
         entity::DesiredColumn,
@@ -68,6 +70,7 @@ problem_responses!(
     BODY,
     BY_ID,
     IDEMPOTENT,
+    LIMITED,
     &[Kind::SessionNotRunning, Kind::UnsupportedMessage]
 );
 
@@ -108,7 +111,7 @@ async fn send_message(
     let mut accepted = None;
     let response = idempotent
         .run(&app, SEND_KEPT, async |tx| {
-            let row = accept(tx, auth.tenant(), body, recipient).await?;
+            let row = accept(&app, tx, auth.tenant(), body, recipient).await?;
             accepted = Some(row.id.clone());
             Reply::json(StatusCode::ACCEPTED, &MessageDto::from(row))
         })
@@ -124,8 +127,14 @@ async fn send_message(
     }
 }
 
-/// Commits the message with its job.
-async fn accept(tx: &DatabaseTransaction, scope: &TenantScope, body: SendMessage, to: Recipient) -> ApiResult<Model> {
+/// Writes the message, its job, and the unit of the quota that it takes.
+async fn accept(
+    app: &App,
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    body: SendMessage,
+    to: Recipient,
+) -> ApiResult<Model> {
     let session = sessions::entity::Entity::of_tenant(scope, &body.session_id).one(tx).await?.ok_or(Kind::NotFound)?;
     let now = Timestamp::now();
     let holder = sessions::service::holder(tx, &session).await?;
@@ -135,6 +144,7 @@ async fn accept(tx: &DatabaseTransaction, scope: &TenantScope, body: SendMessage
     if session.desired != DesiredColumn::Running || ended {
         return Err(Kind::SessionNotRunning.because(format!("the session is {}", status.as_str())).into());
     }
+    let entitlements = plans::entitlements(tx, scope, now).await?;
     let body = InboundBody::Content { content: Content::Text { body: body.text.body } };
     let row = Model {
         id: MessageId::new(),
@@ -156,6 +166,7 @@ async fn accept(tx: &DatabaseTransaction, scope: &TenantScope, body: SendMessage
         tries: 0,
         try_open: false,
         expires_at: Some(now.plus(EXPIRES_AFTER)),
+        reserved_in: entitlements.limit(Limit::MessagesPerMonth).map(|_| quota::month_of(now)),
         created_at: now,
         sent_at: None,
         delivered_at: None,
@@ -174,6 +185,10 @@ async fn accept(tx: &DatabaseTransaction, scope: &TenantScope, body: SendMessage
         max_attempts: u32::MAX,
     };
     jobs::enqueue(tx, job).await?;
+    let told = quota::reserve(tx, scope, &entitlements, now).await?;
+    if events::record(tx, app, scope, told).await?.deliveries {
+        app.bell.ring(JobKind::DeliverWebhook);
+    }
     metrics::counter!("control_plane_messages_accepted_total").increment(1);
     Ok(row)
 }

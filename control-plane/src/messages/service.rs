@@ -13,6 +13,7 @@ use super::{
 use crate::{
     auth::TenantScope,
     events::{EventType, NewEvent},
+    plans::quota,
     usage::{self, Fact, Meter},
 };
 
@@ -44,8 +45,12 @@ pub(super) async fn learn(
     if after.status.through() {
         row.try_open = false;
     }
+    let given_back = if after.status.ended() { row.reserved_in.take() } else { None };
     let row = row.into_active_model().reset_all().update(tx).await?;
     let mut events = Vec::new();
+    if let Some(month) = given_back {
+        quota::release(tx, scope, month).await?;
+    }
     if after.status == before.status {
         return Ok((row, events));
     }
@@ -58,7 +63,10 @@ pub(super) async fn learn(
             quantity: 1,
             occurred_at: row.sent_at.unwrap_or(now),
         };
-        usage::record(tx, fact).await?;
+        let at = fact.occurred_at;
+        if usage::record(tx, fact).await? && row.reserved_in.is_none() {
+            quota::count_sent(tx, scope, at).await?;
+        }
         events.push(told(EventType::MessageSent, &row, row.sent_at.unwrap_or(now)));
     }
     let mut previous = before.status;

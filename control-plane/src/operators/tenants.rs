@@ -11,6 +11,7 @@ use super::dto::{AdminSession, AdminTenant, AdminTenantDetail, SessionFilter, Te
 use crate::{
     error::{ApiResult, Kind},
     extract::page::{Page, PageQuery},
+    keys,
     sessions::{entity as session, status::Status},
     state::App,
     tenants::{Tenant, TenantColumn, TenantStatus, TenantTable, service},
@@ -71,6 +72,7 @@ pub(super) async fn set_status(app: &App, id: &TenantId, status: TenantStatus) -
     let tx = app.db.write().await?;
     let tenant = service::set_status(&tx, id, status).await?.ok_or(Kind::NotFound)?;
     tx.commit().await?;
+    keys::forget(app, id).await;
     Ok(tenant.into())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Filter, then score, over a snapshot of the fleet; both are pure. The filter is about what must hold: the worker
 //! speaks the session's network and our protocol, works on the store that holds the session's state (if there is
-//! any), is `active` and schedulable, and has room. The score prefers the least loaded, and counts the sessions that the
+//! any), belongs to the pool of the tenant's plan (or to none, if the plan names none), is `active` and schedulable, and has room. The score prefers the least loaded, and counts the sessions that the
 //! same tenant has there a second time, so that a tenant's sessions spread.
 //!
 //! A snapshot is old when it is used, so room is not taken from it: [`reserve`] takes it with one conditional update in
@@ -39,6 +39,8 @@ pub struct Need {
     pub network: Network,
     /// The store that holds its state, if it has any.
     pub store: Option<StoreId>,
+    /// The pool of the tenant's plan.
+    pub pool: Option<String>,
 }
 
 /// A worker as placement sees it.
@@ -48,6 +50,8 @@ pub struct Candidate {
     pub id: WorkerId,
     /// Its store.
     pub store: StoreId,
+    /// The pool that it belongs to.
+    pub pool: Option<String>,
     /// Its network.
     pub network: Option<Network>,
     /// Whether it can be counted on.
@@ -75,6 +79,7 @@ pub fn rank<'a>(need: &Need, fleet: &'a [Candidate]) -> Vec<&'a Candidate> {
 fn fits(need: &Need, candidate: &Candidate) -> bool {
     candidate.network == Some(need.network)
         && need.store.as_ref().is_none_or(|store| *store == candidate.store)
+        && need.pool == candidate.pool
         && candidate.protocol_version == i64::from(PROTOCOL_VERSION)
         && candidate.availability == Availability::Active
         && candidate.schedulability == Schedulability::Schedulable
@@ -123,6 +128,7 @@ pub async fn snapshot<C: ConnectionTrait>(
             network: worker.network(),
             id: worker.id,
             store: worker.store_id,
+            pool: worker.pool,
             schedulability: worker.schedulability,
             protocol_version: worker.protocol_version,
             capacity: worker.capacity,
@@ -171,35 +177,39 @@ mod tests {
     }
 
     fn candidates() -> impl Strategy<Value = Vec<Candidate>> {
-        let one = (0u8..3, any::<bool>(), 0u8..4, any::<bool>(), 0i64..3, 0i64..6, 1i64..6, 0i64..4);
+        let one = (0u8..3, any::<(bool, bool)>(), 0u8..4, any::<bool>(), 0i64..3, 0i64..6, 1i64..6, 0i64..4);
         prop::collection::vec(one, 0..8).prop_map(|drawn| {
             drawn
                 .into_iter()
                 .enumerate()
-                .map(|(index, (st, sandbox, availability, open, protocol, assigned, capacity, of_tenant))| Candidate {
-                    id: format!("w{index}").parse().unwrap(),
-                    store: store(st),
-                    network: Some(if sandbox { Network::Sandbox } else { Network::Whatsapp }),
-                    availability: [
-                        Availability::Joining,
-                        Availability::Active,
-                        Availability::Suspect,
-                        Availability::Offline,
-                    ][usize::from(availability)],
-                    schedulability: if open { Schedulability::Schedulable } else { Schedulability::Cordoned },
-                    protocol_version: protocol,
-                    capacity,
-                    assigned,
-                    of_tenant: of_tenant.min(assigned),
+                .map(|(index, (st, (sandbox, own), availability, open, protocol, assigned, capacity, of_tenant))| {
+                    Candidate {
+                        id: format!("w{index}").parse().unwrap(),
+                        store: store(st),
+                        pool: own.then(|| "acme".into()),
+                        network: Some(if sandbox { Network::Sandbox } else { Network::Whatsapp }),
+                        availability: [
+                            Availability::Joining,
+                            Availability::Active,
+                            Availability::Suspect,
+                            Availability::Offline,
+                        ][usize::from(availability)],
+                        schedulability: if open { Schedulability::Schedulable } else { Schedulability::Cordoned },
+                        protocol_version: protocol,
+                        capacity,
+                        assigned,
+                        of_tenant: of_tenant.min(assigned),
+                    }
                 })
                 .collect()
         })
     }
 
     fn needs() -> impl Strategy<Value = Need> {
-        (any::<bool>(), prop::option::of(0u8..3)).prop_map(|(sandbox, st)| Need {
+        (any::<(bool, bool)>(), prop::option::of(0u8..3)).prop_map(|((sandbox, own), st)| Need {
             network: if sandbox { Network::Sandbox } else { Network::Whatsapp },
             store: st.map(store),
+            pool: own.then(|| "acme".into()),
         })
     }
 
@@ -210,6 +220,7 @@ mod tests {
                 prop_assert!(chosen.assigned < chosen.capacity);
                 prop_assert_eq!(chosen.network, Some(need.network));
                 prop_assert!(need.store.as_ref().is_none_or(|store| store == &chosen.store));
+                prop_assert_eq!(&chosen.pool, &need.pool);
                 prop_assert_eq!(chosen.availability, Availability::Active);
                 prop_assert_eq!(chosen.schedulability, Schedulability::Schedulable);
                 prop_assert_eq!(chosen.protocol_version, i64::from(PROTOCOL_VERSION));
@@ -236,6 +247,7 @@ mod tests {
                 .map(|index| Candidate {
                     id: format!("w{index}").parse().unwrap(),
                     store: store(0),
+                    pool: None,
                     network: Some(Network::Whatsapp),
                     availability: Availability::Active,
                     schedulability: Schedulability::Schedulable,
@@ -245,7 +257,7 @@ mod tests {
                     of_tenant: 0,
                 })
                 .collect();
-            let need = Need { network: Network::Whatsapp, store: None };
+            let need = Need { network: Network::Whatsapp, store: None, pool: None };
             for _ in 0..sessions {
                 let Some(id) = rank(&need, &fleet).first().map(|chosen| chosen.id.clone()) else { break };
                 let chosen = fleet.iter_mut().find(|candidate| candidate.id == id).unwrap();
@@ -262,6 +274,7 @@ mod tests {
         let base = Candidate {
             id: "a".parse().unwrap(),
             store: store(0),
+            pool: None,
             network: Some(Network::Whatsapp),
             availability: Availability::Active,
             schedulability: Schedulability::Schedulable,
@@ -271,7 +284,7 @@ mod tests {
             of_tenant: 3,
         };
         let fleet = [base.clone(), Candidate { id: "b".parse().unwrap(), of_tenant: 0, ..base }];
-        let need = Need { network: Network::Whatsapp, store: Some(store(0)) };
+        let need = Need { network: Network::Whatsapp, store: Some(store(0)), pool: None };
         assert_eq!(rank(&need, &fleet).first().map(|chosen| chosen.id.as_str()), Some("b"));
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     error::database_error_kind,
     events::RecordError,
     placement::{self, Need},
+    plans,
     state::App,
     workers::{
         client::{Peer, WorkerCallError},
@@ -218,7 +219,8 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
         },
         Step::LetGo => {
             // Only if there is somewhere to go; else it stays where it runs.
-            let_go = !placement::rank(&need(&row), &placement::snapshot(&tx, &scope, now).await?).is_empty();
+            let need = need(&tx, &scope, &row, now).await?;
+            let_go = !placement::rank(&need, &placement::snapshot(&tx, &scope, now).await?).is_empty();
             call = let_go;
             row.reconcile_at = now.plus(if let_go { CALL_TERM } else { NO_CAPACITY_PAUSE });
         }
@@ -238,8 +240,9 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
     Ok(holder.filter(|_| call).map(|holder| Told { peer: holder.peer(), row: saved.row, let_go }))
 }
 
-fn need(row: &Model) -> Need {
-    Need { network: row.network.into(), store: row.store_id.clone() }
+async fn need(tx: &DatabaseTransaction, scope: &TenantScope, row: &Model, now: Timestamp) -> Result<Need, DbErr> {
+    let pool = plans::pool(tx, scope, now).await?;
+    Ok(Need { network: row.network.into(), store: row.store_id.clone(), pool })
 }
 
 /// Takes room on the best worker that has any, under the next generation. A session that is placed keeps its place if
@@ -250,8 +253,9 @@ async fn place(
     row: &mut Model,
     now: Timestamp,
 ) -> Result<Option<worker::Model>, DbErr> {
+    let need = need(tx, scope, row, now).await?;
     let fleet = placement::snapshot(tx, scope, now).await?;
-    for candidate in placement::rank(&need(row), &fleet) {
+    for candidate in placement::rank(&need, &fleet) {
         if !placement::reserve(tx, &candidate.id).await? {
             continue;
         }

@@ -23,7 +23,8 @@ use crate::{
         page::{Page, PageQuery},
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadProblems, WRITE, problem_responses},
+    plans::{self, Feature, Limit},
     state::App,
     workers::entity as worker,
 };
@@ -43,7 +44,7 @@ pub fn router() -> OpenApiRouter<App> {
 }
 
 problem_responses!(ReadByIdProblems = CALLER, BY_ID);
-problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT);
+problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, LIMITED, &[Kind::FeatureNotInPlan]);
 problem_responses!(UpdateProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT);
 problem_responses!(DeleteProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
 problem_responses!(ActionProblems = CALLER, WRITE, BY_ID, IDEMPOTENT, &[Kind::Conflict]);
@@ -77,6 +78,10 @@ async fn create_session(
     };
     let response = idempotent
         .run(&app, idempotency::DAY, async |tx| {
+            if new.network == Network::Whatsapp {
+                plans::require(tx, auth.tenant(), Feature::Whatsapp).await?;
+            }
+            plans::admit(tx, auth.tenant(), Limit::Sessions).await?;
             let row = service::create(tx, &app, auth.tenant(), new).await?;
             Reply::json(StatusCode::CREATED, &SessionDto::of(&app, row, None)?)
         })

@@ -36,7 +36,7 @@ use crate::{
     auth::{Person, Role, TenantScope, people},
     error::{ApiError, ApiResult, Kind, database_error_kind},
     jobs::{self, Claimed, Handler, JobKind, NewJob, Outcome},
-    mail,
+    keys, mail,
     sessions::{self, entity::DesiredColumn, service::Wish},
     state::App,
 };
@@ -65,6 +65,9 @@ const ROWS: &[&str] = &[
     "DELETE FROM idempotency_keys WHERE (tenant_id, principal, idempotency_key) IN (SELECT tenant_id, principal, \
      idempotency_key FROM idempotency_keys WHERE tenant_id = $1 LIMIT $2)",
     "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE tenant_id = $1 LIMIT $2)",
+    "DELETE FROM quota_counters WHERE (tenant_id, quota, period, stripe) IN (SELECT tenant_id, quota, period, stripe \
+     FROM quota_counters WHERE tenant_id = $1 LIMIT $2)",
+    "DELETE FROM subscriptions WHERE tenant_id IN (SELECT tenant_id FROM subscriptions WHERE tenant_id = $1 LIMIT $2)",
     "DELETE FROM invitations WHERE id IN (SELECT id FROM invitations WHERE tenant_id = $1 LIMIT $2)",
     "DELETE FROM ownership_offers WHERE tenant_id IN (SELECT tenant_id FROM ownership_offers WHERE tenant_id = $1 LIMIT $2)",
     "DELETE FROM refresh_tokens WHERE token_hash IN (SELECT token_hash FROM refresh_tokens WHERE login_id IN \
@@ -261,5 +264,6 @@ async fn purge(app: &App, scope: &TenantScope) -> ApiResult<()> {
     }
     tenant::Entity::delete_by_id(scope.id().clone()).exec(&tx).await?;
     tx.commit().await?;
+    keys::forget(app, scope.id()).await;
     Ok(())
 }

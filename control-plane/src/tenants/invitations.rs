@@ -32,6 +32,7 @@ use crate::{
         page::{Page, PageQuery},
     },
     mail,
+    plans::{self, Limit},
     state::App,
 };
 
@@ -81,6 +82,8 @@ pub(super) async fn create(
     if waiting(scope).count(tx).await? >= MOST_WAITING {
         return Err(Kind::Conflict.because(format!("{MOST_WAITING} invitations wait already: delete some")).into());
     }
+    // Whoever accepts is counted again: others may be faster.
+    plans::admit(tx, scope, Limit::Members).await?;
     let now = Timestamp::now();
     let row = entity::Model {
         id: InvitationId::new(),
@@ -218,7 +221,8 @@ async fn accept_in(tx: &DatabaseTransaction, hash: &[u8], account: Account) -> A
     let (tenant_id, email): (TenantId, String) = (row.try_get("", "tenant_id")?, row.try_get("", "email")?);
     let role: String = row.try_get("", "role")?;
     let role = Role::from_stored(&role).ok_or(ApiError::Defect("a stored role is not known"))?;
-    let tenant = service::find(tx, &TenantScope::of_row(tenant_id)).await?;
+    let scope = TenantScope::of_row(tenant_id);
+    let tenant = service::find(tx, &scope).await?;
     if tenant.status != TenantStatus::Active {
         return Err(Kind::TenantSuspended.into());
     }
@@ -235,6 +239,9 @@ async fn accept_in(tx: &DatabaseTransaction, hash: &[u8], account: Account) -> A
         }
         (Some(_), Account::New { .. }) | (None, Account::There) => return Err(meanwhile().into()),
     };
+    if members::role(tx, &tenant.id, &user_id).await?.is_none() {
+        plans::admit(tx, &scope, Limit::Members).await?;
+    }
     let role = if members::add(tx, &tenant.id, &user_id, role).await? {
         role
     } else {

@@ -14,6 +14,7 @@ use super::{Tenant, TenantStatus, dto::UpdateTenant, entity::tenant, members};
 use crate::{
     auth::TenantScope,
     error::{ApiError, ApiResult},
+    plans,
     state::App,
 };
 
@@ -81,6 +82,7 @@ pub(crate) async fn create(
 ) -> ApiResult<Tenant> {
     let tenant = create_unowned(app, tx, name, now).await?;
     members::add_owner(tx, tenant.id.clone(), owner, now).await?;
+    plans::begin_trial(tx, &tenant.id, now).await?;
     Ok(tenant)
 }
 

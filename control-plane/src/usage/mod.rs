@@ -15,4 +15,5 @@ mod routes;
 
 pub(crate) use facts::page;
 pub use record::{Fact, Meter, record};
+pub use report::Granularity;
 pub use routes::router;

@@ -17,7 +17,7 @@ use crate::{
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     jobs::JobKind,
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
     state::App,
 };
 
@@ -33,7 +33,14 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(replay_delivery))
 }
 
-problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, &[Kind::WebhookExists, Kind::UrlNotAllowed]);
+problem_responses!(
+    CreateProblems = CALLER,
+    WRITE,
+    BODY,
+    IDEMPOTENT,
+    LIMITED,
+    &[Kind::FeatureNotInPlan, Kind::WebhookExists, Kind::UrlNotAllowed]
+);
 
 /// Make a webhook endpoint
 ///

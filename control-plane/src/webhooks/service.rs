@@ -30,6 +30,7 @@ use crate::{
     events::{self, Audience, EventType, NewEvent},
     extract::page::{Page, PageQuery},
     jobs,
+    plans::{self, Feature, Limit},
     state::App,
     tenants,
 };
@@ -57,6 +58,8 @@ pub(super) async fn create(
     scope: &TenantScope,
     body: &CreateWebhook,
 ) -> ApiResult<CreatedWebhook> {
+    plans::require(tx, scope, Feature::Webhooks).await?;
+    plans::admit(tx, scope, Limit::Webhooks).await?;
     let taken = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone())).one(tx).await?;
     if taken.is_some() {
         return Err(Kind::WebhookExists.into());

@@ -70,6 +70,15 @@ impl Storage {
         }
     }
 
+    /// With PostgreSQL goes the Redis of `scripts/redis with …`, if there is one: an installation of its own in it, since its
+    /// names come from the master key.
+    fn redis(&self) -> Option<secrecy::SecretString> {
+        match self {
+            Self::File(_) => None,
+            Self::Server { .. } => std::env::var("TEST_REDIS_URL").ok().filter(|url| !url.is_empty()).map(Into::into),
+        }
+    }
+
     /// Where files lie.
     pub fn folder(&self) -> &std::path::Path {
         let (Self::File(folder) | Self::Server { folder, .. }) = self;
@@ -88,9 +97,15 @@ impl Storage {
             ("MASTER_KEY", &DataKey::generate().to_base64()),
             ("OBJECT_STORE_URL", objects.as_str()),
             ("RATE_LIMIT_AUTH", "off"),
+            ("RATE_LIMIT_KEY", "off"),
+            ("RATE_LIMIT_TENANT", "off"),
+            ("RATE_LIMIT_ADDRESS", "off"),
             ("PUBLIC_URL", "https://console.example.com"),
         ];
-        Config::read(&Values::new(set.map(|(name, text)| (name.to_owned(), text.to_owned())))).unwrap()
+        let mut config =
+            Config::read(&Values::new(set.map(|(name, text)| (name.to_owned(), text.to_owned())))).unwrap();
+        config.redis.url = self.redis();
+        config
     }
 
     pub async fn remove(self) {
@@ -181,11 +196,16 @@ impl TestApp {
         self.request(Method::POST, path).json(body)
     }
 
-    /// Changes rows behind the server's back, as time or an operator would.
+    /// Changes rows behind the server's back, as time or an operator would. Keys that were found are forgotten, as whoever changes
+    /// such rows says.
     pub async fn sql(&self, statement: &str, values: impl IntoIterator<Item = sea_orm::Value>) -> u64 {
         let db = &self.app().db;
         let statement = Statement::from_sql_and_values(db.engine(), statement, values);
-        db.autocommit().execute_raw(statement).await.unwrap().rows_affected()
+        let changed = db.autocommit().execute_raw(statement).await.unwrap().rows_affected();
+        for server in std::iter::once(&self.server).chain(&self.replicas) {
+            server.app().key_cache.forget_all();
+        }
+        changed
     }
 
     /// One number from the database.

@@ -7,6 +7,8 @@ use control_plane::{
     auth::{Keyring, TenantScope},
     db::Db,
     jobs::Bell,
+    keys::KeyCache,
+    limits::Limits,
     master_key::MasterKey,
     messages::Waiting,
     objects::Objects,
@@ -46,6 +48,9 @@ impl Parts {
         let outbound = outbound::Client::new(&config.outbound).unwrap();
         let objects = Objects::new(&config.objects).unwrap();
         App::new(Shared {
+            limits: Limits::new(config.rate_limits.clone(), None),
+            redis: None,
+            key_cache: KeyCache::default(),
             config,
             db,
             master_key,

@@ -171,7 +171,7 @@ async fn under_a_fault_plan_every_message_arrives_and_what_was_hurt_is_counted()
     let world = World::new().await;
     let (own, other) = (world.phone().await, world.phone().await);
     let (_device, running, jid) = world.pair(&own).await;
-    let plan = FaultPlan { seed: 42, drop: 50, delay: 50, duplicate: 50, cut: 20, longest_delay_ms: 20 };
+    let plan = FaultPlan { seed: 42, drop: 50, delay: 50, duplicate: 50, cut: 10, longest_delay_ms: 20 };
     world.network.plan_faults(Some(plan)).await.expect("plan");
     let order = TextOrder { to: own.clone(), text: "hurt".into(), id: None, count: Some(200), by_lid: false };
     let ids = world.network.write(&other, order).await.expect("write");

@@ -215,6 +215,10 @@ impl Stack {
             .envs(self.settings.iter())
             .envs(extra.iter().copied())
             .env("LOG_LEVEL", &self.log_level)
+            // Tests ask more often than programs do.
+            .env("RATE_LIMIT_KEY", "off")
+            .env("RATE_LIMIT_TENANT", "off")
+            .env("RATE_LIMIT_ADDRESS", "off")
             .stdin(Stdio::null())
             .stdout(Stdio::from(log.try_clone().unwrap()))
             .stderr(Stdio::from(log))

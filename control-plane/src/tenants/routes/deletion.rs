@@ -8,6 +8,7 @@ use crate::{
     extract::ValidJson,
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     jobs::JobKind,
+    keys,
     openapi::{BODY, CALLER, IDEMPOTENT, THROTTLED, WRITE, problem_responses},
     state::App,
     tenants::{deletion as service, dto::TenantDto},
@@ -42,6 +43,7 @@ pub(super) async fn delete_tenant(
             Reply::json(StatusCode::ACCEPTED, &TenantDto::from(tenant))
         })
         .await?;
+    keys::forget(&app, auth.tenant().id()).await;
     app.bell.ring(JobKind::DeleteTenant);
     app.bell.ring(JobKind::SendMail);
     Ok(response)
@@ -63,9 +65,11 @@ pub(super) async fn keep_tenant(
     auth: Auth<scopes::TenantOwnFrozen>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    idempotent
+    let response = idempotent
         .run(&app, idempotency::DAY, async |tx| {
             Reply::json(StatusCode::OK, &TenantDto::from(service::cancel(tx, auth.tenant()).await?))
         })
-        .await
+        .await?;
+    keys::forget(&app, auth.tenant().id()).await;
+    Ok(response)
 }

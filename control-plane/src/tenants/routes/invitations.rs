@@ -12,7 +12,7 @@ use crate::{
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     jobs::JobKind,
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadProblems, THROTTLED, WRITE, problem_responses},
     state::App,
     tenants::{
         dto::{AcceptInvitation, CreateInvitation, Invitation, Joined},
@@ -20,7 +20,7 @@ use crate::{
     },
 };
 
-problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, &[Kind::Conflict]);
+problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, LIMITED, THROTTLED, &[Kind::Conflict]);
 
 /// Invite somebody
 ///
@@ -93,7 +93,12 @@ pub(super) async fn delete_invitation(
         .await
 }
 
-problem_responses!(AcceptProblems = BODY, THROTTLED, &[Kind::MailTokenRefused, Kind::TenantSuspended, Kind::Conflict]);
+problem_responses!(
+    AcceptProblems = BODY,
+    LIMITED,
+    THROTTLED,
+    &[Kind::MailTokenRefused, Kind::TenantSuspended, Kind::Conflict]
+);
 
 /// Accept an invitation
 ///

@@ -1,0 +1,78 @@
+//! `/api/v1/plan` and `/api/v1/plans`.
+
+use axum::{Json, extract::State};
+use shared::time::Timestamp;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+use super::{
+    admit::count,
+    dto::{CurrentPlan, LimitState, Plan, Plans},
+    quota, store,
+    terms::Limit,
+};
+use crate::{
+    auth::{Auth, TenantScope, scopes},
+    error::ApiResult,
+    openapi::ReadProblems,
+    state::App,
+};
+
+/// The routes of plans.
+#[must_use]
+pub fn router() -> OpenApiRouter<App> {
+    OpenApiRouter::new().routes(routes!(get_plan)).routes(routes!(list_plans))
+}
+
+/// Get the tenant's plan
+///
+/// What the tenant may do, how much, and how much of it is used.
+#[utoipa::path(
+    get, path = "/api/v1/plan", operation_id = "get_plan", tag = "plans",
+    security(("person" = []), ("api_key" = ["usage:read"]), ("api_key_header" = ["usage:read"])),
+    responses((status = 200, description = "The plan, with what is used.", body = CurrentPlan), ReadProblems),
+)]
+async fn get_plan(State(app): State<App>, auth: Auth<scopes::UsageRead>) -> ApiResult<Json<CurrentPlan>> {
+    Ok(Json(current(&app, auth.tenant(), Timestamp::now()).await?))
+}
+
+async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<CurrentPlan> {
+    let connection = app.db.read();
+    let entitlements = store::entitlements(connection, scope, now).await?;
+    let mut limits = Vec::with_capacity(Limit::ALL.len());
+    for limit in Limit::ALL {
+        let (used, resets_at) = if limit == Limit::MessagesPerMonth {
+            let month = quota::month_of(now);
+            let used = match quota::used(connection, scope, month).await? {
+                Some(used) => used,
+                None => quota::sent(connection, scope, month).await?,
+            };
+            (used, Some(quota::resets_at(month)))
+        } else {
+            (count(connection, scope, limit, now).await?, None)
+        };
+        limits.push(LimitState { limit, allowed: entitlements.limit(limit), used, resets_at });
+    }
+    Ok(CurrentPlan {
+        plan: entitlements.plan.plan,
+        version: entitlements.plan.version,
+        title: entitlements.plan.title,
+        source: entitlements.source,
+        trial_ends_at: entitlements.trial_ends_at,
+        overridden: entitlements.overridden,
+        features: entitlements.terms.features.into_iter().collect(),
+        limits,
+    })
+}
+
+/// List plans
+///
+/// The newest version of each plan of this installation, by name.
+#[utoipa::path(
+    get, path = "/api/v1/plans", operation_id = "list_plans", tag = "plans",
+    security(("person" = []), ("api_key" = ["usage:read"]), ("api_key_header" = ["usage:read"])),
+    responses((status = 200, description = "The plans.", body = Plans), ReadProblems),
+)]
+async fn list_plans(State(app): State<App>, _auth: Auth<scopes::UsageRead>) -> ApiResult<Json<Plans>> {
+    let plans = store::all(app.db.read()).await?;
+    Ok(Json(Plans { data: plans.into_iter().map(Plan::from).collect() }))
+}

@@ -1,0 +1,189 @@
+//! Redis: what replicas share for speed, and never for truth.
+//!
+//! Rate limits are counted there together, and replicas tell each other there what to forget and what to look at
+//! ([`subscriber`]). Whatever is kept there can be lost at any moment: every caller has another way, slower or stricter.
+//!
+//! **Invariants.** No request waits longer than [`DEADLINE`] for an answer, and after three failures in a row ([`breaker`]) none asks
+//! any more: a task of its own looks whether Redis is back ([`Redis::watch`]). A failure is never an error of a request. Every
+//! name begins with a prefix that is derived from the master key, so that installations can share one Redis. Keys hold no
+//! address and no secret.
+
+mod breaker;
+pub mod subscriber;
+
+use std::{
+    sync::{PoisonError, RwLock},
+    time::Duration,
+};
+
+use breaker::Breaker;
+use redis::{
+    Client, RedisResult,
+    aio::{ConnectionManager, ConnectionManagerConfig},
+};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::{MissedTickBehavior, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{auth::KeyedHash, master_key::MasterKey};
+
+/// How long an answer is waited for.
+pub const DEADLINE: Duration = Duration::from_millis(50);
+/// How often to look whether Redis is back.
+const PROBE_EVERY: Duration = Duration::from_millis(250);
+/// How long a connection may take.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// Redis doesn't answer, or not in time. There is nothing to be done about it but to do without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("Redis is away")]
+pub struct Away;
+
+/// A connection that mends itself.
+pub struct Redis {
+    client: Client,
+    manager: RwLock<ConnectionManager>,
+    breaker: Breaker,
+    prefix: String,
+}
+
+impl std::fmt::Debug for Redis {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Redis(…)")
+    }
+}
+
+impl Redis {
+    /// Prepares the connection, and waits a moment for it. Redis may be away: then it is found when it comes.
+    ///
+    /// # Errors
+    /// If the URL can't be used. The message doesn't hold it.
+    pub async fn connect(url: &SecretString, master_key: &MasterKey) -> anyhow::Result<Self> {
+        let unusable = |_| anyhow::anyhow!("REDIS_URL must be set to a URL such as redis://user:password@host:6379/0");
+        let client = Client::open(url.expose_secret()).map_err(unusable)?;
+        let manager = RwLock::new(manager(&client).map_err(unusable)?);
+        let name = KeyedHash::new(&master_key.derive("redis-prefix")).of("switchboard");
+        let prefix = name.iter().take(6).fold(String::from("sb:"), |text, byte| format!("{text}{byte:02x}"));
+        let redis = Self { client, manager, breaker: Breaker::default(), prefix };
+        if !redis.probe().await {
+            redis.breaker.trip();
+            metrics::gauge!("redis_up").set(0.0);
+            tracing::warn!("Redis doesn't answer: going on without it");
+        }
+        Ok(redis)
+    }
+
+    /// Whether it answered when it was last asked.
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        self.breaker.lets_through()
+    }
+
+    /// A name of this installation's own.
+    #[must_use]
+    pub fn name(&self, of: &str) -> String {
+        format!("{}:{of}", self.prefix)
+    }
+
+    /// Asks Redis something.
+    ///
+    /// # Errors
+    /// [`Away`], at the latest after [`DEADLINE`].
+    pub async fn call<T, F>(&self, what: &'static str, ask: F) -> Result<T, Away>
+    where
+        F: AsyncFnOnce(ConnectionManager) -> RedisResult<T>,
+    {
+        if !self.breaker.lets_through() {
+            count(what, "spared");
+            return Err(Away);
+        }
+        let outcome = match timeout(DEADLINE, ask(self.manager())).await {
+            Ok(Ok(answer)) => {
+                self.breaker.succeeded();
+                count(what, "answered");
+                return Ok(answer);
+            }
+            Ok(Err(_)) => "failed",
+            Err(_) => "late",
+        };
+        count(what, outcome);
+        if self.breaker.failed() {
+            metrics::gauge!("redis_up").set(0.0);
+            tracing::warn!("Redis is away: going on without it");
+        }
+        Err(Away)
+    }
+
+    /// Tells every replica that listens.
+    ///
+    /// # Errors
+    /// [`Away`].
+    pub async fn publish(&self, channel: &str, payload: &str) -> Result<(), Away> {
+        let channel = self.name(channel);
+        self.call("publish", async move |mut connection| {
+            redis::cmd("PUBLISH").arg(channel).arg(payload).query_async::<i64>(&mut connection).await
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Looks for Redis while it is away, until the process stops.
+    pub async fn watch(&self, stop: CancellationToken) {
+        let mut every = tokio::time::interval(PROBE_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = every.tick() => {}
+            }
+            if self.breaker.lets_through() {
+                continue;
+            }
+            if self.probe().await {
+                self.breaker.succeeded();
+                metrics::gauge!("redis_up").set(1.0);
+                tracing::info!("Redis is back");
+            } else if let Ok(fresh) = manager(&self.client) {
+                // One that hangs would hang on.
+                *self.manager.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+            }
+        }
+    }
+
+    /// Whether Redis answers, given the time that a connection takes.
+    pub async fn probe(&self) -> bool {
+        let mut connection = self.manager();
+        let command = redis::cmd("PING");
+        let ping = command.query_async::<String>(&mut connection);
+        let answers = matches!(timeout(CONNECT_WITHIN, ping).await, Ok(Ok(_)));
+        if answers {
+            metrics::gauge!("redis_up").set(1.0);
+        }
+        answers
+    }
+
+    fn manager(&self) -> ConnectionManager {
+        self.manager.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn manager(client: &Client) -> RedisResult<ConnectionManager> {
+    let config = ConnectionManagerConfig::new()
+        .set_number_of_retries(0)
+        .set_connection_timeout(Some(CONNECT_WITHIN))
+        .set_response_timeout(Some(CONNECT_WITHIN));
+    ConnectionManager::new_lazy_with_config(client.clone(), config)
+}
+
+fn count(what: &'static str, outcome: &'static str) {
+    metrics::counter!("redis_calls_total", "call" => what, "outcome" => outcome).increment(1);
+}
+
+/// Explains the figures to whoever reads `/metrics`.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!(
+        "redis_calls_total",
+        "Calls of Redis, by call and outcome: answered, failed, late (after 50 ms), or spared because it is away."
+    );
+    metrics::describe_gauge!("redis_up", "Whether Redis answered when it was last asked.");
+}

@@ -1,0 +1,428 @@
+//! Plans, their limits, and the quota of messages.
+
+use std::{
+    collections::BTreeMap,
+    io::Write,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use clap::Parser;
+use control_plane::plans::command::PlansCommand;
+use futures_util::future::join_all;
+use rstest::rstest;
+use serde_json::{Value, json};
+use shared::{
+    ids::SessionId,
+    wire::{outbox::OutboxEvent, send::SendOutcome},
+};
+
+use crate::{
+    fleet::{FakeWorker, Program, until},
+    harness::{Answer, Engine, Owner, TestApp},
+};
+
+#[derive(Parser)]
+struct Line {
+    #[command(subcommand)]
+    command: PlansCommand,
+}
+
+/// Runs `control-plane plans …`.
+async fn try_plans(app: &TestApp, arguments: &[&str]) -> anyhow::Result<String> {
+    let line = Line::try_parse_from(["plans"].iter().chain(arguments))?;
+    line.command.run(&app.app().db).await
+}
+
+async fn plans(app: &TestApp, arguments: &[&str]) -> String {
+    try_plans(app, arguments).await.unwrap()
+}
+
+/// `control-plane plans apply` with this file.
+async fn apply(app: &TestApp, file: &Value) -> String {
+    let mut on_disk = tempfile::NamedTempFile::new().unwrap();
+    on_disk.write_all(file.to_string().as_bytes()).unwrap();
+    plans(app, &["apply", on_disk.path().to_str().unwrap()]).await
+}
+
+fn file(sessions: u32) -> Value {
+    json!({
+        "default": "free",
+        "plans": [
+            {"name": "free", "title": "Free", "features": ["webhooks"], "limits": {"sessions": sessions}},
+            {"name": "pro", "title": "Pro", "features": ["webhooks", "whatsapp"], "limits": {"sessions": 10 * sessions}},
+        ],
+    })
+}
+
+async fn plan_of(app: &TestApp, owner: &Owner) -> Value {
+    let answer = Answer::of(app.get("/api/v1/plan").bearer_auth(&owner.access_token)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+fn limit(plan: &Value, name: &str) -> (Value, i64) {
+    let limits = plan["limits"].as_array().unwrap();
+    let limit = limits.iter().find(|limit| limit["limit"] == name).unwrap();
+    (limit["allowed"].clone(), limit["used"].as_i64().unwrap())
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_order_is_override_trial_given_version_default(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let tenant = owner.tenant_id.as_str();
+    let plan = plan_of(&app, &owner).await;
+    assert_eq!(
+        (&plan["plan"], &plan["source"], limit(&plan, "sessions").0),
+        (&json!("free"), &json!("default"), Value::Null)
+    );
+
+    assert_eq!(apply(&app, &file(1)).await, "free\t2\tnew version\npro\t1\tnew version\n");
+    assert_eq!(apply(&app, &file(1)).await, "free\t2\tunchanged\npro\t1\tunchanged\n");
+    let plan = plan_of(&app, &owner).await;
+    assert_eq!(
+        (&plan["version"], limit(&plan, "sessions").0),
+        (&json!(2), json!(1)),
+        "those who were given none follow"
+    );
+
+    plans(&app, &["assign", tenant, "pro"]).await;
+    assert_eq!(apply(&app, &file(2)).await, "free\t3\tnew version\npro\t2\tnew version\n");
+    let plan = plan_of(&app, &owner).await;
+    assert_eq!((&plan["version"], &plan["source"]), (&json!(1), &json!("subscription")));
+    assert_eq!(limit(&plan, "sessions").0, 10, "a version that was given stays as it was");
+
+    plans(&app, &["trial", tenant, "free", "--days", "3"]).await;
+    let plan = plan_of(&app, &owner).await;
+    assert_eq!(
+        (&plan["plan"], &plan["source"], limit(&plan, "sessions").0),
+        (&json!("free"), &json!("trial"), json!(2))
+    );
+    assert!(plan["trial_ends_at"].is_string());
+    plans(
+        &app,
+        &["override", tenant, "--limit", "sessions=77", "--limit", "members=unlimited", "--feature", "whatsapp=on"],
+    )
+    .await;
+    plans(&app, &["override", tenant, "--limit", "api_keys=5"]).await;
+    let plan = plan_of(&app, &owner).await;
+    assert_eq!((limit(&plan, "sessions").0, limit(&plan, "api_keys").0), (json!(77), json!(5)));
+    assert_eq!((&plan["overridden"], &plan["features"]), (&json!(true), &json!(["whatsapp", "webhooks"])));
+    assert!(plans(&app, &["show", tenant]).await.contains("sessions=77"));
+
+    app.sql("UPDATE subscriptions SET trial_ends_at = 1", []).await;
+    let plan = plan_of(&app, &owner).await;
+    assert_eq!(
+        (&plan["plan"], &plan["source"], limit(&plan, "sessions").0),
+        (&json!("pro"), &json!("subscription"), json!(77))
+    );
+    plans(&app, &["override", tenant, "--clear"]).await;
+    assert_eq!(limit(&plan_of(&app, &owner).await, "sessions").0, 10);
+    plans(&app, &["unassign", tenant]).await;
+    assert_eq!(plan_of(&app, &owner).await["source"], "default");
+
+    let listed = Answer::of(app.get("/api/v1/plans").bearer_auth(&owner.access_token)).await.json();
+    let names: BTreeMap<_, _> =
+        listed["data"].as_array().unwrap().iter().map(|p| (p["plan"].to_string(), p["version"].clone())).collect();
+    assert_eq!(names, BTreeMap::from([("\"free\"".into(), json!(3)), ("\"pro\"".into(), json!(2))]));
+    assert!(try_plans(&app, &["assign", tenant, "no-such-plan"]).await.is_err());
+    assert!(try_plans(&app, &["assign", tenant, "pro", "--version", "9"]).await.is_err());
+    assert!(try_plans(&app, &["assign", "ten_01h455vb4pex5vsknk084sn02q", "pro"]).await.is_err());
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_tenant_tries_what_new_tenants_may_try(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let before = app.sign_up().await;
+    let mut file = file(1);
+    file["trial"] = json!({"plan": "pro", "days": 14});
+    apply(&app, &file).await;
+    let after = app.sign_up().await;
+    assert_eq!(plan_of(&app, &before).await["source"], "default");
+    let plan = plan_of(&app, &after).await;
+    assert_eq!((&plan["plan"], &plan["source"]), (&json!("pro"), &json!("trial")));
+    plans(&app, &["assign", &after.tenant_id, "free"]).await;
+    assert_eq!(plan_of(&app, &after).await["source"], "subscription", "the trial ends with it");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_that_make_something_at_once_as_many_succeed_as_the_plan_allows(#[case] engine: Engine) {
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    let other = if engine == Engine::Postgres { app.replica().await } else { app.base_url() };
+    let owner = app.sign_up().await;
+    let tenant = owner.tenant_id.as_str();
+    plans(&app, &["override", tenant, "--limit", "sessions=3", "--limit", "api_keys=4", "--limit", "webhooks=0"]).await;
+    let make = |path: &'static str, body: Value, wanted: usize| {
+        let (app, other, token) = (&app, other.as_str(), owner.access_token.as_str());
+        async move {
+            let answers = join_all((0..16).map(|n| {
+                let base = if n % 2 == 0 { app.base_url() } else { other.to_owned() };
+                Answer::of(app.http.post(format!("{base}/api/v1/{path}")).json(&body).bearer_auth(token))
+            }))
+            .await;
+            let made = answers.iter().filter(|answer| answer.status == 201).count();
+            assert_eq!(made, wanted, "{path}");
+            for answer in answers.iter().filter(|answer| answer.status != 201) {
+                answer.assert_problem(402, "quota-exceeded");
+            }
+            answers.into_iter().find(|answer| answer.status == 201).map(|answer| answer.json()["id"].clone())
+        }
+    };
+    let session = make("sessions", json!({"name": "a", "network": "sandbox", "start": false}), 3).await.unwrap();
+    let key = json!({"name": "a", "network": "sandbox", "scopes": ["messages:read"]});
+    let made = make("api-keys", key.clone(), 4).await.unwrap();
+    make("webhooks", json!({"url": "https://example.com/hook", "event_types": ["*"]}), 0).await;
+    let plan = plan_of(&app, &owner).await;
+    assert_eq!((limit(&plan, "sessions"), limit(&plan, "api_keys")), ((json!(3), 3), (json!(4), 4)));
+    assert_eq!(limit(&plan, "members"), (Value::Null, 1));
+
+    // What is deleted makes room.
+    for path in [format!("sessions/{}", session.as_str().unwrap()), format!("api-keys/{}", made.as_str().unwrap())] {
+        let gone = app.request(reqwest::Method::DELETE, &format!("/api/v1/{path}")).bearer_auth(&owner.access_token);
+        assert!(Answer::of(gone).await.status.is_success());
+    }
+    make("sessions", json!({"name": "b", "network": "sandbox", "start": false}), 1).await;
+    make("api-keys", key, 1).await;
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_plan_lacks_is_refused_and_named(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    plans(&app, &["override", &owner.tenant_id, "--feature", "whatsapp=off", "--feature", "webhooks=off"]).await;
+    let post = |path: &str, body: Value| {
+        Answer::of(app.post(&format!("/api/v1/{path}"), &body).bearer_auth(&owner.access_token))
+    };
+    let refused = post("sessions", json!({"name": "a", "network": "whatsapp"})).await;
+    refused.assert_problem(402, "feature-not-in-plan");
+    assert!(refused.json()["detail"].as_str().unwrap().contains("whatsapp"));
+    assert_eq!(post("sessions", json!({"name": "a", "network": "sandbox"})).await.status, 201);
+    post("webhooks", json!({"url": "https://example.com/hook", "event_types": ["*"]}))
+        .await
+        .assert_problem(402, "feature-not-in-plan");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_of_a_pool_run_the_sessions_of_its_plans_and_no_others(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let shared = FakeWorker::active(&app, "shared").await;
+    let owned = FakeWorker::active(&app, "owned").await;
+    app.sql("UPDATE workers SET pool = 'acme' WHERE id = 'owned'", []).await;
+    let (with_pool, without) = (Program::new(&app).await, Program::new(&app).await);
+    plans(&app, &["override", &with_pool.tenant, "--pool", "acme"]).await;
+    for _ in 0..3 {
+        owned.told(&with_pool.session().await, |_| true).await;
+        shared.told(&without.session().await, |_| true).await;
+    }
+    plans(&app, &["override", &with_pool.tenant, "--pool", "another"]).await;
+    let nowhere = with_pool.session().await;
+    until("it is known that there is no room", async || {
+        (with_pool.status(&nowhere, "starting").await["reason"] == "no_capacity").then_some(())
+    })
+    .await;
+    assert!(!shared.holds(&nowhere) && !owned.holds(&nowhere));
+    app.stop().await;
+}
+
+/// How many units of this month's quota are taken.
+async fn used(app: &TestApp) -> i64 {
+    app.count("SELECT CAST(COALESCE(SUM(used), -1) AS BIGINT) FROM quota_counters").await
+}
+
+async fn quota(app: &TestApp, tenant: &str, messages: u32) {
+    plans(app, &["override", tenant, "--limit", &format!("messages_per_month={messages}")]).await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_200_sends_at_once_with_50_left_50_are_taken_and_failed_ones_give_their_unit_back(#[case] engine: Engine) {
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    // SQLite has one process.
+    let other = if engine == Engine::Postgres { app.replica().await } else { app.base_url() };
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    // Ten of the sixty are used already, before any limit applied.
+    for n in 0..10 {
+        let id = program.send(&put.session_id, &number(n), "before").await.json()["id"].as_str().unwrap().to_owned();
+        program.message(&id, "sent").await;
+    }
+    quota(&app, &program.tenant, 60).await;
+    // Nothing fails before all have their answer: its unit would be taken by another.
+    let answered = Arc::new(AtomicBool::new(false));
+    let go = answered.clone();
+    worker.send_with(move |item| match item.to.as_bytes()[10] {
+        _ if !go.load(Ordering::SeqCst) => SendOutcome::NotConnected,
+        b'7' => SendOutcome::Invalid { reason: "not_on_whatsapp".into() },
+        _ => SendOutcome::Acked { at: chrono::Utc::now() },
+    });
+    let answers = join_all((0..200).map(|n| {
+        let base = if n % 2 == 0 { app.base_url() } else { other.clone() };
+        let body = json!({"session_id": put.session_id, "to": number(n), "type": "text", "text": {"body": "x"}});
+        Answer::of(
+            app.http
+                .post(format!("{base}/api/v1/messages/send"))
+                .header("idempotency-key", format!("send-{n}"))
+                .bearer_auth(&program.key)
+                .json(&body),
+        )
+    }))
+    .await;
+    let taken: Vec<_> = answers.iter().filter(|answer| answer.status == 202).collect();
+    assert_eq!(taken.len(), 50);
+    for answer in answers.iter().filter(|answer| answer.status != 202) {
+        answer.assert_problem(402, "quota-exceeded");
+    }
+    assert_eq!(app.count("SELECT COUNT(*) FROM messages").await, 60);
+    answered.store(true, Ordering::SeqCst);
+    let settled = until("all are through", async || {
+        app.sql("UPDATE jobs SET run_at = 0 WHERE state = 'ready'", []).await;
+        (app.count("SELECT COUNT(*) FROM messages WHERE status = 'queued'").await == 0).then_some(())
+    });
+    settled.await;
+    let failed = app.count("SELECT COUNT(*) FROM messages WHERE status = 'failed'").await;
+    assert!(failed > 0);
+    assert_eq!(used(&app).await, 60 - failed);
+    assert_eq!(program.events("quota.exceeded").await, 1);
+    assert_eq!(program.events("quota.warning").await, 1);
+    let state = program.get("plan").await.json();
+    assert_eq!(limit(&state, "messages_per_month"), (json!(60), 60 - failed));
+
+    // What came back can be used again, and no more.
+    let mut again = 0;
+    for n in 300..360 {
+        match program.send(&put.session_id, &number(n), "again").await {
+            answer if answer.status == 202 => again += 1,
+            answer => answer.assert_problem(402, "quota-exceeded"),
+        }
+    }
+    assert!(again >= failed, "{again} of {failed}");
+    let stored = app.count("SELECT COUNT(*) FROM messages WHERE status <> 'failed'").await;
+    assert!(stored <= 60, "{stored}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_quota_is_counted_in_stripes_and_as_exact_near_its_end(#[case] engine: Engine) {
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    let other = if engine == Engine::Postgres { app.replica().await } else { app.base_url() };
+    let program = Program::new(&app).await;
+    let session = program.session().await;
+    quota(&app, &program.tenant, 2_100).await;
+    let taken = async |numbers: std::ops::Range<u32>| {
+        let answers = join_all(numbers.map(|n| {
+            let base = if n % 2 == 0 { app.base_url() } else { other.clone() };
+            let body = json!({"session_id": session, "to": number(n), "type": "text", "text": {"body": "x"}});
+            Answer::of(app.http.post(format!("{base}/api/v1/messages/send")).bearer_auth(&program.key).json(&body))
+        }))
+        .await;
+        for answer in answers.iter().filter(|answer| answer.status != 202) {
+            answer.assert_problem(402, "quota-exceeded");
+        }
+        answers.iter().filter(|answer| answer.status == 202).count()
+    };
+    assert_eq!(taken(0..1).await, 1);
+    assert_eq!(taken(1..61).await, 60);
+    assert_eq!(used(&app).await, 61);
+    let used_stripes = app.count("SELECT COUNT(*) FROM quota_counters WHERE used > 0").await;
+    assert!(used_stripes > 4 || engine == Engine::Sqlite, "{used_stripes}");
+    app.sql("UPDATE quota_counters SET used = used + 2000 WHERE stripe = 3", []).await;
+    assert_eq!(taken(100..180).await, 39);
+    assert_eq!(used(&app).await, 2_100);
+    assert_eq!((program.events("quota.warning").await, program.events("quota.exceeded").await), (1, 1));
+    app.stop().await;
+}
+
+/// A phone number of one's own for each, so that no chat holds up another. Every tenth ends in 7.
+fn number(n: u32) -> String {
+    format!("+1555000{n:04}")
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_goes_back_once_and_a_message_that_was_sent_after_all_takes_one_again(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    quota(&app, &program.tenant, 1).await;
+    worker.send_with(|_| SendOutcome::Nacked { code: 463 });
+    let id = program.send(&put.session_id, &number(1), "x").await.json()["id"].as_str().unwrap().to_owned();
+    program.message(&id, "failed").await;
+    assert_eq!(used(&app).await, 0);
+    let item = worker.sent().first().cloned().unwrap();
+    let word = |error| OutboxEvent::ServerAck {
+        message_id: item.message_id.clone(),
+        wa_id: item.wa_id.clone(),
+        error,
+        at: chrono::Utc::now(),
+        tries: 1,
+    };
+    assert_eq!(worker.ship(&put, 1, &[word(Some(463)), word(Some(463))]).await.status, 200);
+    assert_eq!(used(&app).await, 0, "failed again, and nothing to give back");
+    assert_eq!(worker.ship(&put, 3, &[word(None), word(None)]).await.status, 200);
+    program.message(&id, "sent").await;
+    assert_eq!(used(&app).await, 1);
+    program.send(&put.session_id, &number(2), "x").await.assert_problem(402, "quota-exceeded");
+    assert_eq!(app.count("SELECT COUNT(*) FROM messages").await, 1);
+    let refused = program.send(&SessionId::new(), &number(2), "x").await;
+    refused.assert_problem(404, "not-found");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_key_takes_one_unit_and_a_refused_send_takes_none(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let program = Program::new(&app).await;
+    let session = program.session().await;
+    quota(&app, &program.tenant, 2).await;
+    let body = json!({"session_id": session, "to": number(1), "type": "text", "text": {"body": "x"}});
+    let send = || {
+        let request = app.post("/api/v1/messages/send", &body).bearer_auth(&program.key);
+        Answer::of(request.header("idempotency-key", "order-1"))
+    };
+    let first = send().await;
+    assert_eq!(first.status, 202, "{first:?}");
+    for _ in 0..5 {
+        let again = send().await;
+        assert_eq!((again.header("idempotent-replayed"), &again.text), (Some("true"), &first.text));
+    }
+    assert_eq!(used(&app).await, 1);
+    program.send(&session, "nobody", "x").await.assert_problem(422, "validation");
+    program.post(&format!("sessions/{session}/stop"), &json!({})).await;
+    program.send(&session, &number(2), "x").await.assert_problem(409, "session-not-running");
+    assert_eq!(used(&app).await, 1);
+    app.stop().await;
+}
