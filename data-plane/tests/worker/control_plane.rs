@@ -85,7 +85,9 @@ impl ControlPlane {
             .layer(middleware::from_fn_with_state(Arc::clone(&state), unless_down))
             .with_state(Arc::clone(&state));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url, state, http: reqwest::Client::new() }
+        // A refused large body ends its connection: the next request is not to meet that one's end.
+        let http = reqwest::Client::builder().pool_max_idle_per_host(0).build().unwrap();
+        Self { url, state, http }
     }
 
     /// Answers nothing but 503 from now on, or everything again.
