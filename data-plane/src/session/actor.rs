@@ -10,7 +10,7 @@
 mod serve;
 mod wind_down;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::pending, sync::Arc, time::Duration};
 
 use chrono::Utc;
 use shared::{
@@ -193,7 +193,7 @@ impl Actor {
                 }
             }
             tries += 1;
-            match self.pause(backoff::doubling(CLAIM_PAUSES.0, CLAIM_PAUSES.1, tries)).await {
+            match self.pause(None, backoff::doubling(CLAIM_PAUSES.0, CLAIM_PAUSES.1, tries)).await {
                 Some(Turn::NewGeneration | Turn::Reconsider) => tries = 0,
                 Some(Turn::LetGo | Turn::Shutdown) => return None,
                 Some(Turn::LeaseEnded) | None => {}
@@ -242,13 +242,21 @@ impl Actor {
         self.node.store.backend(fence.clone(), self.key.clone(), term.lease.clone())
     }
 
-    /// Waits, unless something ends the wait.
-    async fn pause(&mut self, duration: Duration) -> Option<Turn> {
+    /// Waits, unless something ends the wait: under a lease, its end does.
+    async fn pause(&mut self, term: Option<&Term>, duration: Duration) -> Option<Turn> {
         let until = Instant::now() + backoff::spread(duration);
+        let over = async {
+            match term {
+                Some(term) => term.over.cancelled().await,
+                None => pending().await,
+            }
+        };
+        tokio::pin!(over);
         loop {
             tokio::select! {
                 biased;
                 () = self.shutdown.cancelled() => return Some(Turn::Shutdown),
+                () = &mut over => return Some(Turn::LeaseEnded),
                 command = self.mailbox.recv() => if let Some(turn) = self.obey(command) { return Some(turn) },
                 () = sleep_until(until) => return None,
             }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use shared::{ids::WorkerId, wire::session::Observed};
+use simulator::{Fault, LoginFailures};
 
 use crate::world::{World, item, until};
 
@@ -176,6 +177,43 @@ async fn a_worker_that_lost_its_lease_says_that_its_sessions_are_not_connected()
     sea_orm::ConnectionTrait::execute_unprepared(&lock, "UPDATE store_meta SET value = value").await.unwrap();
     // Nobody writes to the session, so no write of it fails: only the lease ends.
     world.observed(&order.session_id, "it isn't connected", |observed| *observed == Observed::Reconnecting).await;
+    lock.rollback().await.unwrap();
+    world.connected(&order.session_id).await;
+    worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_ends_while_a_session_waits_to_dial_again_doesn_t_keep_it_from_coming_back() {
+    let world = World::new().await;
+    let mut config = world.config("w1");
+    config.timing.lease_ttl = Duration::from_secs(2);
+    let worker = world.worker_with(config).await;
+    let order = world.order();
+    world.put(worker.id(), &order).await;
+    let phone = world.phone().await;
+    world.scan(worker.id(), &order.session_id, &phone).await;
+    world.connected(&order.session_id).await;
+
+    // It waits for half a minute.
+    let device = format!("{phone}:1@s.whatsapp.net");
+    let throttled = LoginFailures { code: 429, times: Some(1), ban_code: None, expire_seconds: None };
+    world.sim.network().refuse_logins(&device, Some(throttled)).await.unwrap();
+    world.sim.network().fault(&device, Fault::Eof).await.unwrap();
+    until("the login was refused", async || {
+        let ended = world.sim.network().ended(None).await;
+        ended.iter().any(|one| one.reason.contains("login_failure")).then_some(())
+    })
+    .await;
+
+    let blocker = sea_orm::Database::connect(world.database()).await.unwrap();
+    let lock = sea_orm::TransactionTrait::begin(&blocker).await.unwrap();
+    sea_orm::ConnectionTrait::execute_unprepared(&lock, "UPDATE store_meta SET value = value").await.unwrap();
+    until("the lease ended", async || {
+        let sql = "SELECT 1 FROM worker_lease WHERE until > CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)";
+        let query = sea_orm::Statement::from_string(sea_orm::DbBackend::Sqlite, sql);
+        sea_orm::ConnectionTrait::query_one_raw(&lock, query).await.unwrap().is_none().then_some(())
+    })
+    .await;
     lock.rollback().await.unwrap();
     world.connected(&order.session_id).await;
     worker.shutdown().await;

@@ -60,8 +60,8 @@ impl Actor {
             self.publish();
             let turn = match effect {
                 Effect::None => None,
-                Effect::Rebuild(pause) => self.pause(pause).await,
-                Effect::Validate => self.come_back_if_ours().await,
+                Effect::Rebuild(pause) => self.pause(Some(term), pause).await,
+                Effect::Validate => self.come_back_if_ours(term).await,
                 Effect::End => Some(self.rest(term).await),
                 Effect::EndAndErase => match self.erase(fence, term).await {
                     Some(turn) => Some(turn),
@@ -173,7 +173,7 @@ impl Actor {
     }
 
     /// After another connection took the session's place: comes back if the control plane says that it is ours.
-    async fn come_back_if_ours(&mut self) -> Option<Turn> {
+    async fn come_back_if_ours(&mut self, term: &Term) -> Option<Turn> {
         let mut failures = 0;
         loop {
             let ask = SessionGeneration { session_id: self.id.clone(), generation: self.order.generation };
@@ -186,7 +186,7 @@ impl Actor {
                 Err(error) => {
                     failures += 1;
                     tracing::warn!(session = %self.id, %error, "replaced, and nobody can say whether it is ours");
-                    let turn = self.pause(backoff::doubling(ASK_PAUSES.0, ASK_PAUSES.1, failures)).await;
+                    let turn = self.pause(Some(term), backoff::doubling(ASK_PAUSES.0, ASK_PAUSES.1, failures)).await;
                     if turn.is_some() {
                         return turn;
                     }
@@ -195,7 +195,7 @@ impl Actor {
         }
         let gap = self.node.timing.replaced;
         let since = self.last_reconnect.map_or(gap, |at| at.elapsed());
-        let turn = self.pause(gap.saturating_sub(since).max(COOL_DOWN.min(gap))).await;
+        let turn = self.pause(Some(term), gap.saturating_sub(since).max(COOL_DOWN.min(gap))).await;
         self.last_reconnect = Some(Instant::now());
         turn
     }

@@ -67,7 +67,7 @@ impl Actor {
                 Err(error) => tracing::warn!(session = %self.id, %error, "the outbox could not be counted"),
             }
             tries += 1;
-            if let Some(turn) = self.pause(backoff::doubling(PAUSES.0, PAUSES.1, tries)).await {
+            if let Some(turn) = self.pause(Some(term), backoff::doubling(PAUSES.0, PAUSES.1, tries)).await {
                 return Some(turn);
             }
         }
@@ -86,7 +86,7 @@ impl Actor {
                 Err(error) => tracing::warn!(session = %self.id, %error, "the session was not erased, trying again"),
             }
             tries += 1;
-            if let Some(turn) = self.pause(backoff::doubling(PAUSES.0, PAUSES.1, tries)).await {
+            if let Some(turn) = self.pause(Some(term), backoff::doubling(PAUSES.0, PAUSES.1, tries)).await {
                 return Some(turn);
             }
         }
@@ -112,7 +112,7 @@ impl Actor {
                     return Ok(false);
                 }
                 tries += 1;
-                if let Some(turn) = self.pause(backoff::doubling(PAUSES.0, PAUSES.1, tries)).await {
+                if let Some(turn) = self.pause(Some(term), backoff::doubling(PAUSES.0, PAUSES.1, tries)).await {
                     return Err(turn);
                 }
             },
