@@ -82,10 +82,13 @@ async fn an_account_with_a_passkey_is_linked_with_its_owner_s_answers() {
     assert_eq!(slug(answer(confirmed.clone()).await), (409, "not-asked".into()));
 
     let assertion = r#"{"id":"aWQ","response":{}}"#;
-    answer(json!({"stage": "assertion", "assertion": assertion, "credential_id": "aWQ"})).await.ok();
-    let code = until("a code is to be compared", async || match world.view(worker.id(), id).await?.passkey? {
-        Passkey::Confirmation { code } => Some(code),
-        Passkey::Assertion { .. } => None,
+    answer(json!({"stage": "assertion", "assertion": assertion, "credential_id": "aWQ"})).await.unwrap();
+    let code = until("a code is to be compared", async || {
+        assert!(!scanned.is_finished(), "the phone gave up");
+        match world.view(worker.id(), id).await?.passkey? {
+            Passkey::Confirmation { code } => Some(code),
+            Passkey::Assertion { .. } => None,
+        }
     })
     .await;
     answer(confirmed).await.ok();

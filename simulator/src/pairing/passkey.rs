@@ -26,8 +26,8 @@ use crate::wire::{EndReason, iq_error, iq_result, server_jid};
 
 /// How long the owner of the passkey may take for a step.
 const STEP_DEADLINE: Duration = Duration::from_secs(60);
-/// How long the phone takes to sign. whatsapp-rust 0.7.0 stores the ADV secret only once the sealed request is answered, and
-/// at loopback speed the pairing would overtake that.
+/// How long the phone takes to answer and to sign. whatsapp-rust 0.7.0 notes that it has begun only once its prologue is
+/// answered, and stores the ADV secret only once the sealed request is: at loopback speed the phone would overtake both.
 const PHONE_PAUSE: Duration = Duration::from_millis(50);
 /// The largest child of a step, in bytes.
 const MAX_CHILD: usize = 64 << 10;
@@ -130,6 +130,7 @@ pub(crate) async fn demand(
     .encode_to_vec();
     let ours = NodeBuilder::new("primary_ephemeral_identity").bytes(ours).build();
     let stanza = notification("crsc_continuation", ours);
+    tokio::time::sleep(PHONE_PAUSE).await;
     open.commands.try_send(Command::Say(Box::new(stanza))).map_err(|_| NetworkError::PairingFailed)?;
 
     let PasskeyStep::Nonce(their_nonce) = next(&mut said).await? else {
