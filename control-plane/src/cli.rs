@@ -260,7 +260,7 @@ async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
             println!("{}", dead::redrive_all(&db, kind).await.map_err(said_no)?);
         }
         JobsCommand::Cancel { id } => {
-            let waited = dead::cancel(db.autocommit(), &id).await.map_err(said_no)?;
+            let waited = dead::cancel(db.autocommit(), &id).await?;
             anyhow::ensure!(waited, "no job with this id waits; one that runs can't be called off");
         }
     }

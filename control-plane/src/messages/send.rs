@@ -32,6 +32,7 @@ use crate::{
     jobs::{Claimed, Handler, JobKind, Outcome},
     sessions::{self, entity::DesiredColumn},
     state::App,
+    tenants::{TenantStatus, TenantTable},
     workers::client::{Peer, WorkerCallError},
 };
 
@@ -45,6 +46,8 @@ const BLOCKED: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const PENDING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// Pauses after a failure of ours.
 const OURS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long what a tenant that may not write has queued waits before it is looked at again.
+const FROZEN: Duration = Duration::from_secs(15);
 /// How long after its expiry a message with an open try is asked for.
 const OPEN_FOR: Duration = Duration::from_secs(24 * 3600);
 
@@ -92,6 +95,29 @@ impl Handler for SendHandler {
             }
         }
     }
+
+    async fn give_up(&self, app: &App, job: &Claimed) -> Result<(), DbErr> {
+        match fail(app, job).await {
+            Ok(()) => Ok(()),
+            Err(SendError::Database(error) | SendError::Event(RecordError::Database(error))) => Err(error),
+            Err(SendError::Event(_)) => Err(DbErr::Custom("an event could not be made".into())),
+        }
+    }
+}
+
+/// Ends a message whose job was called off: what it has reserved is given back, and its chat goes on.
+async fn fail(app: &App, job: &Claimed) -> Result<(), SendError> {
+    let Some((scope, session)) = whose(app, std::slice::from_ref(job)).await? else { return Ok(()) };
+    let now = Timestamp::now();
+    let tx = app.db.write().await?;
+    sessions::entity::lock(&tx, &session).await?;
+    let mut told = Vec::new();
+    for (_, message) in load(&tx, &scope, &session, std::slice::from_ref(job)).await? {
+        // What may have been written already isn't called off.
+        let reason = if message.try_open { "outcome_unknown" } else { "cancelled" };
+        told.extend(learn(&tx, &scope, message, &Word::Failed(reason.into(), now), now).await?.1);
+    }
+    finish(app, tx, &scope, told).await
 }
 
 fn retry(job: &Claimed, pauses: (Duration, Duration), why: &'static str) -> Outcome {
@@ -164,6 +190,9 @@ async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Cl
         (Some(row), Some(worker)) if connected(row) => Some((worker.peer(), row.generation)),
         _ => None,
     };
+    // One that is suspended or being deleted sends nothing, not even what it had queued before.
+    let tenant = TenantTable::find_by_id(scope.id().clone()).one(&tx).await?;
+    let frozen = tenant.is_none_or(|tenant| tenant.status != TenantStatus::Active);
     let messages = load(&tx, scope, session, jobs).await?;
     let blocked = blocked_chats(&tx, session, messages.values()).await?;
     let mut prepared = Prepared { outcomes: vec![None; jobs.len()], items: Vec::new(), holder: peer };
@@ -185,6 +214,8 @@ async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Cl
         if let Some(end) = end_of(&message, row.is_some(), now) {
             told.extend(learn(&tx, scope, message, &end, now).await?.1);
             prepared.outcomes[place] = Some(Outcome::Done);
+        } else if frozen {
+            prepared.outcomes[place] = Some(Outcome::WaitUntil(now.plus(FROZEN)));
         } else if blocked.contains(&message.id) || held_up.contains(&message.chat) {
             held_up.insert(message.chat.clone());
             prepared.outcomes[place] = Some(retry(job, BLOCKED, "an older message of the chat waits"));

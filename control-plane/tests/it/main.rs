@@ -3,6 +3,7 @@
 mod access_matrix;
 mod auth;
 mod bad_input;
+mod called_off;
 mod commands;
 mod contract;
 mod deletion;
