@@ -6,7 +6,10 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderValue, header, request::Parts},
 };
-use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, Set, Statement, sea_query::OnConflict};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Set,
+    sea_query::{LockType, OnConflict},
+};
 use secrecy::{ExposeSecret, SecretString};
 use shared::{ids::OperatorId, time::Timestamp};
 use validator::Validate;
@@ -20,13 +23,14 @@ use crate::{
     error::{ApiError, ApiResult, Kind, Refusal},
     internal::bearer,
     state::App,
+    sweep,
 };
 
 /// What a token of an operator begins with.
 const PREFIX: &str = "sbo_";
 /// How long a login lasts.
 pub(super) const LOGIN_TTL: Duration = Duration::from_secs(12 * 3600);
-/// How many ended logins one sweep forgets.
+/// How many ended logins one statement forgets.
 const PRUNE_BATCH: i64 = 500;
 
 /// An operator to be made.
@@ -105,7 +109,6 @@ pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorE
         return Err(OperatorError::Exists);
     }
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
-    end_logins(&tx, &present.id).await?;
     operator::Entity::update(operator::ActiveModel {
         id: Set(present.id.clone()),
         name: Set(new.name.trim().into()),
@@ -114,6 +117,8 @@ pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorE
     })
     .exec(&tx)
     .await?;
+    // After the change, which a login that begins waits for, or is waited for.
+    end_logins(&tx, &present.id).await?;
     tx.commit().await?;
     Ok(present.id)
 }
@@ -126,6 +131,7 @@ pub async fn remove(app: &App, email: String) -> Result<(), OperatorError> {
     let email = address(email)?;
     let tx = app.db.write().await?;
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
+    hold(&tx, &present.id, LockType::Update).await?;
     end_logins(&tx, &present.id).await?;
     operator::Entity::delete_by_id(present.id).exec(&tx).await?;
     tx.commit().await?;
@@ -134,6 +140,15 @@ pub async fn remove(app: &App, email: String) -> Result<(), OperatorError> {
 
 async fn find<C: ConnectionTrait>(connection: &C, email: &EmailAddress) -> Result<Option<operator::Model>, DbErr> {
     operator::Entity::find().filter(operator::Column::Email.eq(email.as_str())).one(connection).await
+}
+
+/// An operator, who stays as they are until the transaction ends.
+async fn hold(tx: &DatabaseTransaction, id: &OperatorId, lock: LockType) -> Result<Option<operator::Model>, DbErr> {
+    let mut query = operator::Entity::find_by_id(id.clone());
+    if tx.get_database_backend() == DbBackend::Postgres {
+        query = query.lock(lock);
+    }
+    query.one(tx).await
 }
 
 async fn end_logins<C: ConnectionTrait>(connection: &C, operator: &OperatorId) -> Result<(), DbErr> {
@@ -151,14 +166,21 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
     let Some(operator) = found.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
     auth::forgive(app, Attempt::LogIn, &account).await?;
     let (token, now) = (auth::opaque_token(PREFIX), Timestamp::now());
+    let tx = app.db.write().await?;
+    // As with people: the password may have been changed while it was compared.
+    let present = hold(&tx, &operator.id, LockType::Share).await?;
+    if present.is_none_or(|present| present.password_hash != operator.password_hash) {
+        return Err(Kind::InvalidCredentials.into());
+    }
     login::Entity::insert(login::ActiveModel {
         token_hash: Set(app.keyring.operator_hash().of(token.expose_secret())),
         operator_id: Set(operator.id.clone()),
         created_at: Set(now),
         expires_at: Set(now.plus(LOGIN_TTL)),
     })
-    .exec_without_returning(app.db.autocommit())
+    .exec_without_returning(&tx)
     .await?;
+    tx.commit().await?;
     tracing::info!(operator = %operator.id, "an operator logged in");
     Ok(OperatorToken {
         access_token: token,
@@ -202,13 +224,12 @@ pub(super) async fn log_out(app: &App, parts: &Parts) -> ApiResult<()> {
     Ok(())
 }
 
-/// Forgets logins that ended by themselves, a bounded number.
+/// Forgets logins that ended by themselves.
 ///
 /// # Errors
 /// As the driver.
 pub async fn prune(app: &App) -> Result<(), DbErr> {
     let statement = "DELETE FROM operator_logins WHERE token_hash IN \
                      (SELECT token_hash FROM operator_logins WHERE expires_at <= $1 LIMIT $2)";
-    let values = [Timestamp::now().into(), PRUNE_BATCH.into()];
-    app.db.autocommit().execute_raw(Statement::from_sql_and_values(app.db.engine(), statement, values)).await.map(drop)
+    sweep::before(app, PRUNE_BATCH, statement, Timestamp::now()).await.map(drop)
 }
