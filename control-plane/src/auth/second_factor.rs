@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use rand::Rng;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement};
 use secrecy::{ExposeSecret, SecretString};
 use shared::{ids::UserId, seal::Place, time::Timestamp};
 use totp_rs::{Builder, Totp};
@@ -121,6 +121,8 @@ pub(super) async fn confirm(
     user: &UserId,
     code: &SecretString,
 ) -> ApiResult<RecoveryCodes> {
+    // The secret that the code is of is the one that is switched on, whoever asks for another at this moment.
+    hold(tx, user).await?;
     let factor = stored(app, tx, user).await?.filter(|factor| !factor.confirmed);
     let Some(factor) = factor else {
         return Err(Kind::Conflict.because("there is nothing to confirm: ask for a secret first").into());
@@ -137,8 +139,29 @@ pub(super) async fn confirm(
     new_recovery_codes(app, tx, user).await
 }
 
-/// Makes recovery codes in place of the earlier ones.
-pub(super) async fn new_recovery_codes(app: &App, tx: &DatabaseTransaction, user: &UserId) -> ApiResult<RecoveryCodes> {
+/// Makes recovery codes in place of the earlier ones, if it is on.
+pub(super) async fn renew_recovery_codes(
+    app: &App,
+    tx: &DatabaseTransaction,
+    user: &UserId,
+) -> ApiResult<RecoveryCodes> {
+    hold(tx, user).await?;
+    if !is_on(tx, user).await? {
+        return Err(Kind::Conflict.because("two-step login is off").into());
+    }
+    new_recovery_codes(app, tx, user).await
+}
+
+/// Takes the factor's row for the transaction: of two that change it, or its codes, the second sees what the first has done.
+async fn hold(tx: &DatabaseTransaction, user: &UserId) -> Result<(), DbErr> {
+    if tx.get_database_backend() == DbBackend::Postgres {
+        let query = "SELECT 1 AS one FROM second_factors WHERE user_id = $1 FOR UPDATE";
+        tx.query_one_raw(Statement::from_sql_and_values(DbBackend::Postgres, query, [user.clone().into()])).await?;
+    }
+    Ok(())
+}
+
+async fn new_recovery_codes(app: &App, tx: &DatabaseTransaction, user: &UserId) -> ApiResult<RecoveryCodes> {
     let engine = tx.get_database_backend();
     let earlier = "DELETE FROM recovery_codes WHERE user_id = $1";
     tx.execute_raw(Statement::from_sql_and_values(engine, earlier, [user.clone().into()])).await?;

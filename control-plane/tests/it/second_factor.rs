@@ -156,3 +156,47 @@ async fn a_challenge_bears_five_codes_and_five_minutes_and_is_its_person_s_own(#
     assert_eq!(second_step(&app, &challenge, &device.code(0)).await.status, 200);
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_renewals_at_once_the_codes_of_one_work(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    switch_on(&app, &owner).await;
+    for _ in 0..3 {
+        let body = json!({"password": owner.password});
+        let renewals = (0..6).map(|_| person(&app, &owner, "totp/recovery-codes", &body));
+        for answer in futures_util::future::join_all(renewals).await {
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        assert_eq!(app.count("SELECT COUNT(*) FROM recovery_codes").await, 10);
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_no_device_has_is_not_switched_on() {
+    let Some(app) = TestApp::start(Engine::Postgres).await else { return };
+    let owner = app.sign_up().await;
+    let enrolled = person(&app, &owner, "totp", &json!({"password": owner.password})).await;
+    let device = Device::new(&enrolled.json()["secret"]);
+    // A second tab that asks for another secret, and has not committed.
+    let tx = app.app().db.write().await.unwrap();
+    let other = "UPDATE second_factors SET sealed_secret = sealed_secret || sealed_secret, last_step = 0";
+    sea_orm::ConnectionTrait::execute_unprepared(&tx, other).await.unwrap();
+    let body = json!({"code": device.code(0)});
+    let request = app.post("/api/v1/me/totp/confirm", &body).bearer_auth(&owner.access_token);
+    let confirmed = tokio::spawn(Answer::of(request));
+    crate::parts::eventually("it waits", async || {
+        let waits =
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        app.count(waits).await > 0
+    })
+    .await;
+    tx.commit().await.unwrap();
+    let answer = confirmed.await.unwrap();
+    assert!(!answer.status.is_success(), "{answer:?}");
+    assert_eq!(app.count("SELECT COUNT(*) FROM second_factors WHERE confirmed_at IS NOT NULL").await, 0);
+}
