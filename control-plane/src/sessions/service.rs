@@ -295,7 +295,9 @@ pub async fn wish(
 ) -> ApiResult<(Model, Option<worker::Model>)> {
     let mut row = entity::lock(tx, id)
         .await?
-        .filter(|row| row.tenant_id == *scope.id() && scope.reaches(&row.id) && row.deleted_at.is_none())
+        .filter(|row| {
+            row.tenant_id == *scope.id() && scope.reaches(&row.id, row.network.into()) && row.deleted_at.is_none()
+        })
         .ok_or(Kind::NotFound)?;
     let now = Timestamp::now();
     let holder = holder(tx, &row).await?;
