@@ -291,3 +291,25 @@ async fn what_is_seeded_works_and_is_seeded_once(#[case] engine: Engine) {
     assert!(seed::plant(app.app()).await.unwrap().is_none());
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_with_the_old_password_that_is_under_way_does_not_outlive_the_change(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    operator(&app).await;
+    let tx = app.app().db.write().await.unwrap();
+    let change = "UPDATE operators SET password_hash = password_hash || 'x'";
+    sea_orm::ConnectionTrait::execute_unprepared(&tx, change).await.unwrap();
+    let committed = async {
+        // Passwords are compared in turns: after so many others, that one was compared.
+        for _ in 0..8 {
+            log_in_with(&app, "not the password").await.assert_problem(401, "invalid-credentials");
+        }
+        tx.commit().await.unwrap();
+    };
+    let (late, ()) = tokio::join!(log_in_with(&app, PASSWORD), committed);
+    late.assert_problem(401, "invalid-credentials");
+    app.stop().await;
+}

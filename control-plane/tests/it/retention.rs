@@ -205,3 +205,27 @@ async fn one_sweep_takes_all_that_is_past_its_time_however_much_there_is(#[case]
     .await;
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_fails_keeps_no_other_from_its_work(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    app.sql("INSERT INTO throttles (bucket, tat) VALUES ($1, 1)", [vec![7_u8].into()]).await;
+    app.sql("ALTER TABLE idempotency_keys RENAME TO hidden", []).await;
+    let job = control_plane::jobs::NewJob {
+        tenant_id: control_plane::jobs::schedule::installation(),
+        kind: control_plane::jobs::JobKind::Upkeep,
+        lane: "upkeep:expired".into(),
+        subject: "expired".into(),
+        run_at: Timestamp::now(),
+        max_attempts: 1,
+    };
+    control_plane::jobs::enqueue(app.app().db.autocommit(), job).await.unwrap();
+    app.app().bell.ring(control_plane::jobs::JobKind::Upkeep);
+    crate::parts::eventually("the others were swept", async || app.count("SELECT COUNT(*) FROM throttles").await == 0)
+        .await;
+    app.sql("ALTER TABLE hidden RENAME TO idempotency_keys", []).await;
+    app.stop().await;
+}

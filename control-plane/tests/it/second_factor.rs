@@ -200,3 +200,30 @@ async fn a_secret_that_no_device_has_is_not_switched_on() {
     assert!(!answer.status.is_success(), "{answer:?}");
     assert_eq!(app.count("SELECT COUNT(*) FROM second_factors WHERE confirmed_at IS NOT NULL").await, 0);
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_took_an_address_locks_nobody_out_of_it_with_a_device(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    // Neither of them has verified the address.
+    let (squatter, other) = (app.sign_up().await, app.sign_up().await);
+    switch_on(&app, &squatter).await;
+    switch_on(&app, &other).await;
+    app.sql("UPDATE users SET email_verified_at = 1 WHERE id = $1", [other.user_id.as_str().into()]).await;
+    for (count, person, wanted) in [(1, &squatter, 200), (2, &other, 202)] {
+        let asked = Answer::of(app.post("/api/v1/auth/password/forgot", &json!({"email": person.email}))).await;
+        assert_eq!(asked.status, 202, "{asked:?}");
+        let links = || -> Vec<_> {
+            crate::harness::mail_links().into_iter().filter(|link| link.contains("/reset-password#")).collect()
+        };
+        crate::parts::eventually("a mail comes", async || links().len() == count).await;
+        let token = links()[count - 1].split("#token=").nth(1).unwrap().trim_matches('"').to_owned();
+        let body = json!({"token": token, "password": "incorrect horse battery"});
+        assert_eq!(Answer::of(app.post("/api/v1/auth/password/reset", &body)).await.status, 204);
+        let body = json!({"email": person.email, "password": "incorrect horse battery"});
+        assert_eq!(Answer::of(app.post("/api/v1/auth/login", &body)).await.status, wanted);
+    }
+    app.stop().await;
+}
