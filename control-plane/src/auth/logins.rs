@@ -395,5 +395,5 @@ pub async fn prune(app: &App) -> Result<(), DbErr> {
     }
     done.push(email_tokens::prune(app).await);
     done.push(throttle::prune(app).await);
-    done.into_iter().map(|one| one.map(drop)).collect()
+    done.into_iter().try_for_each(|one| one.map(drop))
 }
