@@ -10,6 +10,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement};
 use shared::{ids::TenantId, time::Timestamp};
 
 use crate::{
+    audit,
     auth::TenantScope,
     error::{ApiError, ApiResult, database_error_kind},
     keys,
@@ -65,6 +66,7 @@ async fn tenant(app: &App, tx: &DatabaseTransaction) -> ApiResult<TenantId> {
         return Ok(id);
     }
     let tenant = tenants::service::create_unowned(app, tx, NAME, Timestamp::now()).await?;
+    audit::system(&app.audit, tx, "bootstrap", ("tenant", tenant.id.as_str())).await?;
     tx.execute_raw(Statement::from_sql_and_values(
         engine,
         "UPDATE installation SET default_tenant_id = $1 WHERE id = 1",

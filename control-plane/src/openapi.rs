@@ -159,6 +159,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<openapi::Respons
         (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
         (name = "plans", description = "What a tenant may do, and how much."),
+        (name = "audit", description = "Who changed what."),
         (name = "admin", description = "For the operators of the installation."),
         (name = "health", description = "Whether the installation works."),
     ),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::Keyring, config::Config, db::Db, jobs::Bell, keys::KeyCache, limits::Limits, master_key::MasterKey,
+    audit, auth::Keyring, config::Config, db::Db, jobs::Bell, keys::KeyCache, limits::Limits, master_key::MasterKey,
     messages::Waiting, objects::Objects, outbound, redis::Redis, workers::Fleet,
 };
 
@@ -35,6 +35,8 @@ pub struct Shared {
     pub waiting: Waiting,
     /// Calls tenants' URLs, guarded.
     pub outbound: outbound::Client,
+    /// The audit log.
+    pub audit: audit::Log,
     /// Files that are too large for the database.
     pub objects: Objects,
     /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.

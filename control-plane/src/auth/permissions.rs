@@ -56,6 +56,8 @@ permissions! {
     MembersWrite = "members:write": Owner Admin;
     /// Make, see, rotate and delete API keys.
     ApiKeys = "api-keys": Owner Admin Developer;
+    /// Read the audit log: who changed what.
+    AuditRead = "audit:read": Owner Admin;
     /// Rename the account and set what it keeps for how long.
     TenantWrite = "tenant:write": Owner Admin;
     /// Give the account to somebody else, export it, or delete it.
@@ -267,8 +269,8 @@ mod tests {
 
         #[test]
         fn what_changes_people_keys_or_the_account_is_never_a_key_s(permission in permissions()) {
-            use Permission::{ApiKeys, MembersRead, MembersWrite, TenantOwn, TenantWrite};
-            let for_people = [MembersRead, MembersWrite, ApiKeys, TenantWrite, TenantOwn].contains(&permission);
+            use Permission::{ApiKeys, AuditRead, MembersRead, MembersWrite, TenantOwn, TenantWrite};
+            let for_people = [MembersRead, MembersWrite, ApiKeys, AuditRead, TenantWrite, TenantOwn].contains(&permission);
             prop_assert_eq!(permission.scope().is_none(), for_people);
         }
     }

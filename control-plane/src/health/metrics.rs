@@ -34,6 +34,7 @@ pub(crate) fn install() {
         crate::redis::describe_metrics();
         crate::keys::describe_metrics();
         crate::tenants::describe_metrics();
+        crate::audit::describe_metrics();
     }
 }
 

@@ -27,6 +27,7 @@ use super::{
     service::new_wa_id,
 };
 use crate::{
+    audit,
     auth::{Auth, TenantScope, scopes},
     crash,
     error::{ApiResult, Kind},
@@ -189,6 +190,7 @@ async fn accept(
     if events::record(tx, app, scope, told).await?.deliveries {
         app.bell.ring(JobKind::DeliverWebhook);
     }
+    audit::accepted(&app.audit, tx, StatusCode::ACCEPTED.as_u16(), row.id.as_str()).await?;
     metrics::counter!("control_plane_messages_accepted_total").increment(1);
     Ok(row)
 }

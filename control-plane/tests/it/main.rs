@@ -1,6 +1,8 @@
 //! The whole control plane, over real HTTP, on SQLite and on PostgreSQL.
 
 mod access_matrix;
+mod audit;
+mod audit_matrix;
 mod auth;
 mod bad_input;
 mod commands;
@@ -23,6 +25,7 @@ mod logins;
 mod mail;
 mod members;
 mod messages;
+mod operations;
 mod operators;
 mod outbound;
 mod parts;
