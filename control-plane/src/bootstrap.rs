@@ -13,6 +13,7 @@ use crate::{
     audit,
     auth::TenantScope,
     error::{ApiError, ApiResult, database_error_kind},
+    jobs::schedule::installation,
     keys,
     state::App,
     tenants, webhooks,
@@ -66,7 +67,7 @@ async fn tenant(app: &App, tx: &DatabaseTransaction) -> ApiResult<TenantId> {
         return Ok(id);
     }
     let tenant = tenants::service::create_unowned(app, tx, NAME, Timestamp::now()).await?;
-    audit::system(&app.audit, tx, "bootstrap", ("tenant", tenant.id.as_str())).await?;
+    audit::system(&app.audit, tx, &installation(), "create_tenant", ("tenant", tenant.id.as_str())).await?;
     tx.execute_raw(Statement::from_sql_and_values(
         engine,
         "UPDATE installation SET default_tenant_id = $1 WHERE id = 1",

@@ -3,11 +3,15 @@
 use std::sync::{Mutex, PoisonError};
 
 use sea_orm::{ConnectionTrait, DbErr, EntityTrait, IntoActiveModel, sea_query::OnConflict};
-use shared::{ids::AuditId, seal::DataKey, time::Timestamp};
+use shared::{
+    ids::{AuditId, TenantId},
+    seal::DataKey,
+    time::Timestamp,
+};
 use tokio::sync::{mpsc, oneshot};
 
 use super::entity::{self, ActorType, AuditResult, Fact, Phase};
-use crate::{jobs::schedule::installation, master_key::MasterKey};
+use crate::master_key::MasterKey;
 
 /// How many rows wait to be written. Whoever brings one more waits too.
 const WAITING: usize = 4096;
@@ -79,20 +83,21 @@ pub(super) async fn insert<C: ConnectionTrait>(connection: &C, rows: Vec<entity:
         .map(drop)
 }
 
-/// Records what the installation did by itself, in the transaction that does it.
+/// Records what the installation did by itself, in the transaction that does it, in a tenant's log or (`nil`) its own.
 ///
 /// # Errors
 /// As the driver.
 pub async fn system<C: ConnectionTrait>(
     log: &Log,
     connection: &C,
+    tenant: &TenantId,
     operation: &str,
     resource: (&str, &str),
 ) -> Result<(), DbErr> {
     let fact = Fact {
         id: AuditId::new(),
         phase: Phase::Sole,
-        tenant: installation(),
+        tenant: tenant.clone(),
         actor: Some((ActorType::System, None)),
         operation: operation.into(),
         resource: Some((resource.0.into(), resource.1.into())),

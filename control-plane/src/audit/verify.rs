@@ -164,7 +164,7 @@ impl<'a> Walk<'a> {
                 report.rows += 1;
                 let position = row.position.unwrap_or_default();
                 let is_known = self.copied.contains_key(&(position - self.moved))
-                    || head.as_ref().is_some_and(|head| head.position == position);
+                    || head.as_ref().is_some_and(|head| head.position == position - self.moved);
                 if is_known && let Some(link) = &row.link {
                     links.insert(position, link.clone());
                 }
@@ -175,7 +175,7 @@ impl<'a> Walk<'a> {
         if let Some((row, _)) = self.doubtful.take() {
             // Behind the end there is nothing that could tell. What the sealer never got to was put there.
             let position = row.position.unwrap_or_default();
-            let wrong = if position > recorded {
+            let wrong = if position > recorded + self.moved {
                 Wrong::Inserted(Some(position), row.id)
             } else {
                 Wrong::Changed(position, row.id)
@@ -228,13 +228,13 @@ impl<'a> Walk<'a> {
     fn end(&self, head: Option<head::Model>, links: &BTreeMap<i64, Vec<u8>>, report: &mut Report) {
         let recorded = head.as_ref().map_or(0, |head| head.position);
         let copied = self.copied.last_key_value().map_or(0, |(position, _)| *position);
-        let should_be = recorded.max(copied + self.moved);
+        let should_be = recorded.max(copied) + self.moved;
         if should_be > self.position {
             report.add(self.log, Wrong::Removed(self.position + 1, should_be));
         }
         match head {
-            Some(head) if head.position > 0 && head.position <= self.position => {
-                if links.get(&head.position) != Some(&head.link) {
+            Some(head) if head.position > 0 && head.position + self.moved <= self.position => {
+                if links.get(&(head.position + self.moved)) != Some(&head.link) {
                     report.add(self.log, Wrong::Head(head.position));
                 }
             }

@@ -36,7 +36,7 @@ use crate::{
     audit,
     auth::{Person, Role, TenantScope, people},
     error::{ApiError, ApiResult, Kind, database_error_kind},
-    jobs::{self, Claimed, Handler, JobKind, NewJob, Outcome},
+    jobs::{self, Claimed, Handler, JobKind, NewJob, Outcome, schedule::installation},
     keys, mail,
     sessions::{self, entity::DesiredColumn, service::Wish},
     state::App,
@@ -266,7 +266,7 @@ async fn purge(app: &App, scope: &TenantScope) -> ApiResult<()> {
         }
     }
     tenant::Entity::delete_by_id(scope.id().clone()).exec(&tx).await?;
-    audit::system(&app.audit, &tx, audit::TENANT_DELETED, ("tenant", scope.id().as_str())).await?;
+    audit::system(&app.audit, &tx, &installation(), audit::TENANT_DELETED, ("tenant", scope.id().as_str())).await?;
     tx.commit().await?;
     keys::forget(app, scope.id()).await;
     Ok(())

@@ -13,6 +13,7 @@ use reqwest::Method;
 use rstest::rstest;
 use sea_orm::{ConnectionTrait, Statement};
 use serde_json::{Value, json};
+use shared::ids::TenantId;
 
 use crate::{
     harness::{Answer, Engine, TestApp},
@@ -23,7 +24,9 @@ use crate::{
 /// Rows of the installation's log, by a way that needs no server.
 async fn some_rows(app: &App, count: usize) {
     for n in 0..count {
-        audit::system(&app.audit, app.db.autocommit(), "test", ("thing", &n.to_string())).await.unwrap();
+        audit::system(&app.audit, app.db.autocommit(), &TenantId::nil(), "test", ("thing", &n.to_string()))
+            .await
+            .unwrap();
     }
 }
 
