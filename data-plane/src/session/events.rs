@@ -44,6 +44,12 @@ impl EventHandler for Events {
                     self.write(Write::Undecryptable(Arc::clone(&message.info)));
                 }
             }
+            // Everything else that came in has been through the durability hook; a resend by the own phone doesn't go there.
+            Event::Messages(batch) => {
+                for resent in batch.messages.iter().filter(|message| message.info.unavailable_request_id.is_some()) {
+                    self.write(Write::Resent(resent.clone()));
+                }
+            }
             other => {
                 if let Some(signal) = signal(other) {
                     self.signal(signal);
@@ -71,6 +77,7 @@ impl EventHandler for Events {
             EventKind::ServerAck,
             EventKind::Receipt,
             EventKind::UndecryptableMessage,
+            EventKind::Messages,
         ])
     }
 }

@@ -11,12 +11,16 @@ use shared::wire::{
     send::SendOutcome,
 };
 use tokio::sync::{mpsc, oneshot};
-use wacore::types::{events::Receipt, message::MessageInfo, presence::ReceiptType};
+use wacore::types::{
+    events::{InboundMessage, Receipt},
+    message::MessageInfo,
+    presence::ReceiptType,
+};
 use whatsapp_rust::Client;
 
 use super::{
     client::Link,
-    inbound::message,
+    inbound::{body, message},
     party::{UnreadableMap, party},
 };
 use crate::store::{JournalAck, Poison, StoreError};
@@ -44,6 +48,8 @@ pub enum Write {
     Receipt(Box<Receipt>),
     /// A message could not be decrypted.
     Undecryptable(Arc<MessageInfo>),
+    /// A message that could not be decrypted, as the own phone has it.
+    Resent(InboundMessage),
     /// Tell when everything before this is stored.
     Flush(oneshot::Sender<()>),
 }
@@ -77,6 +83,12 @@ async fn store(link: &Link, client: &Client, writes: impl Iterator<Item = Write>
             Write::Receipt(receipt) => hints.extend(hint(client, &receipt).await?),
             Write::Undecryptable(info) => {
                 hints.push(OutboxEvent::Message(message(client, &info, InboundBody::Undecryptable).await?));
+            }
+            Write::Resent(resent) => {
+                if let Some(body) = body(&resent.message, &resent.info) {
+                    hints.push(OutboxEvent::Message(message(client, &resent.info, body).await?));
+                    metrics::counter!("data_plane_messages_recovered_total").increment(1);
+                }
             }
             Write::Ack { wa_id, error, at } => {
                 commit(link, &mut hints).await?;
