@@ -171,6 +171,14 @@ impl<'a> Walk<'a> {
                 self.next(row, report);
             }
         }
+        let head = head.filter(|head| head.position > 0);
+        if head.is_none() && self.position > 0 {
+            // The log may have begun meanwhile.
+            let now = head::Entity::find_by_id(self.log.to_owned()).one(db).await?;
+            if now.is_none_or(|head| head.position == 0) {
+                report.add(self.log, Wrong::Head(0));
+            }
+        }
         let recorded = head.as_ref().map_or(0, |head| head.position);
         if let Some((row, _)) = self.doubtful.take() {
             // Behind the end there is nothing that could tell. What the sealer never got to was put there.
@@ -232,14 +240,11 @@ impl<'a> Walk<'a> {
         if should_be > self.position {
             report.add(self.log, Wrong::Removed(self.position + 1, should_be));
         }
-        match head {
-            Some(head) if head.position > 0 && head.position + self.moved <= self.position => {
-                if links.get(&(head.position + self.moved)) != Some(&head.link) {
-                    report.add(self.log, Wrong::Head(head.position));
-                }
+        if let Some(head) = head {
+            let position = head.position + self.moved;
+            if position <= self.position && links.get(&position) != Some(&head.link) {
+                report.add(self.log, Wrong::Head(head.position));
             }
-            None if self.position > 0 => report.add(self.log, Wrong::Head(0)),
-            _ => {}
         }
         for (position, link) in self.copied {
             let position = position + self.moved;

@@ -34,6 +34,9 @@ impl EventHandler for Events {
         match &*event {
             Event::ServerAck(ack) => {
                 if ack.class.as_deref() == Some("message") {
+                    if ack.error.is_none() {
+                        self.link.acks.taken(&ack.id);
+                    }
                     self.write(acknowledgement(ack));
                 }
             }
