@@ -290,7 +290,10 @@ impl Validate for AnswerPasskey {
 #[serde(rename_all = "camelCase")]
 pub struct Credential {
     /// The credential's id.
-    #[schema(max_length = 16384, pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$")]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub raw_id: String,
     /// The answer itself.
     pub response: AssertionResponse,
@@ -302,16 +305,28 @@ pub struct Credential {
 pub struct AssertionResponse {
     /// What was signed over.
     #[serde(rename = "clientDataJSON")]
-    #[schema(max_length = 16384, pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$")]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub client_data_json: String,
     /// What the authenticator says of itself.
-    #[schema(max_length = 16384, pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$")]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub authenticator_data: String,
     /// The signature.
-    #[schema(max_length = 16384, pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$")]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub signature: String,
     /// Whose credential it is.
-    #[schema(max_length = 16384, pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$")]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub user_handle: Option<String>,
 }
 

@@ -10,10 +10,7 @@ use shared::{
 use url::Url;
 use utoipa::{
     IntoParams, ToSchema,
-    openapi::{
-        Array, ArrayBuilder, ObjectBuilder, Type,
-        schema::SchemaType,
-    },
+    openapi::{Array, ArrayBuilder, ObjectBuilder, Type, schema::SchemaType},
 };
 use validator::{Validate, ValidationError};
 

@@ -57,7 +57,7 @@ class Drive:
             self.worlds[name] = World(self.servers)
         return self.worlds[name]
 
-    def recipe(self, operation):
+    def recipe(self, operation, keys):
         """What the next request of the operation needs; the last one's, if nothing has become of that."""
         with self.lock:
             recipe = self.kept.get(operation)
@@ -65,15 +65,24 @@ class Drive:
                 return recipe
             self.made[operation] += 1
         try:
-            recipe = self.recipes.make(operation, self.world(operation))
+            recipe = self.prepare(operation, keys)
         except (Refused, TimeoutError, KeyError) as error:
             # What the fuzzer did to this world (it wrote in it as it liked) is in the way.
             self.unprepared.append(f"{operation}: {error!r}")
-            self.worlds.pop(operation, None)
-            recipe = self.recipes.make(operation, self.world(operation))
-        recipe["spent"] = False
+            self.forget(operation)
+            recipe = self.prepare(operation, keys)
         self.kept[operation] = recipe
         return recipe
+
+    def prepare(self, operation, keys):
+        world = self.world(operation)
+        recipe = self.recipes.make(operation, world)
+        return recipe | {"spent": False, "key": world.key if keys else None}
+
+    def forget(self, operation):
+        """Its world is of no use any more."""
+        self.worlds.pop(operation, None)
+        self.kept.pop(operation, None)
 
     def credentials(self, case, token):
         if case.headers.get("Authorization") != OURS:
@@ -94,12 +103,12 @@ class Drive:
             return self.credentials(case, self.world(STATEFUL).owner.token)
         if phase and getattr(phase.data, "scenario", None) == CoverageScenario.UNSPECIFIED_HTTP_METHOD:
             return self.credentials(case, self.world(operation).owner.token)
-        recipe = self.recipe(operation)
+        recipe = self.recipe(operation, keys="api_key" in schemes_of(case.operation))
         token = recipe["token"]
         self.turns[operation] += 1
         as_drawn = self.turns[operation] % 4 == 0
-        if not as_drawn and "token" in recipe and not self.for_people(case) and self.turns[operation] % 3 == 0:
-            token = self.world(operation).key
+        if recipe["key"] and self.turns[operation] % 3 == 0:
+            token = recipe["key"]
             self.turns["keys"] += 1
         self.credentials(case, token)
         if as_drawn or case.meta is None:
@@ -110,19 +119,17 @@ class Drive:
             case.body.update(recipe["body"])
         return None
 
-    def for_people(self, case):
-        """Whether keys can't call it."""
-        return "api_key" not in schemes_of(case.operation)
-
     def after_call(self, case, response):
         operation = self.id_of(case.operation)
         if response.request.method.lower() != case.operation.method.lower():
             return
         with self.lock:
             self.answers[operation][response.status_code] += 1
-        if case.meta and case.meta.phase.name == TestPhase.STATEFUL:
-            if response.status_code in (401, 403):
-                self.worlds.pop(STATEFUL, None)
+        stateful = case.meta and case.meta.phase.name == TestPhase.STATEFUL
+        if self.refuses_ours(case, response):
+            self.forget(STATEFUL if stateful else operation)
+            return
+        if stateful:
             return
         succeeded = response.status_code < 300 and response.request.method != "GET"
         if succeeded and operation in self.kept:
@@ -131,7 +138,13 @@ class Drive:
             if operation in ENDS_CREDENTIALS:
                 self.worlds.pop(operation)
         if operation == "log_out_operator" and succeeded:
-            self.kept["operator"].pop("token", None)
+            self.forget("operator")
+
+    def refuses_ours(self, case, response):
+        """Whether our credentials don't hold any more: the fuzzer has ended them, here or through an operator's operation."""
+        if response.status_code not in (401, 403) or not schemes_of(case.operation) or case.operation.path.startswith("/api/v1/admin/"):
+            return False
+        return response.json()["type"] in ("/problems/unauthenticated", "/problems/tenant-suspended")
 
     def filter_failure(self, failure, case, response):
         try:
