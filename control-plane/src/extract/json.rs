@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use shared::problem::FieldError;
 use validator::{Validate, ValidationErrors, ValidationErrorsKind};
 
+use super::objects::Objects;
 use crate::{
     error::{ApiError, Kind, Refusal},
     state::App,
@@ -61,7 +62,7 @@ where
             let _first = digest.0.get_or_init(|| digest_of(&value));
         }
         let value = with_whole_numbers(value);
-        let read: T = serde_path_to_error::deserialize(value).map_err(|error| {
+        let read: T = serde_path_to_error::deserialize(Objects(value)).map_err(|error| {
             let Refused { pointer, code, detail } = describe(error.path(), &error.inner().to_string());
             Refusal::field(&pointer, code, &detail)
         })?;

@@ -173,7 +173,7 @@ pub struct MessageFilter {
     pub session_id: Option<SessionId>,
     /// Only of this chat: a phone number in E.164, or a JID.
     #[validate(length(min = 1, max = 64))]
-    #[param(max_length = 64, example = "+15550001234")]
+    #[param(min_length = 1, max_length = 64, example = "+15550001234")]
     pub chat: Option<String>,
     /// Only this way.
     pub direction: Option<Direction>,
