@@ -9,7 +9,6 @@ Ends with 1 if a check fails, or if an operation never succeeded, and prints wha
 
 import argparse
 import collections
-import json
 import os
 import random
 import sys
@@ -221,6 +220,8 @@ def main():
     try:
         drive = Drive(running)
         hook(drive)
+        # It leaves a cache where it runs.
+        os.chdir(running.folder.name)
         failed = run(options, seed, drive, began)
         if ended := running.ended():
             failed = True

@@ -108,7 +108,7 @@ class Servers:
     """Everything, running. Ends with `stop`."""
 
     def __init__(self, bin_folder, database=None, store=None, redis=None):
-        self.bin = Path(bin_folder)
+        self.bin = Path(bin_folder).resolve()
         self.folder = tempfile.TemporaryDirectory(prefix="switchboard-fuzz-")
         self.processes = []
         self.mailbox = Mailbox()

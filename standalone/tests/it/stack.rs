@@ -167,12 +167,12 @@ impl Stack {
 
     /// Rows of the control plane's database that a query gives, as text.
     pub async fn query(&self, sql: &str) -> Vec<String> {
-        let connection = Database::connect(&self.settings["DATABASE_URL"]).await.unwrap();
-        let rows =
-            connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await.unwrap();
-        let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
-        connection.close().await.unwrap();
-        texts
+        query(&self.settings["DATABASE_URL"], sql).await
+    }
+
+    /// Rows of the workers' store that a query gives, as text.
+    pub async fn query_store(&self, sql: &str) -> Vec<String> {
+        query(&self.settings["DATA_PLANE_DATABASE_URL"], sql).await
     }
 
     /// `kill -9`.
@@ -357,6 +357,14 @@ async fn ready(base: &str) {
         answer.is_ok_and(|answer| answer.status().is_success()).then_some(())
     })
     .await;
+}
+
+async fn query(url: &str, sql: &str) -> Vec<String> {
+    let connection = Database::connect(url).await.unwrap();
+    let rows = connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await.unwrap();
+    let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+    connection.close().await.unwrap();
+    texts
 }
 
 fn kill(process: Option<Child>) {
