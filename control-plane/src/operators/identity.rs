@@ -19,6 +19,7 @@ use super::{
     entity::{login, operator},
 };
 use crate::{
+    audit::{self, ActorType},
     auth::{self, Attempt, Caller, EmailAddress, MIN_PASSWORD, Shown},
     error::{ApiError, ApiResult, Kind, Refusal},
     internal::bearer,
@@ -123,19 +124,19 @@ pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorE
     Ok(present.id)
 }
 
-/// Removes an operator and ends their logins.
+/// Removes an operator and ends their logins; says who that was.
 ///
 /// # Errors
 /// [`OperatorError`].
-pub async fn remove(app: &App, email: String) -> Result<(), OperatorError> {
+pub async fn remove(app: &App, email: String) -> Result<OperatorId, OperatorError> {
     let email = address(email)?;
     let tx = app.db.write().await?;
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
     hold(&tx, &present.id, LockType::Update).await?;
     end_logins(&tx, &present.id).await?;
-    operator::Entity::delete_by_id(present.id).exec(&tx).await?;
+    operator::Entity::delete_by_id(present.id.clone()).exec(&tx).await?;
     tx.commit().await?;
-    Ok(())
+    Ok(present.id)
 }
 
 async fn find<C: ConnectionTrait>(connection: &C, email: &EmailAddress) -> Result<Option<operator::Model>, DbErr> {
@@ -164,6 +165,7 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
     let stored = found.as_ref().map(|operator| operator.password_hash.clone());
     let fits = app.keyring.verify_password(password.into_secret(), stored).await?;
     let Some(operator) = found.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
+    audit::by(ActorType::Operator, operator.id.as_str());
     auth::forgive(app, Attempt::LogIn, &account).await?;
     let (token, now) = (auth::opaque_token(PREFIX), Timestamp::now());
     let tx = app.db.write().await?;

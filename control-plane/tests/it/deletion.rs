@@ -1,6 +1,13 @@
 //! Deleting a tenant.
 
-use control_plane::jobs::JobKind;
+use control_plane::{
+    audit::{
+        self,
+        heads::{self, Heads},
+        verify::verify,
+    },
+    jobs::JobKind,
+};
 use reqwest::Method;
 use rstest::rstest;
 use sea_orm::{ConnectionTrait, Statement};
@@ -128,6 +135,8 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
     // It never answers again.
     assert_eq!(app.count("SELECT assigned FROM workers").await, 2);
     drop(worker);
+    audit::seal(app.app()).await.unwrap();
+    heads::export(app.app()).await.unwrap();
     assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
     hurried(&app, "there is an archive", async || has_archive(&app, &owner).await).await;
     // The week is over, and so is the day in which workers are to remove the linked devices: none is here.
@@ -137,6 +146,15 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
     hurried(&app, "the tenant is gone", async || app.count(&left).await == 0).await;
 
     assert_eq!(app.count("SELECT assigned FROM workers").await, 1, "what was deleted holds no place there");
+    let said = "SELECT COUNT(*) FROM audit_log WHERE operation = 'tenant_deleted' AND resource_id";
+    assert_eq!(app.count(&format!("{said} = '{}'", owner.tenant_id)).await, 1, "the installation's log says so");
+    // Nor is a log missed that went with its tenant.
+    let parts = app.app();
+    let heads = Heads::of_last_days(&parts.audit, &parts.objects, 1).await.unwrap();
+    assert_eq!(heads.files, 1);
+    let report = verify(parts.db.read(), &parts.audit, None, &heads).await.unwrap();
+    assert_eq!(report.wrong, []);
+
     let tables = tables_with(&app, "tenant_id").await;
     assert!(tables.len() >= 12, "{tables:?}");
     for table in tables.iter().filter(|table| *table != "jobs") {

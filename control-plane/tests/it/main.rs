@@ -1,6 +1,8 @@
 //! The whole control plane, over real HTTP, on SQLite and on PostgreSQL.
 
 mod access_matrix;
+mod audit;
+mod audit_matrix;
 mod auth;
 mod bad_input;
 mod called_off;
@@ -13,6 +15,7 @@ mod fair_jobs;
 mod fleet;
 mod harness;
 mod health;
+mod hostile_urls;
 mod http;
 mod idempotency;
 mod ingest;
@@ -24,6 +27,7 @@ mod logins;
 mod mail;
 mod members;
 mod messages;
+mod operations;
 mod operators;
 mod outbound;
 mod parts;

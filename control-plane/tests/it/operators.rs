@@ -19,7 +19,7 @@ use crate::{
     harness::{Answer, Engine, TestApp},
 };
 
-const EMAIL: &str = "operator@example.com";
+pub const EMAIL: &str = "operator@example.com";
 const PASSWORD: &str = "correct horse battery";
 
 fn new(replace: bool, password: &str) -> NewOperator {

@@ -7,16 +7,16 @@ use totp_rs::{Builder, Secret, Totp};
 use crate::harness::{Answer, Engine, Owner, TestApp};
 
 /// The authenticator of a person.
-struct Device(Totp);
+pub struct Device(Totp);
 
 impl Device {
-    fn new(secret: &Value) -> Self {
+    pub fn new(secret: &Value) -> Self {
         let secret = Secret::try_from_base32(secret.as_str().unwrap()).unwrap();
         Self(Builder::new().with_secret(secret).with_account_name("x").build().unwrap())
     }
 
     /// The code of now, or of so many steps from now.
-    fn code(&self, steps: i64) -> String {
+    pub fn code(&self, steps: i64) -> String {
         let now = shared::time::Timestamp::now().as_millis() / 1000;
         self.0.generate(u64::try_from(now + 30 * steps).unwrap()).to_string()
     }
@@ -36,7 +36,7 @@ async fn second_step(app: &TestApp, challenge: &Value, code: &str) -> Answer {
 }
 
 /// Switches it on; gives the device and the recovery codes. The code of the step before now is used up.
-async fn switch_on(app: &TestApp, owner: &Owner) -> (Device, Vec<String>) {
+pub async fn switch_on(app: &TestApp, owner: &Owner) -> (Device, Vec<String>) {
     let enrolled = person(app, owner, "totp", &json!({"password": owner.password})).await;
     assert_eq!(enrolled.status, 200, "{enrolled:?}");
     let secret = enrolled.json();

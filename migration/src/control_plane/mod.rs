@@ -8,6 +8,7 @@ mod m0003_numbered_events;
 mod m0004_identity;
 mod m0005_members;
 mod m0006_plans;
+mod m0007_audit;
 mod m0010_operators;
 
 /// Applies the control plane's migrations in order.
@@ -23,6 +24,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_identity::Migration),
             Box::new(m0005_members::Migration),
             Box::new(m0006_plans::Migration),
+            Box::new(m0007_audit::Migration),
             Box::new(m0010_operators::Migration),
         ]
     }
