@@ -30,7 +30,11 @@ use crate::{
     error::database_error_kind,
     events::{self, NewEvent, RecordError},
     jobs::{Claimed, Handler, JobKind, Outcome},
-    sessions::{self, entity::DesiredColumn},
+    sessions::{
+        self,
+        entity::DesiredColumn,
+        worker_route::{self, WorkerRoute},
+    },
     state::App,
     workers::client::{Peer, WorkerCallError},
 };
@@ -112,7 +116,8 @@ async fn work(app: &App, jobs: &[Claimed]) -> Result<Vec<Outcome>, SendError> {
     let Some((scope, session)) = whose(app, jobs).await? else {
         return Ok(vec![Outcome::Dead("no such message"); jobs.len()]);
     };
-    let Prepared { mut outcomes, items, holder } = prepare(app, &scope, &session, jobs).await?;
+    let remembered = worker_route::remembered(app, &session).await;
+    let Prepared { mut outcomes, items, holder } = prepare(app, &scope, &session, jobs, remembered).await?;
     if let Some((peer, generation)) = holder
         && !items.is_empty()
     {
@@ -152,18 +157,27 @@ async fn whose(app: &App, jobs: &[Claimed]) -> Result<Option<(TenantScope, Sessi
 }
 
 /// Ends what is at its end, and marks a try as open for each message that is handed over.
-async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Claimed]) -> Result<Prepared, SendError> {
+async fn prepare(
+    app: &App,
+    scope: &TenantScope,
+    session: &SessionId,
+    jobs: &[Claimed],
+    remembered: Option<WorkerRoute>,
+) -> Result<Prepared, SendError> {
     let now = Timestamp::now();
     let tx = app.db.write().await?;
     let row = sessions::entity::lock(&tx, session).await?.filter(|row| row.deleted_at.is_none());
-    let holder = match &row {
-        Some(row) => sessions::service::holder(&tx, row).await?,
-        None => None,
+    let (route, found) = match row.as_ref().filter(|row| connected(row)) {
+        None => (None, false),
+        Some(row) => match remembered.filter(|route| route.is_of(row)) {
+            Some(route) => (Some(route), false),
+            None => {
+                let holder = sessions::service::holder(&tx, row).await?;
+                (holder.and_then(|holder| WorkerRoute::of(row, &holder)), true)
+            }
+        },
     };
-    let peer = match (&row, holder) {
-        (Some(row), Some(worker)) if connected(row) => Some((worker.peer(), row.generation)),
-        _ => None,
-    };
+    let peer = route.as_ref().map(|route| (route.peer(), route.generation));
     let messages = load(&tx, scope, session, jobs).await?;
     let blocked = blocked_chats(&tx, session, messages.values()).await?;
     let mut prepared = Prepared { outcomes: vec![None; jobs.len()], items: Vec::new(), holder: peer };
@@ -199,6 +213,9 @@ async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Cl
         }
     }
     finish(app, tx, scope, told).await?;
+    if let Some(route) = route.filter(|_| found) {
+        worker_route::remember(app, session, &route).await;
+    }
     Ok(prepared)
 }
 

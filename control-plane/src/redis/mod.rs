@@ -1,7 +1,7 @@
 //! Redis: what replicas share for speed, and never for truth.
 //!
 //! Rate limits are counted there together, and replicas tell each other there what to forget and what to look at
-//! ([`subscriber`]). Whatever is kept there can be lost at any moment: every caller has another way, slower or stricter.
+//! ([`subscriber`]); where sessions are, and their QR codes, are remembered there ([`sealed`]). Whatever is kept there can be lost at any moment: every caller has another way, slower or stricter.
 //!
 //! **Invariants.** No request waits longer than [`DEADLINE`] for an answer, and after three failures in a row ([`breaker`]) none asks
 //! any more: a task of its own looks whether Redis is back ([`Redis::watch`]). A failure is never an error of a request. Every
@@ -9,6 +9,7 @@
 //! address and no secret.
 
 mod breaker;
+pub mod sealed;
 pub mod subscriber;
 
 use std::{
@@ -184,6 +185,10 @@ pub(crate) fn describe_metrics() {
     metrics::describe_counter!(
         "redis_calls_total",
         "Calls of Redis, by call and outcome: answered, failed, late (after 50 ms), or spared because it is away."
+    );
+    metrics::describe_counter!(
+        "redis_values_total",
+        "Values that were looked for in Redis, by value (route, qr) and outcome: hit, miss, or stale (the worker said so)."
     );
     metrics::describe_gauge!("redis_up", "Whether Redis answered when it was last asked.");
 }

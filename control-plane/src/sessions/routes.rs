@@ -25,6 +25,7 @@ use crate::{
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadProblems, WRITE, problem_responses},
     plans::{self, Feature, Limit},
+    redis::sealed,
     state::App,
     workers::entity as worker,
 };
@@ -308,6 +309,7 @@ async fn answer(
             Reply::json(status, &SessionDto::of(app, row, holder.as_ref())?)
         })
         .await?;
+    sealed::drop_all(app, [&id]).await;
     service::rung(app);
     Ok(response)
 }

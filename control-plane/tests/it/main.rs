@@ -28,6 +28,7 @@ mod outbound;
 mod parts;
 mod plans;
 mod redis_server;
+mod redis_values;
 mod retention;
 mod second_factor;
 mod sessions;
