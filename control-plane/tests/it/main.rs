@@ -3,6 +3,7 @@
 mod access_matrix;
 mod auth;
 mod bad_input;
+mod certificates;
 mod commands;
 mod contract;
 mod deletion;
@@ -28,6 +29,7 @@ mod outbound;
 mod parts;
 mod plans;
 mod redis_server;
+mod redis_tls;
 mod redis_values;
 mod retention;
 mod second_factor;
