@@ -12,11 +12,13 @@ use crate::{
     app,
     auth::{self, Purpose},
     config::{Config, LogConfig, Values},
+    db::Db,
     error::{Kind, database_error_kind},
-    jobs::{JobKind, dead},
+    jobs::{self, JobKind, dead},
     keys,
     operators::{self, NewOperator},
     plans::command::PlansCommand,
+    redis::{Redis, subscriber},
     seed,
     server::{self, ControlPlane},
 };
@@ -39,7 +41,7 @@ enum Command {
     /// Apply the migrations that are missing, and stop.
     Migrate,
     /// Have access tokens signed with a new key from now on. Tokens of the old key are accepted until they end; running replicas
-    /// follow within 30 seconds.
+    /// follow at once with Redis, else within 30 seconds.
     RotateKeys {
         /// The old key is in wrong hands: refuse its tokens. Refresh tokens go on working.
         #[arg(long)]
@@ -129,7 +131,7 @@ impl Cli {
             Command::Serve => serve(&Config::values()?).await,
             Command::Migrate => migrate(&Config::values()?).await,
             Command::RotateKeys { compromised } => rotate_keys(&Config::values()?, compromised).await,
-            Command::Jobs(command) => jobs(&Config::values()?, command).await,
+            Command::Jobs(command) => jobs_command(&Config::values()?, command).await,
             Command::Plans(command) => plans(&Config::values()?, command).await,
             Command::CreateOperator { email, name, password_stdin, replace } => {
                 create_operator(&Config::values()?, email, name, password_stdin, replace).await
@@ -183,6 +185,11 @@ async fn rotate_keys(values: &Values, compromised: bool) -> anyhow::Result<()> {
     master_key.bind(db.autocommit()).await?;
     let kid = auth::rotate(&db, &master_key, Purpose::AccessTokens, compromised).await?;
     println!("{kid}");
+    if let Some(redis) = Redis::connect(&config.redis, &master_key).await?
+        && redis.publish(subscriber::SIGNING_KEYS, &kid).await.is_err()
+    {
+        eprintln!("Redis is away: running replicas follow within 30 seconds");
+    }
     db.close().await;
     Ok(())
 }
@@ -234,8 +241,9 @@ async fn seed(values: &Values) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
-    let db = server::connect(&Config::read(values)?).await?;
+async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
+    let config = Config::read(values)?;
+    let db = server::connect(&config).await?;
     let said_no = |error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error));
     match command {
         JobsCommand::Dead { kind, limit } => {
@@ -254,10 +262,12 @@ async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
         }
         JobsCommand::Redrive { id: Some(id), .. } => {
             anyhow::ensure!(dead::redrive(&db, &id).await.map_err(said_no)?, "no job with this id was given up");
+            ring(&config, &db, &JobKind::ALL).await?;
         }
         JobsCommand::Redrive { id: None, all } => {
             let kind = all.context("say which job, or --all of a kind")?;
             println!("{}", dead::redrive_all(&db, kind).await.map_err(said_no)?);
+            ring(&config, &db, &[kind]).await?;
         }
         JobsCommand::Cancel { id } => {
             let waited = dead::cancel(db.autocommit(), &id).await.map_err(said_no)?;
@@ -265,6 +275,17 @@ async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
         }
     }
     db.close().await;
+    Ok(())
+}
+
+/// Has running replicas look for jobs at once. Those that don't hear find them by polling.
+async fn ring(config: &Config, db: &Db, kinds: &[JobKind]) -> anyhow::Result<()> {
+    let redis = Redis::connect(&config.redis, &server::master_key(config)?).await?;
+    for kind in kinds {
+        jobs::ring(db, redis.as_ref(), *kind)
+            .await
+            .map_err(|error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error)))?;
+    }
     Ok(())
 }
 

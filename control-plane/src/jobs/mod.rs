@@ -50,6 +50,7 @@ mod runner;
 pub mod schedule;
 
 pub use bell::Bell;
+pub use doorbell::ring;
 pub use handler::{Claimed, Handler, Outcome};
 pub use metrics::describe_metrics;
 pub use queue::{JobKind, NewJob, QueueFigures, drop_waiting, enqueue, enqueue_once, figures, hasten, settle};

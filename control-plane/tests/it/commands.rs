@@ -6,10 +6,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt;
+use secrecy::ExposeSecret;
 use shared::seal::DataKey;
 use tempfile::TempDir;
 
-use crate::harness::PATIENCE;
+use crate::{
+    fleet::until,
+    harness::{Answer, Engine, PATIENCE, TestApp},
+    redis_server::RedisServer,
+};
 
 struct Shell {
     folder: TempDir,
@@ -113,4 +119,50 @@ fn settings_that_can_t_be_used_stop_the_program_with_one_sentence() {
         assert!(!output.status.success() && told.contains(named), "{told}");
         assert!(!told.contains("sentinel"), "{told}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_changes_every_replica_hears_at_once() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let url = redis.url();
+    let Some(mut app) = TestApp::start_with(Engine::Postgres, |config| config.redis.url = Some(url.into())).await
+    else {
+        return;
+    };
+    let bases = [app.base_url(), app.replica().await];
+    let owner = app.sign_up().await;
+    until("others are heard", async || app.app().key_cache.works().then_some(())).await;
+    let run = |arguments: &[&str]| {
+        let config = app.config();
+        let shell = Shell {
+            folder: tempfile::tempdir().unwrap(),
+            master_key: config.secrets.master_key.expose_secret().into(),
+        };
+        let settings = [("DATABASE_URL", config.database.url.expose_secret()), ("REDIS_URL", &redis.url())];
+        let output = shell.run(arguments, &settings, "");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let started = Instant::now();
+    let kid = run(&["rotate-keys", "--compromised"]);
+    for base in &bases {
+        until("the new key signs, and the old one is refused", async || {
+            let keys = Answer::of(app.http.get(format!("{base}/.well-known/jwks.json"))).await.json();
+            let me = Answer::of(app.http.get(format!("{base}/api/v1/me")).bearer_auth(&owner.access_token)).await;
+            (keys["keys"][0]["kid"] == kid.trim() && me.status == 401).then_some(())
+        })
+        .await;
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(15),
+        "sooner than they look by themselves: {:?}",
+        started.elapsed()
+    );
+
+    let mut heard = redis::Client::open(redis.url()).unwrap().get_async_pubsub().await.unwrap();
+    heard.psubscribe("*:jobs").await.unwrap();
+    assert_eq!(run(&["jobs", "redrive", "--all", "tenants.export"]).trim(), "0");
+    let told = tokio::time::timeout(PATIENCE, heard.on_message().next()).await.unwrap().unwrap();
+    assert_eq!(told.get_payload::<String>().unwrap(), "tenants.export");
+    app.stop().await;
 }

@@ -185,6 +185,11 @@ impl TestApp {
         url
     }
 
+    /// The settings that it was started with.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
     /// What the server's handlers share.
     pub fn app(&self) -> &App {
         self.server.app()
