@@ -66,6 +66,11 @@ enum Command {
         /// The e-mail address.
         email: String,
     },
+    /// Switch an operator's two-step login off and end their logins: their device and their recovery codes are lost.
+    ResetOperatorSecondFactor {
+        /// The e-mail address.
+        email: String,
+    },
     /// Make a tenant to try things with: a person, and an API key for the simulator. Prints how to log in.
     Seed,
     /// Print a new API key, for the setting API_KEY.
@@ -137,6 +142,7 @@ impl Cli {
                 create_operator(&Config::values()?, email, name, password_stdin, replace).await
             }
             Command::RemoveOperator { email } => remove_operator(&Config::values()?, email).await,
+            Command::ResetOperatorSecondFactor { email } => reset_second_factor(&Config::values()?, email).await,
             Command::Seed => seed(&Config::values()?).await,
             Command::NewApiKey { sandbox } => {
                 let network = if sandbox { Network::Sandbox } else { Network::Whatsapp };
@@ -222,6 +228,14 @@ async fn create_operator(
 async fn remove_operator(values: &Values, email: String) -> anyhow::Result<()> {
     let app = server::open(Config::read(values)?).await?;
     operators::remove(&app, email).await?;
+    app.db.clone().close().await;
+    Ok(())
+}
+
+async fn reset_second_factor(values: &Values, email: String) -> anyhow::Result<()> {
+    let app = server::open(Config::read(values)?).await?;
+    let was_on = operators::reset_second_factor(&app, email).await?;
+    println!("{}", if was_on { "two-step login is off" } else { "two-step login was off" });
     app.db.clone().close().await;
     Ok(())
 }

@@ -83,6 +83,8 @@ fn operators_are_made_replaced_and_removed() {
         [made.lines().next().unwrap()],
         "no password of one's own is shown"
     );
+    assert!(shell.prints(&["reset-operator-second-factor", "grace@example.com"], "").contains("was off"));
+    assert!(!shell.run(&["reset-operator-second-factor", "nobody@example.com"], &[], "").status.success());
     shell.prints(&["remove-operator", "grace@example.com"], "");
     assert!(!shell.run(&["remove-operator", "grace@example.com"], &[], "").status.success());
 }

@@ -26,6 +26,7 @@ mod members;
 mod messages;
 mod objects;
 mod operators;
+mod operators_second_factor;
 mod outbound;
 mod parts;
 mod plans;

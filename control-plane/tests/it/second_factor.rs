@@ -7,16 +7,16 @@ use totp_rs::{Builder, Secret, Totp};
 use crate::harness::{Answer, Engine, Owner, TestApp};
 
 /// The authenticator of a person.
-struct Device(Totp);
+pub struct Device(Totp);
 
 impl Device {
-    fn new(secret: &Value) -> Self {
+    pub fn new(secret: &Value) -> Self {
         let secret = Secret::try_from_base32(secret.as_str().unwrap()).unwrap();
         Self(Builder::new().with_secret(secret).with_account_name("x").build().unwrap())
     }
 
     /// The code of now, or of so many steps from now.
-    fn code(&self, steps: i64) -> String {
+    pub fn code(&self, steps: i64) -> String {
         let now = shared::time::Timestamp::now().as_millis() / 1000;
         self.0.generate(u64::try_from(now + 30 * steps).unwrap()).to_string()
     }

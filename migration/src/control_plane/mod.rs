@@ -9,6 +9,7 @@ mod m0004_identity;
 mod m0005_members;
 mod m0006_plans;
 mod m0010_operators;
+mod m0011_operator_second_factors;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -24,6 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0005_members::Migration),
             Box::new(m0006_plans::Migration),
             Box::new(m0010_operators::Migration),
+            Box::new(m0011_operator_second_factors::Migration),
         ]
     }
 }
