@@ -7,6 +7,7 @@ mod certificates;
 mod commands;
 mod contract;
 mod deletion;
+mod entity_tags;
 mod events;
 mod exports;
 mod fair_jobs;
