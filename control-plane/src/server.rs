@@ -151,6 +151,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
         master_key,
         keyring,
         bell: Bell::default(),
+        direct: jobs::Direct::default(),
         waiting: messages::Waiting::default(),
         outbound,
         objects,

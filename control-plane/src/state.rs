@@ -5,8 +5,18 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    auth::Keyring, config::Config, db::Db, jobs::Bell, keys::KeyCache, limits::Limits, master_key::MasterKey,
-    messages::Waiting, objects::Objects, outbound, redis::Redis, workers::Fleet,
+    auth::Keyring,
+    config::Config,
+    db::Db,
+    jobs::{Bell, Direct},
+    keys::KeyCache,
+    limits::Limits,
+    master_key::MasterKey,
+    messages::Waiting,
+    objects::Objects,
+    outbound,
+    redis::Redis,
+    workers::Fleet,
 };
 
 /// Cheap to clone.
@@ -31,6 +41,8 @@ pub struct Shared {
     pub key_cache: KeyCache,
     /// Wakes the runner of jobs.
     pub bell: Bell,
+    /// Where jobs are handed in that run at once.
+    pub direct: Direct,
     /// Requests that wait for a message to move.
     pub waiting: Waiting,
     /// Calls tenants' URLs, guarded.

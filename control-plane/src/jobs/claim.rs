@@ -158,7 +158,7 @@ pub(super) async fn forget_turns(db: &Db) -> Result<u64, DbErr> {
 }
 
 /// Keeps other claims out of a lane until the transaction ends. SQLite's single writer does so by itself.
-async fn lock_lane(tx: &DatabaseTransaction, lane: &str) -> Result<bool, DbErr> {
+pub(super) async fn lock_lane(tx: &DatabaseTransaction, lane: &str) -> Result<bool, DbErr> {
     if tx.get_database_backend() != DbBackend::Postgres {
         return Ok(true);
     }

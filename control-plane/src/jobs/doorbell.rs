@@ -14,8 +14,8 @@ use crate::{
 };
 
 const CHANNEL: &str = "switchboard_jobs";
-/// Rings of one kind within this time are one notification.
-const TOGETHER: Duration = Duration::from_millis(5);
+/// Rings of one kind within this time are one notification. PostgreSQL lets one transaction with notifications commit at a time.
+const TOGETHER: Duration = Duration::from_millis(50);
 /// How long to wait before listening again after the connection was lost.
 const AGAIN: Duration = Duration::from_secs(2);
 

@@ -55,11 +55,20 @@ pub enum Outcome {
     WaitUntil(Timestamp),
     /// Never to be tried again.
     Dead(&'static str),
-    /// The handler has settled it itself with [`settle`](super::settle), in the transaction of its own change.
-    Settled,
+    /// The handler has settled it itself with [`settle`](super::settle), in the transaction of its own change: as what.
+    Settled(&'static str),
 }
 
 impl Outcome {
+    /// This outcome, once the handler has settled it.
+    #[must_use]
+    pub const fn settled(self) -> Self {
+        Self::Settled(self.word())
+    }
+
+    /// The handler could not settle it: its lease was lost, so its end is another's to tell.
+    pub const LEASE_LOST: Self = Self::Settled("lease_lost");
+
     /// The word for it in metrics.
     pub(super) const fn word(self) -> &'static str {
         match self {
@@ -67,7 +76,7 @@ impl Outcome {
             Self::RetryAt(..) => "retry",
             Self::WaitUntil(_) => "wait",
             Self::Dead(_) => "dead",
-            Self::Settled => "settled",
+            Self::Settled(as_what) => as_what,
         }
     }
 }

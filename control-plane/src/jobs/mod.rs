@@ -17,6 +17,9 @@
 //! [`Bell`] wakes the runner of this process; on PostgreSQL a `NOTIFY` wakes those of other replicas ([`doorbell`]). A job that
 //! nobody rang for is found by polling.
 //!
+//! # At once
+//! A job for a lane in which nothing waits or runs can be committed under a lease of this process and run without a claim ([`direct`]).
+//!
 //! # By the clock
 //! [`schedule`] commits jobs of the installation's at times given by cron expressions (table `cron`), once over all replicas.
 //!
@@ -41,6 +44,7 @@
 mod bell;
 mod claim;
 pub mod dead;
+mod direct;
 mod doorbell;
 mod fairness;
 mod handler;
@@ -50,8 +54,11 @@ mod runner;
 pub mod schedule;
 
 pub use bell::Bell;
+pub use direct::{Direct, Seat};
 pub use doorbell::ring;
 pub use handler::{Claimed, Handler, Outcome};
 pub use metrics::describe_metrics;
-pub use queue::{JobKind, NewJob, QueueFigures, drop_waiting, enqueue, enqueue_once, figures, hasten, settle};
+pub use queue::{
+    JobKind, NewJob, QueueFigures, drop_waiting, enqueue, enqueue_once, figures, hasten, settle, settle_all,
+};
 pub use runner::{Runner, RunnerOptions};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement, Value};
 use shared::{
     ids::{JobId, TenantId},
     time::Timestamp,
@@ -94,6 +94,51 @@ pub async fn enqueue_once<C: ConnectionTrait>(conn: &C, job: NewJob, key: &str) 
     Ok(insert(conn, &JobId::new(), job, Some(key)).await? == 1)
 }
 
+/// As [`enqueue`], but under a lease if nothing of the lane waits or runs; the lane's lock is held. Gives the job if so.
+pub(super) async fn enqueue_leased(
+    tx: &DatabaseTransaction,
+    job: NewJob,
+    (owner, lease): (&str, Duration),
+) -> Result<Option<Claimed>, DbErr> {
+    let engine = tx.get_database_backend();
+    let (id, now) = (JobId::new(), Timestamp::now());
+    let max_attempts = job.max_attempts.max(1);
+    let sql = format!(
+        "INSERT INTO jobs (id, tenant_id, kind, lane, state, run_at, max_attempts, subject, created_at, attempts, lease_epoch, \
+         lease_owner, lease_until) SELECT $1, $2, $3, $4, CASE WHEN idle THEN 'running' ELSE 'ready' END, $5, $6, $7, $8, \
+         CASE WHEN idle THEN 1 ELSE 0 END, CASE WHEN idle THEN 1 ELSE 0 END, CASE WHEN idle THEN $9 END, \
+         CASE WHEN idle THEN {} + $10 END FROM (SELECT NOT EXISTS (SELECT 1 FROM jobs WHERE lane = $4 AND state = 'ready') \
+         AND NOT EXISTS (SELECT 1 FROM jobs WHERE lane = $4 AND state = 'running') AS idle) AS its_lane RETURNING state",
+        now_of(engine)
+    );
+    let values: [Value; 10] = [
+        id.clone().into(),
+        job.tenant_id.clone().into(),
+        job.kind.as_str().into(),
+        job.lane.clone().into(),
+        job.run_at.into(),
+        i64::from(max_attempts).into(),
+        job.subject.clone().into(),
+        now.into(),
+        owner.into(),
+        millis(lease).into(),
+    ];
+    let row = tx.query_one_raw(Statement::from_sql_and_values(engine, sql, values)).await?;
+    let state: Option<String> = row.map(|row| row.try_get("", "state")).transpose()?;
+    Ok((state.as_deref() == Some("running")).then(|| Claimed {
+        id,
+        tenant_id: job.tenant_id,
+        kind: job.kind,
+        lane: job.lane,
+        subject: job.subject,
+        attempts: 1,
+        max_attempts,
+        created_at: now,
+        lease_owner: owner.to_owned(),
+        lease_epoch: 1,
+    }))
+}
+
 async fn insert<C: ConnectionTrait>(conn: &C, id: &JobId, job: NewJob, key: Option<&str>) -> Result<u64, DbErr> {
     let done = conn
         .execute_raw(Statement::from_sql_and_values(
@@ -144,7 +189,7 @@ pub async fn settle<C: ConnectionTrait>(conn: &C, job: &Claimed, outcome: Outcom
         Outcome::RetryAt(at, why) => ("ready", Some(at), Some(why), None, 0),
         Outcome::WaitUntil(at) => ("ready", Some(at), None, None, 1),
         Outcome::Dead(why) => ("dead", None, Some(why), Some(now), 0),
-        Outcome::Settled => return Ok(true),
+        Outcome::Settled(_) => return Ok(true),
     };
     let done = conn
         .execute_raw(Statement::from_sql_and_values(
@@ -165,6 +210,37 @@ pub async fn settle<C: ConnectionTrait>(conn: &C, job: &Claimed, outcome: Outcom
         ))
         .await?;
     Ok(done.rows_affected() == 1)
+}
+
+/// As [`settle`], of a batch. Says whether all leases still held; if not, roll back.
+///
+/// # Errors
+/// As the database.
+pub async fn settle_all<C: ConnectionTrait>(conn: &C, settled: &[(Claimed, Outcome)]) -> Result<bool, DbErr> {
+    let (done, others): (Vec<_>, Vec<_>) = settled.iter().partition(|(_, outcome)| *outcome == Outcome::Done);
+    let mut held = settle_done(conn, &done).await?;
+    for (job, outcome) in others {
+        held &= settle(conn, job, *outcome).await?;
+    }
+    Ok(held)
+}
+
+/// The many that end well, in one statement.
+async fn settle_done<C: ConnectionTrait>(conn: &C, done: &[&(Claimed, Outcome)]) -> Result<bool, DbErr> {
+    let Some((first, _)) = done.first() else { return Ok(true) };
+    let mut values: Vec<Value> = vec![Timestamp::now().into(), first.lease_owner.clone().into()];
+    let mut leases = Vec::with_capacity(done.len());
+    for (job, _) in done {
+        values.extend([job.id.clone().into(), job.lease_epoch.into()]);
+        leases.push(format!("(${}, ${})", values.len() - 1, values.len()));
+    }
+    let sql = format!(
+        "UPDATE jobs SET state = 'done', finished_at = $1, lease_owner = NULL, lease_until = NULL \
+         WHERE lease_owner = $2 AND state = 'running' AND (id, lease_epoch) IN (VALUES {})",
+        leases.join(", ")
+    );
+    let settled = conn.execute_raw(Statement::from_sql_and_values(conn.get_database_backend(), sql, values)).await?;
+    Ok(settled.rows_affected() == done.len() as u64)
 }
 
 /// Drops the jobs of a lane that wait: what they are about is gone.

@@ -15,6 +15,7 @@ use tokio_util::{
 use super::{
     Claimed, Handler, Outcome,
     claim::{self, Claim},
+    direct::Desk,
     doorbell, metrics, queue,
 };
 use crate::{error::database_error_kind, state::App};
@@ -66,13 +67,24 @@ pub struct Runner {
 }
 
 /// What every task of one runner shares.
-struct Context {
+pub(super) struct Context {
     app: App,
     /// The name of this runner in leases: no two runs share it.
     owner: String,
     options: RunnerOptions,
     /// Cancelled when running jobs have had their grace.
     abort: CancellationToken,
+}
+
+impl Context {
+    pub(super) fn stops(&self) -> bool {
+        self.app.stop.is_cancelled()
+    }
+
+    /// This runner's name in leases, and their term.
+    pub(super) fn lease(&self) -> (&str, Duration) {
+        (&self.owner, self.options.lease)
+    }
 }
 
 impl Runner {
@@ -115,6 +127,7 @@ impl Runner {
 /// Waits for the stop, lets running jobs finish for a while, and hands back the rest.
 async fn wind_up(context: Arc<Context>, claimers: TaskTracker, lanes: TaskTracker) {
     context.app.stop.cancelled().await;
+    context.app.direct.close();
     claimers.wait().await;
     lanes.close();
     if tokio::time::timeout(context.options.grace, lanes.wait()).await.is_err() {
@@ -133,7 +146,10 @@ async fn wind_up(context: Arc<Context>, claimers: TaskTracker, lanes: TaskTracke
 /// Claims jobs of one kind as long as the app runs.
 async fn claim_for_ever(context: Arc<Context>, handler: Arc<dyn Handler>, lanes: TaskTracker) {
     let kind = handler.kind();
-    let free = Arc::new(Semaphore::new(handler.concurrency()));
+    let places = handler.concurrency();
+    let free = Arc::new(Semaphore::new(places));
+    let desk = Desk { context: Arc::clone(&context), free: Arc::clone(&free), places, lanes: lanes.clone() };
+    context.app.direct.open(kind, desk);
     let mut pause = context.options.poll_min;
     loop {
         // A ring from here on is not missed: `Bell` keeps one.
@@ -157,8 +173,8 @@ async fn claim_for_ever(context: Arc<Context>, handler: Arc<dyn Handler>, lanes:
                     };
                     let progress = !found.lanes.is_empty();
                     for jobs in found.lanes {
-                        // There are as many as were asked for at most, and nobody else takes permits.
-                        let Ok(permit) = Arc::clone(&free).try_acquire_owned() else { break };
+                        // A place may have been taken by a job that runs directly: then this lane waits for the next one.
+                        let Ok(permit) = Arc::clone(&free).acquire_owned().await else { break };
                         lanes.spawn(run_lane(Arc::clone(&context), Arc::clone(&handler), jobs, permit));
                     }
                     found.more && progress
@@ -187,7 +203,12 @@ async fn claim_for_ever(context: Arc<Context>, handler: Arc<dyn Handler>, lanes:
 }
 
 /// Runs one batch of a lane to its end, or until its lease is lost.
-async fn run_lane(context: Arc<Context>, handler: Arc<dyn Handler>, jobs: Vec<Claimed>, permit: OwnedSemaphorePermit) {
+pub(super) async fn run_lane(
+    context: Arc<Context>,
+    handler: Arc<dyn Handler>,
+    jobs: Vec<Claimed>,
+    permit: OwnedSemaphorePermit,
+) {
     let kind = handler.kind();
     let (spent, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.attempts > job.max_attempts);
     for job in spent {
@@ -234,7 +255,7 @@ async fn run_lane(context: Arc<Context>, handler: Arc<dyn Handler>, jobs: Vec<Cl
     }
     drop(permit);
     // The lane is free again, and may have more that is due.
-    context.app.bell.ring(kind);
+    context.app.bell.ring_inside(kind);
 }
 
 /// Ends a handler's run, and waits until it has ended: nothing of it may happen after its jobs belong to somebody else.
@@ -246,7 +267,7 @@ async fn stop(running: AbortOnDropHandle<Vec<Outcome>>) {
 
 /// Settles a batch in one transaction, and tries again for a while if the database is away.
 async fn settle_batch(context: &Context, settled: &[(Claimed, Outcome)]) {
-    let unsettled = settled.iter().any(|(_, outcome)| *outcome != Outcome::Settled);
+    let unsettled = settled.iter().any(|(_, outcome)| !matches!(outcome, Outcome::Settled(_)));
     for (job, outcome) in settled {
         metrics::finished(job.kind, outcome.word(), 1);
     }
@@ -269,10 +290,8 @@ async fn settle_batch(context: &Context, settled: &[(Claimed, Outcome)]) {
 
 async fn settle_once(context: &Context, settled: &[(Claimed, Outcome)]) -> Result<(), sea_orm::DbErr> {
     let tx = context.app.db.write().await?;
-    for (job, outcome) in settled {
-        if !queue::settle(&tx, job, *outcome).await? {
-            tracing::warn!(jobs = job.kind.as_str(), "a job was settled after its lease had been lost: ignored");
-        }
+    if !queue::settle_all(&tx, settled).await? {
+        tracing::warn!("a job was settled after its lease had been lost: ignored");
     }
     tx.commit().await
 }

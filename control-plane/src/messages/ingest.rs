@@ -69,17 +69,14 @@ pub(crate) async fn take_events(
         ingest.take(event).await?;
     }
     let told = ingest.told;
-    let any = !told.is_empty();
     let moved = messages_of(&told);
-    if any {
-        events::record(&tx, &app, &scope, told).await.map_err(sessions::service::of_record)?;
-    }
+    let recorded = events::record(&tx, &app, &scope, told).await.map_err(sessions::service::of_record)?;
     tx.commit().await?;
     app.waiting.wake(&moved);
     crash::point("events-committed");
     metrics::counter!("control_plane_outbox_rows_total", "outcome" => "stored").increment(new.len() as u64);
     metrics::counter!("control_plane_outbox_rows_total", "outcome" => "seen").increment(seen as u64);
-    if any {
+    if recorded.deliveries {
         app.bell.ring(JobKind::DeliverWebhook);
     }
     Ok(Json(OutboxAccepted { seq: last }))

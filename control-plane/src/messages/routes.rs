@@ -1,6 +1,6 @@
 //! `/api/v1/messages`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json,
@@ -24,6 +24,7 @@ use super::{
     entity::{self, Body, Direction, ME, MessageKind, Model},
     policy::MessageStatus,
     recipient::{self, Recipient},
+    send::{self, HandOver},
     service::new_wa_id,
 };
 use crate::{
@@ -36,7 +37,7 @@ use crate::{
         page::{Page, PageQuery},
     },
     idempotency::{IdempotencyKey, Idempotent, Reply},
-    jobs::{self, JobKind, NewJob},
+    jobs::{self, JobKind, NewJob, Seat},
     openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadProblems, WRITE, problem_responses},
     plans::{self, Limit, quota},
     sessions::{
@@ -111,13 +112,19 @@ async fn send_message(
     let mut accepted = None;
     let response = idempotent
         .run(&app, SEND_KEPT, async |tx| {
-            let row = accept(&app, tx, auth.tenant(), body, recipient).await?;
-            accepted = Some(row.id.clone());
-            Reply::json(StatusCode::ACCEPTED, &MessageDto::from(row))
+            let Accepted { message, at_once } = accept(&app, tx, auth.tenant(), body, recipient).await?;
+            accepted = Some((message.id.clone(), at_once));
+            Reply::json(StatusCode::ACCEPTED, &MessageDto::from(message))
         })
         .await?;
     crash::point("send-committed");
-    app.bell.ring(JobKind::SendMessages);
+    let accepted = accepted.map(|(id, at_once)| {
+        match at_once {
+            Some((seat, hand_over)) => seat.run(Arc::new(hand_over)),
+            None => app.bell.ring(JobKind::SendMessages),
+        }
+        id
+    });
     match (accepted, wait_of(&headers)) {
         (Some(id), Some(wait)) => match settled(&app, auth.tenant(), &id, wait).await? {
             Some(row) => Ok((StatusCode::ACCEPTED, Json(MessageDto::from(row))).into_response()),
@@ -127,6 +134,13 @@ async fn send_message(
     }
 }
 
+/// A message that was taken.
+struct Accepted {
+    message: Model,
+    /// If it can be handed over without a claim.
+    at_once: Option<(Seat, HandOver)>,
+}
+
 /// Writes the message, its job, and the unit of the quota that it takes.
 async fn accept(
     app: &App,
@@ -134,7 +148,7 @@ async fn accept(
     scope: &TenantScope,
     body: SendMessage,
     to: Recipient,
-) -> ApiResult<Model> {
+) -> ApiResult<Accepted> {
     let session = sessions::entity::Entity::of_tenant(scope, &body.session_id).one(tx).await?.ok_or(Kind::NotFound)?;
     let now = Timestamp::now();
     let holder = sessions::service::holder(tx, &session).await?;
@@ -174,23 +188,29 @@ async fn accept(
         played_at: None,
         failed_at: None,
     };
-    entity::Entity::insert(row.clone().into_active_model()).exec_without_returning(tx).await?;
     let job = NewJob {
         tenant_id: scope.id().clone(),
         kind: JobKind::SendMessages,
-        lane: super::send::lane(&session.id),
+        lane: send::lane(&session.id),
         subject: row.id.to_string(),
         run_at: now,
         // The message's own expiry ends it.
         max_attempts: u32::MAX,
     };
-    jobs::enqueue(tx, job).await?;
+    let at_once = match send::Holder::of(&session, holder.as_ref()) {
+        Some(holder) => app.direct.enqueue(tx, job).await?.map(|seat| (seat, holder)),
+        None => jobs::enqueue(tx, job).await.map(|_| None)?,
+    };
+    // What is handed over without a claim is committed with its try already open.
+    let row = Model { tries: i64::from(at_once.is_some()), try_open: at_once.is_some(), ..row };
+    entity::Entity::insert(row.clone().into_active_model()).exec_without_returning(tx).await?;
     let told = quota::reserve(tx, scope, &entitlements, now).await?;
     if events::record(tx, app, scope, told).await?.deliveries {
         app.bell.ring(JobKind::DeliverWebhook);
     }
     metrics::counter!("control_plane_messages_accepted_total").increment(1);
-    Ok(row)
+    let at_once = at_once.map(|(seat, holder)| (seat, HandOver { scope: scope.clone(), message: row.clone(), holder }));
+    Ok(Accepted { message: row, at_once })
 }
 
 /// `wait=` of the `Prefer` header (RFC 7240 §4.3), bounded. What isn't understood is ignored, as the RFC asks.

@@ -7,7 +7,8 @@ use std::{
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel, QueryFilter, QuerySelect,
+    ActiveModelTrait, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter,
+    QuerySelect, sea_query::Expr,
 };
 use shared::{
     ids::{MessageId, SessionId},
@@ -29,14 +30,17 @@ use crate::{
     auth::TenantScope,
     error::database_error_kind,
     events::{self, NewEvent, RecordError},
-    jobs::{Claimed, Handler, JobKind, Outcome},
+    jobs::{self, Claimed, Handler, JobKind, Outcome},
     sessions::{
         self,
         entity::DesiredColumn,
         worker_route::{self, WorkerRoute},
     },
     state::App,
-    workers::client::{Peer, WorkerCallError},
+    workers::{
+        self,
+        client::{Peer, WorkerCallError},
+    },
 };
 
 /// How long a worker waits for acknowledgements before it answers: the lane is taken for so long.
@@ -82,24 +86,72 @@ impl Handler for SendHandler {
     }
 
     async fn run(&self, app: &App, jobs: Vec<Claimed>) -> Vec<Outcome> {
-        match work(app, &jobs).await {
-            Ok(outcomes) => outcomes,
-            Err(error) => {
-                let kind = match &error {
-                    SendError::Database(error) | SendError::Event(RecordError::Database(error)) => {
-                        database_error_kind(error)
-                    }
-                    SendError::Event(_) => "event",
-                };
-                tracing::warn!(kind, jobs = jobs.len(), "a batch of messages could not be worked on");
-                jobs.iter().map(|job| retry(job, OURS, "internal")).collect()
-            }
-        }
+        told(&jobs, work(app, &jobs).await)
+    }
+}
+
+/// How each job ended; if that isn't known, they are tried again.
+fn told(jobs: &[Claimed], worked: Result<Vec<Outcome>, SendError>) -> Vec<Outcome> {
+    worked.unwrap_or_else(|error| {
+        let kind = match &error {
+            SendError::Database(error) | SendError::Event(RecordError::Database(error)) => database_error_kind(error),
+            SendError::Event(_) => "event",
+        };
+        tracing::warn!(kind, jobs = jobs.len(), "a batch of messages could not be worked on");
+        jobs.iter().map(|job| retry(job, OURS, "internal")).collect()
+    })
+}
+
+/// Hands over one message that was committed with its try already open: the first of an idle session.
+pub(super) struct HandOver {
+    pub(super) scope: TenantScope,
+    pub(super) message: Model,
+    pub(super) holder: Holder,
+}
+
+#[async_trait]
+impl Handler for HandOver {
+    fn kind(&self) -> JobKind {
+        JobKind::SendMessages
+    }
+
+    fn batch(&self) -> usize {
+        1
+    }
+
+    async fn run(&self, app: &App, jobs: Vec<Claimed>) -> Vec<Outcome> {
+        let prepared = Prepared {
+            outcomes: vec![None; jobs.len()],
+            items: vec![(0, self.message.clone(), false)],
+            holder: Some(self.holder.clone()),
+        };
+        told(&jobs, hand_over(app, &self.scope, &self.message.session_id, &jobs, prepared).await)
     }
 }
 
 fn retry(job: &Claimed, pauses: (Duration, Duration), why: &'static str) -> Outcome {
     Outcome::RetryAt(Timestamp::now().plus(pause(job.attempts, pauses.0, pauses.1)), why)
+}
+
+/// The worker that holds a session, and the generation it holds.
+#[derive(Clone)]
+pub(super) struct Holder {
+    peer: Peer,
+    generation: i64,
+}
+
+impl Holder {
+    /// If the worker would send: else the call is spared.
+    pub(super) fn of(session: &sessions::entity::Model, worker: Option<&workers::entity::Model>) -> Option<Self> {
+        worker.filter(|_| sends(session)).map(|worker| Self { peer: worker.peer(), generation: session.generation })
+    }
+}
+
+/// Whether a session's worker would send.
+fn sends(session: &sessions::entity::Model) -> bool {
+    session.desired == DesiredColumn::Running
+        && session.observed_generation == session.generation
+        && session.observed.as_ref().is_some_and(|observed| observed.0 == Observed::Connected)
 }
 
 /// What is to be handed over, and to whom.
@@ -108,8 +160,8 @@ struct Prepared {
     outcomes: Vec<Option<Outcome>>,
     /// Those that are handed over: the job's place, the message, and whether an earlier try was open.
     items: Vec<(usize, Model, bool)>,
-    /// The worker and the generation it holds.
-    holder: Option<(Peer, i64)>,
+    /// To whom.
+    holder: Option<Holder>,
 }
 
 async fn work(app: &App, jobs: &[Claimed]) -> Result<Vec<Outcome>, SendError> {
@@ -117,32 +169,43 @@ async fn work(app: &App, jobs: &[Claimed]) -> Result<Vec<Outcome>, SendError> {
         return Ok(vec![Outcome::Dead("no such message"); jobs.len()]);
     };
     let remembered = worker_route::remembered(app, &session).await;
-    let Prepared { mut outcomes, items, holder } = prepare(app, &scope, &session, jobs, remembered).await?;
-    if let Some((peer, generation)) = holder
-        && !items.is_empty()
-    {
-        let batch = SendBatch {
-            generation,
-            items: items.iter().filter_map(|(_, row, _)| item(row)).collect(),
-            wait_ms: WAIT.as_millis().try_into().unwrap_or(u64::MAX),
-        };
-        metrics::histogram!("control_plane_send_batch_size").record(batch.items.len() as f64);
-        let answer = app.fleet.client.send(&peer, &session, &batch).await;
-        let answer = match answer {
-            Ok(results) => Ok(results.results.into_iter().map(|result| (result.message_id, result.outcome)).collect()),
-            Err(error) => {
-                metrics::counter!("control_plane_worker_call_errors_total", "call" => "send").increment(1);
-                tracing::warn!(%session, worker = %peer.id, %error, "a worker did not take a batch");
-                Err(error)
-            }
-        };
-        conclude(app, &scope, &session, jobs, items, &answer, &mut outcomes).await?;
-    }
-    Ok(outcomes
-        .into_iter()
-        .zip(jobs)
-        .map(|(outcome, job)| outcome.unwrap_or_else(|| retry(job, OURS, "not answered")))
-        .collect())
+    let prepared = prepare(app, &scope, &session, jobs, remembered).await?;
+    hand_over(app, &scope, &session, jobs, prepared).await
+}
+
+/// Hands over what is prepared, and settles all jobs with what came of it.
+async fn hand_over(
+    app: &App,
+    scope: &TenantScope,
+    session: &SessionId,
+    jobs: &[Claimed],
+    prepared: Prepared,
+) -> Result<Vec<Outcome>, SendError> {
+    let Prepared { outcomes, items, holder } = prepared;
+    let Some(Holder { peer, generation }) = holder.filter(|_| !items.is_empty()) else {
+        return Ok(closed(jobs, outcomes));
+    };
+    let batch = SendBatch {
+        generation,
+        items: items.iter().filter_map(|(_, row, _)| item(row)).collect(),
+        wait_ms: WAIT.as_millis().try_into().unwrap_or(u64::MAX),
+    };
+    metrics::histogram!("control_plane_send_batch_size").record(batch.items.len() as f64);
+    let answer = match app.fleet.client.send(&peer, session, &batch).await {
+        Ok(results) => Ok(results.results.into_iter().map(|result| (result.message_id, result.outcome)).collect()),
+        Err(error) => {
+            metrics::counter!("control_plane_worker_call_errors_total", "call" => "send").increment(1);
+            tracing::warn!(%session, worker = %peer.id, %error, "a worker did not take a batch");
+            Err(error)
+        }
+    };
+    conclude(app, scope, session, jobs, items, &answer, outcomes).await
+}
+
+/// A job of which nothing was said is tried again.
+fn closed(jobs: &[Claimed], outcomes: Vec<Option<Outcome>>) -> Vec<Outcome> {
+    let outcomes = outcomes.into_iter().zip(jobs);
+    outcomes.map(|(outcome, job)| outcome.unwrap_or_else(|| retry(job, OURS, "not answered"))).collect()
 }
 
 async fn whose(app: &App, jobs: &[Claimed]) -> Result<Option<(TenantScope, SessionId)>, SendError> {
@@ -167,7 +230,7 @@ async fn prepare(
     let now = Timestamp::now();
     let tx = app.db.write().await?;
     let row = sessions::entity::lock(&tx, session).await?.filter(|row| row.deleted_at.is_none());
-    let (route, found) = match row.as_ref().filter(|row| connected(row)) {
+    let (route, found) = match row.as_ref().filter(|row| sends(row)) {
         None => (None, false),
         Some(row) => match remembered.filter(|route| route.is_of(row)) {
             Some(route) => (Some(route), false),
@@ -177,10 +240,10 @@ async fn prepare(
             }
         },
     };
-    let peer = route.as_ref().map(|route| (route.peer(), route.generation));
+    let holder = route.as_ref().map(|route| Holder { peer: route.peer(), generation: route.generation });
     let messages = load(&tx, scope, session, jobs).await?;
     let blocked = blocked_chats(&tx, session, messages.values()).await?;
-    let mut prepared = Prepared { outcomes: vec![None; jobs.len()], items: Vec::new(), holder: peer };
+    let mut prepared = Prepared { outcomes: vec![None; jobs.len()], items: Vec::new(), holder };
     let mut held_up: HashSet<String> = HashSet::new();
     let mut told = Vec::new();
     // In the order of the messages: their jobs, committed beside each other, may lie in another. Were a newer message looked
@@ -207,16 +270,34 @@ async fn prepare(
             prepared.outcomes[place] = Some(retry(job, NOT_CONNECTED, "the session is not connected"));
         } else {
             let open = message.try_open;
-            let message = Model { tries: message.tries + 1, try_open: true, ..message };
-            let message = message.into_active_model().reset_all().update(&tx).await?;
-            prepared.items.push((place, message, open));
+            prepared.items.push((place, Model { tries: message.tries + 1, try_open: true, ..message }, open));
         }
     }
+    begin_tries(&tx, scope, prepared.items.iter().map(|(_, message, _)| &message.id)).await?;
     finish(app, tx, scope, told).await?;
     if let Some(route) = route.filter(|_| found) {
         worker_route::remember(app, session, &route).await;
     }
     Ok(prepared)
+}
+
+async fn begin_tries(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    messages: impl Iterator<Item = &MessageId>,
+) -> Result<(), DbErr> {
+    let messages: Vec<MessageId> = messages.cloned().collect();
+    if messages.is_empty() {
+        return Ok(());
+    }
+    entity::Entity::update_many()
+        .col_expr(entity::Column::Tries, Expr::col(entity::Column::Tries).add(1))
+        .col_expr(entity::Column::TryOpen, Expr::value(true))
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::Id.is_in(messages))
+        .exec(tx)
+        .await?;
+    Ok(())
 }
 
 /// Whether a message ends before it is handed over.
@@ -231,13 +312,6 @@ fn end_of(message: &Model, session_exists: bool, now: Timestamp) -> Option<Word>
     } else {
         (now.since(expires_at) >= OPEN_FOR).then(|| Word::Failed("outcome_unknown".into(), now))
     }
-}
-
-/// Whether the worker would send: else the call is spared.
-fn connected(row: &sessions::entity::Model) -> bool {
-    row.desired == DesiredColumn::Running
-        && row.observed_generation == row.generation
-        && row.observed.as_ref().is_some_and(|observed| observed.0 == Observed::Connected)
 }
 
 async fn load(
@@ -341,7 +415,7 @@ fn verdict_of_failure(error: WorkerCallError, was_open: bool) -> Verdict {
     Verdict { word: None, open, again: Some((pauses, why)) }
 }
 
-/// Writes what came of a batch.
+/// Writes what came of a batch, and settles its jobs, in one commit.
 async fn conclude(
     app: &App,
     scope: &TenantScope,
@@ -349,8 +423,8 @@ async fn conclude(
     jobs: &[Claimed],
     items: Vec<(usize, Model, bool)>,
     answer: &Answer,
-    outcomes: &mut [Option<Outcome>],
-) -> Result<(), SendError> {
+    mut outcomes: Vec<Option<Outcome>>,
+) -> Result<Vec<Outcome>, SendError> {
     let now = Timestamp::now();
     let tx = app.db.write().await?;
     sessions::entity::lock(&tx, session).await?;
@@ -381,19 +455,23 @@ async fn conclude(
             _ => Outcome::Done,
         });
     }
-    finish(app, tx, scope, told).await
+    let settled: Vec<_> = jobs.iter().cloned().zip(closed(jobs, outcomes)).collect();
+    if !jobs::settle_all(&tx, &settled).await? {
+        // Somebody else works on these messages by now; what WhatsApp said comes with the outbox too.
+        tx.rollback().await?;
+        return Ok(vec![Outcome::LEASE_LOST; jobs.len()]);
+    }
+    finish(app, tx, scope, told).await?;
+    Ok(settled.into_iter().map(|(_, outcome)| outcome.settled()).collect())
 }
 
 /// Records events, commits, and rings for their deliveries.
 async fn finish(app: &App, tx: DatabaseTransaction, scope: &TenantScope, told: Vec<NewEvent>) -> Result<(), SendError> {
-    let any = !told.is_empty();
     let moved = messages_of(&told);
-    if any {
-        events::record(&tx, app, scope, told).await?;
-    }
+    let recorded = events::record(&tx, app, scope, told).await?;
     tx.commit().await?;
     app.waiting.wake(&moved);
-    if any {
+    if recorded.deliveries {
         app.bell.ring(JobKind::DeliverWebhook);
     }
     Ok(())

@@ -224,7 +224,7 @@ async fn note(
     let tx = app.db.write().await?;
     if !jobs::settle(&tx, job, outcome).await? {
         tx.rollback().await?;
-        return Ok(Outcome::Settled);
+        return Ok(Outcome::LEASE_LOST);
     }
     delivery::Entity::update_many()
         .set(delivery::ActiveModel {
@@ -259,7 +259,7 @@ async fn note(
         (_, Some(DisabledReason::Failing)) => metrics::disabled("failing"),
         (_, None) => {}
     }
-    Ok(Outcome::Settled)
+    Ok(outcome.settled())
 }
 
 /// What a try says about its endpoint: whether it fails, and whether that is enough to disable it.

@@ -491,7 +491,7 @@ impl Handler for Waits {
         let settled = jobs::settle(&tx, &jobs[0], Outcome::Done).await.unwrap();
         tx.commit().await.unwrap();
         *self.settled.lock().unwrap() = Some(settled);
-        vec![Outcome::Settled]
+        vec![Outcome::Done.settled()]
     }
 }
 

@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 use control_plane::{
     auth::{Keyring, TenantScope},
     db::Db,
-    jobs::Bell,
+    jobs::{Bell, Direct},
     keys::KeyCache,
     limits::Limits,
     master_key::MasterKey,
@@ -58,6 +58,7 @@ impl Parts {
             master_key,
             keyring,
             bell: Bell::default(),
+            direct: Direct::default(),
             waiting: Waiting::default(),
             outbound,
             objects,

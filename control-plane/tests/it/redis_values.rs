@@ -152,8 +152,11 @@ async fn a_route_spares_the_database_is_dropped_at_each_move_and_found_out_if_it
         if let Some(old) = remembered {
             put_back(&redis, old).await;
         }
-        let sent = program.send(&id, "+15550002222", "hello").await.json();
-        program.message(sent["id"].as_str().unwrap(), "sent").await;
+        // Several at once: the first of an idle session is handed over by the request that brings it.
+        let sent = (0..8).map(|_| program.send(&id, "+15550002222", "hello"));
+        for sent in futures_util::future::join_all(sent).await {
+            program.message(sent.json()["id"].as_str().unwrap(), "sent").await;
+        }
     }
 
     // A wish drops it too.

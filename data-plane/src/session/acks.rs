@@ -16,15 +16,26 @@ use tokio::{sync::watch, time::Instant};
 /// How long WhatsApp's word is waited for on one socket. After that a try counts as one whose outcome isn't known.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What became of a message; `None` until that is known.
-pub type Outcome = watch::Receiver<Option<SendOutcome>>;
+/// How far a message has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// Nothing is known yet.
+    OnItsWay,
+    /// WhatsApp has taken it, which isn't recorded yet: the next message of the chat may go.
+    Taken,
+    /// It is over, and recorded.
+    Over(SendOutcome),
+}
+
+/// How far a message has come, as it changes.
+pub type Outcome = watch::Receiver<Progress>;
 
 struct Entry {
     chat: String,
     since: Instant,
     /// The socket that it was written to, once it was.
     sent_on: Option<u64>,
-    outcome: watch::Sender<Option<SendOutcome>>,
+    outcome: watch::Sender<Progress>,
 }
 
 #[derive(Default)]
@@ -59,7 +70,7 @@ impl Acks {
         table.entries.retain(|_, entry| {
             let given_up = entry.sent_on.is_some() && now.duration_since(entry.since) > PATIENCE;
             if given_up {
-                entry.outcome.send_replace(Some(SendOutcome::Pending));
+                entry.outcome.send_replace(Progress::Over(SendOutcome::Pending));
             }
             !given_up
         });
@@ -76,7 +87,7 @@ impl Acks {
                 blocked.insert(chat);
                 Begun::Blocked
             } else {
-                let (outcome, receiver) = watch::channel(None);
+                let (outcome, receiver) = watch::channel(Progress::OnItsWay);
                 let entry = Entry { chat: chat.to_owned(), since: now, sent_on: None, outcome };
                 table.entries.insert(wa_id.to_owned(), entry);
                 ours.insert(wa_id);
@@ -103,10 +114,17 @@ impl Acks {
         }
     }
 
-    /// What became of a message is known.
+    /// WhatsApp has taken a message.
+    pub fn taken(&self, wa_id: &str) {
+        if let Some(entry) = self.table().entries.get(wa_id) {
+            entry.outcome.send_replace(Progress::Taken);
+        }
+    }
+
+    /// What became of a message is known, and recorded.
     pub fn finish(&self, wa_id: &str, outcome: SendOutcome) {
         if let Some(entry) = self.table().entries.remove(wa_id) {
-            entry.outcome.send_replace(Some(outcome));
+            entry.outcome.send_replace(Progress::Over(outcome));
         }
     }
 
@@ -117,7 +135,7 @@ impl Acks {
         table.entries.retain(|_, entry| {
             let lost = entry.sent_on.is_some();
             if lost {
-                entry.outcome.send_replace(Some(SendOutcome::Pending));
+                entry.outcome.send_replace(Progress::Over(SendOutcome::Pending));
             }
             !lost
         });
@@ -128,7 +146,7 @@ impl Acks {
         let mut table = self.table();
         table.socket += 1;
         for (_, entry) in table.entries.drain() {
-            entry.outcome.send_replace(Some(SendOutcome::Pending));
+            entry.outcome.send_replace(Progress::Over(SendOutcome::Pending));
         }
     }
 }
@@ -151,8 +169,8 @@ mod tests {
         let first = ours(&acks, "A", "chat", now);
         let Some(Begun::Theirs(second)) = acks.begin(&[("A", "chat")], now).pop() else { panic!("sent twice") };
         acks.finish("A", SendOutcome::Nacked { code: 429 });
-        assert_eq!(*first.borrow(), Some(SendOutcome::Nacked { code: 429 }));
-        assert_eq!(*second.borrow(), Some(SendOutcome::Nacked { code: 429 }));
+        assert_eq!(*first.borrow(), Progress::Over(SendOutcome::Nacked { code: 429 }));
+        assert_eq!(*second.borrow(), Progress::Over(SendOutcome::Nacked { code: 429 }));
         ours(&acks, "A", "chat", now);
     }
 
@@ -176,6 +194,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_holds_its_chat_against_other_batches_until_that_is_recorded() {
+        let acks = Acks::default();
+        let now = Instant::now();
+        let first = ours(&acks, "A", "chat", now);
+        acks.taken("A");
+        assert_eq!(*first.borrow(), Progress::Taken);
+        assert!(matches!(acks.begin(&[("B", "chat")], now)[..], [Begun::Blocked]));
+        let at = chrono::DateTime::UNIX_EPOCH;
+        acks.finish("A", SendOutcome::Acked { at });
+        assert_eq!(*first.borrow(), Progress::Over(SendOutcome::Acked { at }));
+        ours(&acks, "B", "chat", now);
+    }
+
+    #[test]
     fn a_lost_socket_leaves_what_was_written_open_and_what_wasn_t_alone() {
         let acks = Acks::default();
         let now = Instant::now();
@@ -184,10 +216,10 @@ mod tests {
         let socket = acks.socket();
         acks.sent("A", socket);
         acks.socket_changed();
-        assert_eq!(*written.borrow(), Some(SendOutcome::Pending));
-        assert_eq!(*unwritten.borrow(), None);
+        assert_eq!(*written.borrow(), Progress::Over(SendOutcome::Pending));
+        assert_eq!(*unwritten.borrow(), Progress::OnItsWay);
         acks.sent("B", socket);
-        assert_eq!(*unwritten.borrow(), Some(SendOutcome::Pending), "written to a socket that was gone");
+        assert_eq!(*unwritten.borrow(), Progress::Over(SendOutcome::Pending), "written to a socket that was gone");
     }
 
     #[test]
@@ -199,7 +231,7 @@ mod tests {
         ours(&acks, "B", "two", now);
         let later = now + PATIENCE + Duration::from_secs(1);
         ours(&acks, "A", "one", later);
-        assert_eq!(*written.borrow(), Some(SendOutcome::Pending));
+        assert_eq!(*written.borrow(), Progress::Over(SendOutcome::Pending));
         assert!(matches!(acks.begin(&[("B", "two")], later)[..], [Begun::Theirs(_)]));
     }
 }

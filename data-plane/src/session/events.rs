@@ -34,6 +34,9 @@ impl EventHandler for Events {
         match &*event {
             Event::ServerAck(ack) => {
                 if ack.class.as_deref() == Some("message") {
+                    if ack.error.is_none() {
+                        self.link.acks.taken(&ack.id);
+                    }
                     self.write(acknowledgement(ack));
                 }
             }
@@ -42,6 +45,12 @@ impl EventHandler for Events {
                 // The sender marked it as one whose failure isn't to be shown, such as a reaction.
                 if message.decrypt_fail_mode == DecryptFailMode::Show {
                     self.write(Write::Undecryptable(Arc::clone(&message.info)));
+                }
+            }
+            // Everything else that came in has been through the durability hook; a resend by the own phone doesn't go there.
+            Event::Messages(batch) => {
+                for resent in batch.messages.iter().filter(|message| message.info.unavailable_request_id.is_some()) {
+                    self.write(Write::Resent(resent.clone()));
                 }
             }
             other => {
@@ -71,6 +80,7 @@ impl EventHandler for Events {
             EventKind::ServerAck,
             EventKind::Receipt,
             EventKind::UndecryptableMessage,
+            EventKind::Messages,
         ])
     }
 }

@@ -97,7 +97,7 @@ fn short(name: &str) -> &str {
 }
 
 /// What a message holds, or `None` if it is between devices and not for people.
-fn body(message: &wa::Message, info: &MessageInfo) -> Option<InboundBody> {
+pub fn body(message: &wa::Message, info: &MessageInfo) -> Option<InboundBody> {
     if info.category == MessageCategory::Peer {
         return None;
     }

@@ -1,7 +1,7 @@
 //! Sends.
 //!
-//! A batch is opened in the journal in one commit before any of its frames. Within a chat, a message goes out when the one
-//! before it is through; chats go in parallel. `send_message` of the library returns when the stanza is written, so what
+//! A batch is opened in the journal in one commit before any of its frames. Within a chat, a message goes out when WhatsApp
+//! has taken the one before it; chats go in parallel. `send_message` of the library returns when the stanza is written, so what
 //! counts is WhatsApp's acknowledgement ([`super::acks`]), which the writer records before anybody hears of it. A message
 //! that was opened and whose frame was never handed on is withdrawn, so that no later try takes it for one whose outcome
 //! isn't known.
@@ -22,7 +22,7 @@ use whatsapp_rust::{
 };
 
 use super::{
-    acks::{Begun, Outcome},
+    acks::{Begun, Outcome, Progress},
     client::Link,
 };
 use crate::store::{JournalItem, JournalOpened};
@@ -209,9 +209,11 @@ struct Chat {
     unwritten: Vec<(String, SendOutcome)>,
 }
 
-/// Sends one chat's messages, one after the other.
+/// Sends one chat's messages, one after the other: the next one when WhatsApp has taken the one before it. Recording that can take
+/// its time.
 async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, deadline: Instant) -> Chat {
     let mut chat = Chat::default();
+    let mut written = Vec::with_capacity(messages.len());
     let mut stuck = false;
     for one in messages {
         let refusal = if stuck {
@@ -228,13 +230,27 @@ async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, dead
         }
         // A task of its own: if its caller's time is up it goes on, and the acknowledgement finds it.
         let (task_link, task_client) = (Arc::clone(link), Arc::clone(client));
-        let (item, to) = (one.item, one.to);
+        let (item, to, mut outcome) = (one.item, one.to, one.outcome);
         link.runtime.run(async move { write(&task_link, &task_client, item, to).await });
-        let outcome = heard(one.outcome, deadline).await;
-        stuck = !is_through(&outcome);
-        chat.outcomes.push((one.at, outcome));
+        stuck = !may_go_on(&mut outcome, deadline).await;
+        written.push((one.at, outcome));
+    }
+    for (at, outcome) in written {
+        chat.outcomes.push((at, heard(outcome, deadline).await));
     }
     chat
+}
+
+/// Waits until WhatsApp has a message, or that is given up. Answers whether the next message of the chat may go.
+async fn may_go_on(outcome: &mut Outcome, deadline: Instant) -> bool {
+    match timeout_at(deadline, outcome.wait_for(|progress| *progress != Progress::OnItsWay)).await {
+        Ok(Ok(progress)) => match &*progress {
+            Progress::OnItsWay => false,
+            Progress::Taken => true,
+            Progress::Over(outcome) => is_through(outcome),
+        },
+        Ok(Err(_)) | Err(_) => false,
+    }
 }
 
 /// Whether the next message of the chat may go.
@@ -252,8 +268,11 @@ fn is_through(outcome: &SendOutcome) -> bool {
 }
 
 async fn heard(mut outcome: Outcome, deadline: Instant) -> SendOutcome {
-    match timeout_at(deadline, outcome.wait_for(Option::is_some)).await {
-        Ok(Ok(known)) => known.clone().unwrap_or(SendOutcome::Pending),
+    match timeout_at(deadline, outcome.wait_for(|progress| matches!(progress, Progress::Over(_)))).await {
+        Ok(Ok(progress)) => match &*progress {
+            Progress::Over(outcome) => outcome.clone(),
+            Progress::OnItsWay | Progress::Taken => SendOutcome::Pending,
+        },
         Ok(Err(_)) | Err(_) => SendOutcome::Pending,
     }
 }

@@ -2,29 +2,40 @@
 //!
 //! An acknowledgement must not be lost: if its commit fails, or the queue is full, the session's store handle is poisoned
 //! and the try becomes one whose outcome isn't known. A receipt is a hint: a full queue drops it, and counts that.
+//!
+//! What comes together is one commit: an acknowledgement, which somebody waits for, takes along the receipts that lie in line.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use shared::wire::{
     outbox::{InboundBody, OutboxEvent, ReceiptKind},
     send::SendOutcome,
 };
-use tokio::sync::{mpsc, oneshot};
-use wacore::types::{events::Receipt, message::MessageInfo, presence::ReceiptType};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
+use wacore::types::{
+    events::{InboundMessage, Receipt},
+    message::MessageInfo,
+    presence::ReceiptType,
+};
 use whatsapp_rust::Client;
 
 use super::{
     client::Link,
-    inbound::message,
+    inbound::{body, message},
     party::{UnreadableMap, party},
 };
-use crate::store::{JournalAck, Poison, StoreError};
+use crate::store::{JournalAck, JournalWord, Poison, StoreError};
 
 /// How many entries wait at most.
 pub const CAPACITY: usize = 1_024;
-/// How many hints are committed together at most.
+/// How many entries are committed together at most.
 const TOGETHER: usize = 64;
+/// How long what nobody waits for waits for more of its like: a recipient's devices answer within a moment of each other.
+const LINGER: Duration = Duration::from_millis(20);
 /// The most messages that one receipt is taken for, and the longest id, in bytes: a row must fit into one request to the
 /// control plane. Ids of ours, and of WhatsApp's own clients, are far shorter.
 const RECEIPT_IDS: (usize, usize) = (1_000, 128);
@@ -44,8 +55,16 @@ pub enum Write {
     Receipt(Box<Receipt>),
     /// A message could not be decrypted.
     Undecryptable(Arc<MessageInfo>),
+    /// A message that could not be decrypted, as the own phone has it.
+    Resent(InboundMessage),
     /// Tell when everything before this is stored.
     Flush(oneshot::Sender<()>),
+}
+
+impl Write {
+    const fn is_waited_for(&self) -> bool {
+        matches!(self, Self::Ack { .. } | Self::Flush(_))
+    }
 }
 
 /// Why something was not stored.
@@ -61,6 +80,7 @@ enum WriteError {
 pub async fn run(link: Arc<Link>, client: Arc<Client>, mut queue: mpsc::Receiver<Write>) {
     let mut next = Vec::with_capacity(TOGETHER);
     while queue.recv_many(&mut next, TOGETHER).await > 0 {
+        gather(&mut queue, &mut next).await;
         // Boxed: it is 12 KiB, and most of the time nothing is to be stored.
         if let Err(error) = Box::pin(store(&link, &client, next.drain(..))).await {
             tracing::warn!(session = %link.backend.session_id(), %error, "an acknowledgement or receipt was not stored");
@@ -70,45 +90,65 @@ pub async fn run(link: Arc<Link>, client: Arc<Client>, mut queue: mpsc::Receiver
     }
 }
 
+/// Waits a moment for more, while nobody waits for what there is.
+async fn gather(queue: &mut mpsc::Receiver<Write>, next: &mut Vec<Write>) {
+    let until = Instant::now() + LINGER;
+    while next.len() < TOGETHER && !next.iter().any(Write::is_waited_for) {
+        match timeout_at(until, queue.recv()).await {
+            Ok(Some(write)) => next.push(write),
+            Ok(None) | Err(_) => return,
+        }
+    }
+}
+
+/// What is stored in one commit.
+#[derive(Default)]
+struct Gathered {
+    words: Vec<JournalWord>,
+    others: Vec<OutboxEvent>,
+}
+
 async fn store(link: &Link, client: &Client, writes: impl Iterator<Item = Write>) -> Result<(), WriteError> {
-    let mut hints = Vec::new();
+    let mut gathered = Gathered::default();
     for write in writes {
         match write {
-            Write::Receipt(receipt) => hints.extend(hint(client, &receipt).await?),
+            Write::Receipt(receipt) => gathered.others.extend(hint(client, &receipt).await?),
             Write::Undecryptable(info) => {
-                hints.push(OutboxEvent::Message(message(client, &info, InboundBody::Undecryptable).await?));
+                gathered.others.push(OutboxEvent::Message(message(client, &info, InboundBody::Undecryptable).await?));
             }
-            Write::Ack { wa_id, error, at } => {
-                commit(link, &mut hints).await?;
-                let ack = link.backend.journal_ack(&wa_id, error, at).await?;
-                if let JournalAck::Recorded { .. } = ack {
-                    metrics::counter!("data_plane_messages_acked_total", "result" => if error.is_some() { "refused" } else { "taken" })
-                        .increment(1);
-                    link.shipper.ring(link.backend.session_id());
+            Write::Resent(resent) => {
+                if let Some(body) = body(&resent.message, &resent.info) {
+                    gathered.others.push(OutboxEvent::Message(message(client, &resent.info, body).await?));
+                    metrics::counter!("data_plane_messages_recovered_total").increment(1);
                 }
-                link.acks.finish(
-                    &wa_id,
-                    match error {
-                        None => SendOutcome::Acked { at },
-                        Some(code) => SendOutcome::Nacked { code },
-                    },
-                );
             }
+            Write::Ack { wa_id, error, at } => gathered.words.push(JournalWord { wa_id, error, at }),
             Write::Flush(done) => {
-                commit(link, &mut hints).await?;
+                commit(link, std::mem::take(&mut gathered)).await?;
                 // Who asked may have stopped waiting.
                 let _ = done.send(());
             }
         }
     }
-    commit(link, &mut hints).await
+    Ok(commit(link, gathered).await?)
 }
 
-async fn commit(link: &Link, hints: &mut Vec<OutboxEvent>) -> Result<(), WriteError> {
-    if !hints.is_empty() {
-        link.backend.commit_events(hints).await?;
-        hints.clear();
-        link.shipper.ring(link.backend.session_id());
+async fn commit(link: &Link, Gathered { words, others }: Gathered) -> Result<(), StoreError> {
+    if words.is_empty() && others.is_empty() {
+        return Ok(());
+    }
+    let acks = link.backend.journal_ack(&words, &others).await?;
+    link.shipper.ring_soon(link.backend.session_id());
+    for (word, ack) in words.into_iter().zip(acks) {
+        if let JournalAck::Recorded { .. } = ack {
+            let result = if word.error.is_some() { "refused" } else { "taken" };
+            metrics::counter!("data_plane_messages_acked_total", "result" => result).increment(1);
+        }
+        let outcome = match word.error {
+            None => SendOutcome::Acked { at: word.at },
+            Some(code) => SendOutcome::Nacked { code },
+        };
+        link.acks.finish(&word.wa_id, outcome);
     }
     Ok(())
 }

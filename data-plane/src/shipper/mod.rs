@@ -37,6 +37,8 @@ use crate::{
 const LANES: usize = 16;
 /// The first and the longest pause of a session whose batch was not accepted.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(10));
+/// How long rows that can wait a moment wait for others of their session.
+const SOON: Duration = Duration::from_millis(25);
 /// How many sessions are adopted in one go.
 const ADOPT: usize = 64;
 
@@ -74,6 +76,13 @@ impl Shipper {
     /// Says that a session may have rows.
     pub fn ring(&self, session: &SessionId) {
         if self.queue().ring(session) {
+            self.bell.notify_one();
+        }
+    }
+
+    /// Says that a session has rows whose news the control plane gets by another way first, or that can wait a moment.
+    pub fn ring_soon(&self, session: &SessionId) {
+        if self.queue().ring_soon(session, Instant::now() + SOON) {
             self.bell.notify_one();
         }
     }

@@ -1,7 +1,7 @@
 //! Which sessions have something to ship, in which order, and who has to wait.
 //!
 //! A session is at most once in line, and at most once in flight. A ring while it is in flight puts it back in line
-//! afterwards; a ring while it waits after a failure changes nothing.
+//! afterwards; a ring while it waits after a failure changes nothing, one while it waits for more rows ends that wait.
 
 use std::{
     cmp::Reverse,
@@ -28,8 +28,13 @@ struct Entry {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Place {
     Ready,
-    InFlight { rung: bool },
-    Waiting,
+    InFlight {
+        rung: bool,
+    },
+    /// For more rows, until then.
+    Soon(Instant),
+    /// After a failure, until then.
+    Waiting(Instant),
 }
 
 impl Queue {
@@ -41,12 +46,34 @@ impl Queue {
                 self.ready.push_back(session.clone());
                 true
             }
-            Some(entry) => {
-                if let Place::InFlight { rung } = &mut entry.place {
-                    *rung = true;
+            Some(entry) => match &mut entry.place {
+                Place::Soon(_) => {
+                    entry.place = Place::Ready;
+                    self.ready.push_back(session.clone());
+                    true
                 }
+                Place::InFlight { rung } => {
+                    *rung = true;
+                    false
+                }
+                Place::Ready | Place::Waiting(_) => false,
+            },
+        }
+    }
+
+    /// Puts a session in line at a time, unless it comes up before. Answers whether that changed anything.
+    pub fn ring_soon(&mut self, session: &SessionId, due: Instant) -> bool {
+        match self.known.get_mut(session) {
+            None => {
+                self.known.insert(session.clone(), Entry { place: Place::Soon(due), failures: 0 });
+                self.waiting.push(Reverse((due, session.clone())));
+                true
+            }
+            Some(Entry { place: Place::InFlight { rung }, .. }) => {
+                *rung = true;
                 false
             }
+            Some(_) => false,
         }
     }
 
@@ -55,11 +82,14 @@ impl Queue {
         while let Some(Reverse((due, _))) = self.waiting.peek()
             && *due <= now
         {
-            let Some(Reverse((_, session))) = self.waiting.pop() else { break };
-            if let Some(entry) = self.known.get_mut(&session) {
+            let Some(Reverse((due, session))) = self.waiting.pop() else { break };
+            // A wait that was ended before its time leaves its entry behind.
+            if let Some(entry) = self.known.get_mut(&session)
+                && matches!(entry.place, Place::Soon(until) | Place::Waiting(until) if until == due)
+            {
                 entry.place = Place::Ready;
+                self.ready.push_back(session);
             }
-            self.ready.push_back(session);
         }
         let session = self.ready.pop_front()?;
         if let Some(entry) = self.known.get_mut(&session) {
@@ -102,7 +132,7 @@ impl Queue {
     /// Lets a session that failed wait.
     pub fn wait(&mut self, session: SessionId, until: Instant) {
         if let Some(entry) = self.known.get_mut(&session) {
-            entry.place = Place::Waiting;
+            entry.place = Place::Waiting(until);
             self.waiting.push(Reverse((until, session)));
         }
     }
@@ -119,6 +149,7 @@ mod tests {
     #[derive(Debug, Clone)]
     enum Step {
         Ring(usize),
+        RingSoon(usize, u64),
         Take,
         Ship(bool),
         Fail(u64),
@@ -128,6 +159,7 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             (0usize..4).prop_map(Step::Ring),
+            (0usize..4, 0u64..50).prop_map(|(at, ms)| Step::RingSoon(at, ms)),
             Just(Step::Take),
             any::<bool>().prop_map(Step::Ship),
             (0u64..100).prop_map(Step::Fail),
@@ -148,6 +180,10 @@ mod tests {
                 match step {
                     Step::Ring(at) => {
                         queue.ring(&sessions[at]);
+                        owed.insert(sessions[at].clone());
+                    }
+                    Step::RingSoon(at, wait) => {
+                        queue.ring_soon(&sessions[at], now + Duration::from_millis(wait));
                         owed.insert(sessions[at].clone());
                     }
                     Step::Take => if let Some(session) = queue.take(now) {

@@ -76,6 +76,17 @@ pub enum JournalOpened {
     },
 }
 
+/// WhatsApp's word on a message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalWord {
+    /// The message's id on WhatsApp.
+    pub wa_id: String,
+    /// WhatsApp's code, if it refused.
+    pub error: Option<u16>,
+    /// When.
+    pub at: DateTime<Utc>,
+}
+
 /// What became of an acknowledgement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum JournalAck {
@@ -83,8 +94,6 @@ pub enum JournalAck {
     Recorded {
         /// Our id.
         message_id: MessageId,
-        /// The outbox row.
-        seq: i64,
         /// Which try it answers.
         tries: u32,
     },
@@ -234,43 +243,69 @@ impl FencedBackend {
         .await
     }
 
-    /// Records WhatsApp's word, and its outbox row, in one fenced commit. Idempotent: the same word a second time writes
-    /// no second row.
+    /// Records WhatsApp's words, in order, each with its outbox row, and after them the rows of other events, in one fenced
+    /// commit. Answers what became of each word. Idempotent: the same word a second time writes no second row.
     ///
     /// # Errors
     /// [`StoreError::OutboxFull`], with nothing recorded; any other error poisons.
-    pub async fn journal_ack(&self, wa_id: &str, error: Option<u16>, at: DateTime<Utc>) -> Result<JournalAck> {
-        self.write("record an acknowledgement", async {
+    pub async fn journal_ack(&self, words: &[JournalWord], others: &[OutboxEvent]) -> Result<Vec<JournalAck>> {
+        if words.is_empty() && others.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.write("record acknowledgements", async {
             let tx = self.begin(FenceLock::Alone).await?;
-            let Some(entry) = find(&tx, [wa_id]).await?.remove(wa_id) else { return Ok(JournalAck::Unknown) };
-            match (entry.state, error) {
-                (JournalState::Open, _) | (JournalState::Nacked { .. }, None) => {}
-                (JournalState::Acked { .. } | JournalState::Nacked { .. }, _) => return Ok(JournalAck::Already),
+            let mut known = find(&tx, words.iter().map(|word| word.wa_id.as_str())).await?;
+            let mut events = Vec::with_capacity(words.len() + others.len());
+            let mut acks = Vec::with_capacity(words.len());
+            for word in words {
+                acks.push(self.ack_in(&tx, word, known.get_mut(&word.wa_id), &mut events).await?);
             }
-            tx.execute(
-                "record an acknowledgement",
-                "UPDATE journal SET state = $3, error = $4, acked_at = $5 WHERE session_id = $1 AND wa_id = $2",
-                [
-                    tx.session(),
-                    wa_id.into(),
-                    if error.is_some() { NACKED } else { ACKED }.into(),
-                    error.map(i32::from).into(),
-                    at.timestamp_millis().into(),
-                ],
-            )
-            .await?;
-            let event = OutboxEvent::ServerAck {
-                message_id: entry.message_id.clone(),
-                wa_id: wa_id.to_owned(),
-                error,
-                at,
-                tries: entry.tries,
-            };
-            let seqs = self.append(&tx, &[event]).await?;
-            self.commit(tx).await?;
-            Ok(JournalAck::Recorded { message_id: entry.message_id, seq: *seqs.start(), tries: entry.tries })
+            events.extend_from_slice(others);
+            if !events.is_empty() {
+                self.append(&tx, &events).await?;
+                self.commit(tx).await?;
+            }
+            Ok(acks)
         })
         .await
+    }
+
+    async fn ack_in(
+        &self,
+        tx: &Locked,
+        JournalWord { wa_id, error, at }: &JournalWord,
+        entry: Option<&mut JournalEntry>,
+        events: &mut Vec<OutboxEvent>,
+    ) -> Result<JournalAck> {
+        let Some(entry) = entry else { return Ok(JournalAck::Unknown) };
+        match (entry.state, error) {
+            (JournalState::Open, _) | (JournalState::Nacked { .. }, None) => {}
+            (JournalState::Acked { .. } | JournalState::Nacked { .. }, _) => return Ok(JournalAck::Already),
+        }
+        entry.state = match *error {
+            None => JournalState::Acked { at: *at },
+            Some(code) => JournalState::Nacked { code, at: *at },
+        };
+        tx.execute(
+            "record an acknowledgement",
+            "UPDATE journal SET state = $3, error = $4, acked_at = $5 WHERE session_id = $1 AND wa_id = $2",
+            [
+                tx.session(),
+                wa_id.as_str().into(),
+                if error.is_some() { NACKED } else { ACKED }.into(),
+                error.map(i32::from).into(),
+                at.timestamp_millis().into(),
+            ],
+        )
+        .await?;
+        events.push(OutboxEvent::ServerAck {
+            message_id: entry.message_id.clone(),
+            wa_id: wa_id.clone(),
+            error: *error,
+            at: *at,
+            tries: entry.tries,
+        });
+        Ok(JournalAck::Recorded { message_id: entry.message_id.clone(), tries: entry.tries })
     }
 
     /// Looks a message up by its id on WhatsApp.
@@ -308,6 +343,9 @@ const COLUMNS: &str = "wa_id, message_id, state, error, tries, acked_at";
 
 async fn find<'a>(tx: &Locked, wa_ids: impl IntoIterator<Item = &'a str>) -> Result<HashMap<String, JournalEntry>> {
     let values: Vec<Value> = [tx.session()].into_iter().chain(wa_ids.into_iter().map(Value::from)).collect();
+    if values.len() == 1 {
+        return Ok(HashMap::new());
+    }
     let list = placeholders(2, values.len() - 1);
     let sql = format!("SELECT {COLUMNS} FROM journal WHERE session_id = $1 AND wa_id IN ({list})");
     tx.rows("read the journal", sql, values).await?.iter().map(read).collect()

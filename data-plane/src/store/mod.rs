@@ -51,7 +51,7 @@ use self::database::{Database, id_column};
 pub use self::{
     error::{LeaseError, Result, StoreError},
     fence::{Claim, Fence, Holder},
-    journal::{JournalAck, JournalEntry, JournalItem, JournalOpened, JournalState},
+    journal::{JournalAck, JournalEntry, JournalItem, JournalOpened, JournalState, JournalWord},
     lease::{Lease, Wanted},
     outbox::{OUTBOX_MAX_ROWS, OutboxSlice},
     session::{FencedBackend, Poison},

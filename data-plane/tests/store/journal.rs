@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, Duration, TimeZone, Utc};
 use data_plane::store::{
-    FencedBackend, JournalAck, JournalItem, JournalOpened, JournalState, StoreError, StoreOptions,
+    FencedBackend, JournalAck, JournalItem, JournalOpened, JournalState, JournalWord, StoreError, StoreOptions,
 };
 use rstest::rstest;
 use shared::{
     ids::{MessageId, SessionId},
     seal::DataKey,
     wire::{
-        outbox::{OutboxEvent, row_name, row_place},
+        outbox::{OutboxEvent, Party, ReceiptKind, row_name, row_place},
         session::OnUnknown::{Hold, Resend},
     },
 };
@@ -20,6 +20,17 @@ const CHAT: &str = "15550001111@s.whatsapp.net";
 
 fn noon() -> DateTime<Utc> {
     Utc.with_ymd_and_hms(2026, 3, 1, 12, 0, 0).unwrap()
+}
+
+/// One word of WhatsApp's.
+async fn ack(
+    backend: &FencedBackend,
+    wa_id: &str,
+    error: Option<u16>,
+    at: DateTime<Utc>,
+) -> Result<JournalAck, StoreError> {
+    let words = [JournalWord { wa_id: wa_id.into(), error, at }];
+    Ok(backend.journal_ack(&words, &[]).await?.remove(0))
 }
 
 struct Fixture {
@@ -70,13 +81,13 @@ async fn an_acknowledged_message_is_never_opened_again(#[case] on: On) {
     let first = JournalOpened::Opened { tries: 1 };
     assert_eq!(opened, [first.clone(), first.clone(), first, JournalOpened::Held { tries: 1 }]);
 
-    let acked = backend.journal_ack("3EB00", None, noon()).await.unwrap();
-    assert_eq!(acked, JournalAck::Recorded { message_id: f.messages[0].0.clone(), seq: 1, tries: 1 });
-    assert_eq!(backend.journal_ack("3EB00", None, noon()).await.unwrap(), JournalAck::Already);
-    assert_eq!(backend.journal_ack("3EB00", Some(500), noon()).await.unwrap(), JournalAck::Already);
-    assert_eq!(backend.journal_ack("FOREIGN", None, noon()).await.unwrap(), JournalAck::Unknown);
-    let nacked = backend.journal_ack("3EB01", Some(463), noon()).await.unwrap();
-    assert!(matches!(nacked, JournalAck::Recorded { seq: 2, .. }));
+    let acked = ack(&backend, "3EB00", None, noon()).await.unwrap();
+    assert_eq!(acked, JournalAck::Recorded { message_id: f.messages[0].0.clone(), tries: 1 });
+    assert_eq!(ack(&backend, "3EB00", None, noon()).await.unwrap(), JournalAck::Already);
+    assert_eq!(ack(&backend, "3EB00", Some(500), noon()).await.unwrap(), JournalAck::Already);
+    assert_eq!(ack(&backend, "FOREIGN", None, noon()).await.unwrap(), JournalAck::Unknown);
+    let nacked = ack(&backend, "3EB01", Some(463), noon()).await.unwrap();
+    assert!(matches!(nacked, JournalAck::Recorded { .. }));
 
     // Another run of another generation, after a crash.
     let backend = f.backend(2).await;
@@ -92,8 +103,8 @@ async fn an_acknowledged_message_is_never_opened_again(#[case] on: On) {
     );
     let held = backend.journal_open(&f.items([2]), Hold).await.unwrap();
     assert_eq!(held, [JournalOpened::Held { tries: 2 }]);
-    let acked = backend.journal_ack("3EB02", None, noon()).await.unwrap();
-    assert_eq!(acked, JournalAck::Recorded { message_id: f.messages[2].0.clone(), seq: 3, tries: 2 });
+    let acked = ack(&backend, "3EB02", None, noon()).await.unwrap();
+    assert_eq!(acked, JournalAck::Recorded { message_id: f.messages[2].0.clone(), tries: 2 });
 
     let ack = |n: usize, error, tries| OutboxEvent::ServerAck {
         message_id: f.messages[n].0.clone(),
@@ -109,16 +120,51 @@ async fn an_acknowledged_message_is_never_opened_again(#[case] on: On) {
 #[case::sqlite(On::Sqlite)]
 #[case::postgres(On::Postgres)]
 #[tokio::test]
+async fn words_and_receipts_that_come_together_are_one_commit(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let f = Fixture::new(&database, StoreOptions { outbox_max_rows: 3, ..options() }).await;
+    let backend = f.backend(1).await;
+    backend.journal_open(&f.items([0, 1]), Resend).await.unwrap();
+    let word = |wa_id: &str, error| JournalWord { wa_id: wa_id.into(), error, at: noon() };
+    let receipt = OutboxEvent::Receipt {
+        chat: Party { id: CHAT.into(), pn: None, lid: None },
+        wa_ids: vec!["3EB00".into()],
+        receipt: ReceiptKind::Delivered,
+        at: noon(),
+    };
+    // The same word twice, a refusal that is taken back, and one of a message that isn't ours.
+    let words = [word("3EB00", None), word("3EB00", None), word("3EB01", Some(500)), word("FOREIGN", None)];
+    let many = vec![receipt.clone(); 2];
+    let full = backend.journal_ack(&words, &many).await;
+    assert!(matches!(full, Err(StoreError::OutboxFull { .. })));
+    assert_eq!(backend.journal_find("3EB00").await.unwrap().unwrap().state, JournalState::Open, "all or nothing");
+
+    let acks = backend.journal_ack(&words, &many[..1]).await.unwrap();
+    let recorded = |n: usize| JournalAck::Recorded { message_id: f.messages[n].0.clone(), tries: 1 };
+    assert_eq!(acks, [recorded(0), JournalAck::Already, recorded(1), JournalAck::Unknown]);
+    let shipped = f.shipped().await;
+    assert_eq!(shipped.len(), 3);
+    assert!(shipped[2] == receipt, "what WhatsApp said of a message comes before what its recipient says");
+    assert!(backend.journal_ack(&[], &[]).await.unwrap().is_empty());
+    f.run.store.delete_through(&f.session, 1, 3).await.unwrap();
+    assert!(backend.journal_ack(&[], &many).await.unwrap().is_empty());
+    assert!(f.shipped().await == many);
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
 async fn an_acknowledgement_moves_a_refused_message_forward_and_never_back(#[case] on: On) {
     let Some(database) = TestDatabase::new(on).await else { return };
     let f = Fixture::new(&database, options()).await;
     let backend = f.backend(1).await;
     backend.journal_open(&f.items([0]), Resend).await.unwrap();
-    backend.journal_ack("3EB00", Some(429), noon()).await.unwrap();
-    assert_eq!(backend.journal_ack("3EB00", Some(475), noon()).await.unwrap(), JournalAck::Already);
+    ack(&backend, "3EB00", Some(429), noon()).await.unwrap();
+    assert_eq!(ack(&backend, "3EB00", Some(475), noon()).await.unwrap(), JournalAck::Already);
     let later = noon() + Duration::seconds(5);
-    assert!(matches!(backend.journal_ack("3EB00", None, later).await.unwrap(), JournalAck::Recorded { .. }));
-    assert_eq!(backend.journal_ack("3EB00", Some(429), later).await.unwrap(), JournalAck::Already);
+    assert!(matches!(ack(&backend, "3EB00", None, later).await.unwrap(), JournalAck::Recorded { .. }));
+    assert_eq!(ack(&backend, "3EB00", Some(429), later).await.unwrap(), JournalAck::Already);
     let entry = backend.journal_find("3EB00").await.unwrap().unwrap();
     assert_eq!((entry.state, entry.tries), (JournalState::Acked { at: later }, 1));
     assert_eq!(f.shipped().await.len(), 2);
@@ -134,7 +180,7 @@ async fn a_try_that_never_reached_the_transport_is_taken_back(#[case] on: On) {
     let backend = f.backend(1).await;
     backend.journal_open(&f.items([0, 1, 2]), Resend).await.unwrap();
     backend.journal_open(&f.items([1]), Resend).await.unwrap();
-    backend.journal_ack("3EB02", None, noon()).await.unwrap();
+    ack(&backend, "3EB02", None, noon()).await.unwrap();
     backend.journal_withdraw(&["3EB00", "3EB01", "3EB02"]).await.unwrap();
     assert_eq!(backend.journal_find("3EB00").await.unwrap(), None);
     let unknown = backend.journal_find("3EB01").await.unwrap().unwrap();
@@ -152,12 +198,12 @@ async fn an_acknowledgement_is_not_recorded_without_its_outbox_row(#[case] on: O
     let f = Fixture::new(&database, StoreOptions { outbox_max_rows: 1, ..options() }).await;
     let backend = f.backend(1).await;
     backend.journal_open(&f.items([0, 1]), Resend).await.unwrap();
-    backend.journal_ack("3EB00", None, noon()).await.unwrap();
-    let full = backend.journal_ack("3EB01", None, noon()).await;
+    ack(&backend, "3EB00", None, noon()).await.unwrap();
+    let full = ack(&backend, "3EB01", None, noon()).await;
     assert!(matches!(full, Err(StoreError::OutboxFull { .. })));
     assert_eq!(backend.journal_find("3EB01").await.unwrap().unwrap().state, JournalState::Open);
     f.run.store.delete_through(&f.session, 1, 1).await.unwrap();
-    assert!(matches!(backend.journal_ack("3EB01", None, noon()).await.unwrap(), JournalAck::Recorded { .. }));
+    assert!(matches!(ack(&backend, "3EB01", None, noon()).await.unwrap(), JournalAck::Recorded { .. }));
 }
 
 #[rstest]
@@ -169,8 +215,8 @@ async fn pruning_takes_old_settled_rows_only(#[case] on: On) {
     let f = Fixture::new(&database, options()).await;
     let backend = f.backend(1).await;
     backend.journal_open(&f.items([0, 1, 2]), Resend).await.unwrap();
-    backend.journal_ack("3EB00", None, noon()).await.unwrap();
-    backend.journal_ack("3EB01", None, noon() + Duration::days(8)).await.unwrap();
+    ack(&backend, "3EB00", None, noon()).await.unwrap();
+    ack(&backend, "3EB01", None, noon() + Duration::days(8)).await.unwrap();
     assert_eq!(f.run.store.journal_prune(noon() + Duration::days(7)).await.unwrap(), 1);
     assert_eq!(backend.journal_find("3EB00").await.unwrap(), None);
     assert!(backend.journal_find("3EB01").await.unwrap().is_some());

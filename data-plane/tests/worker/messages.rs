@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use shared::wire::{
-    outbox::{OutboxEvent, ReceiptKind},
+    outbox::{InboundBody, OutboxEvent, ReceiptKind},
     send::SendOutcome,
 };
-use simulator::AcceptedQuery;
+use simulator::{AcceptedQuery, Garble, PhoneSettings, TextOrder};
 
 use crate::world::{World, item, text_of, until};
 
@@ -48,13 +48,37 @@ async fn a_message_under_either_name_of_its_sender_has_one_identity() {
     let linked = world.linked().await;
     let friend = world.phone().await;
     let mut ids = world.text(&friend, &linked.phone, "by number", 1).await;
-    let order =
-        simulator::TextOrder { to: linked.phone.clone(), text: "by lid".into(), id: None, count: None, by_lid: true };
+    let order = TextOrder { to: linked.phone.clone(), text: "by lid".into(), id: None, count: None, by_lid: true };
     ids.extend(world.sim.network().write(&friend, order).await.unwrap());
     world.has_all(linked.id(), &ids).await;
     let identities: HashSet<_> =
         world.messages(linked.id()).into_iter().map(|message| (message.chat.id, message.sender.id)).collect();
     assert_eq!(identities.len(), 1);
+    linked.worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_can_t_be_decrypted_and_isn_t_encrypted_anew_comes_from_the_own_phone() {
+    let world = World::new().await;
+    let linked = world.linked().await;
+    let friend = world.phone().await;
+    let network = world.sim.network();
+    let settings = PhoneSettings { ignore_retries: Some(true), ..PhoneSettings::default() };
+    network.configure(&friend, settings).await.unwrap();
+    for by_lid in [false, true] {
+        network.garble(&linked.device, Garble { times: 1 }).await.unwrap();
+        let order = TextOrder { to: linked.phone.clone(), text: "from my phone".into(), id: None, count: None, by_lid };
+        let ids = network.write(&friend, order).await.unwrap();
+        let [first, then] = until("the message and what stood for it", async || {
+            let rows: Vec<_> =
+                world.messages(linked.id()).into_iter().filter(|message| message.wa_id == ids[0]).collect();
+            rows.try_into().ok()
+        })
+        .await;
+        assert!(first.body == InboundBody::Undecryptable, "by lid: {by_lid}");
+        assert_eq!(text_of(&then), Some("from my phone"));
+        assert_eq!((first.chat.id, first.sender.id), (then.chat.id, then.sender.id), "it is the same message");
+    }
     linked.worker.shutdown().await;
 }
 

@@ -60,6 +60,8 @@ pub(crate) struct AccountState {
     pub(crate) auto_read: bool,
     /// The phone answers every text with this one.
     pub(crate) auto_reply: Option<String>,
+    /// The phone doesn't encrypt anew what another device could not open.
+    pub(crate) ignores_retries: bool,
     /// The linked devices by device id.
     pub(crate) companions: BTreeMap<u16, Companion>,
     /// The accounts that have asked for this one's devices, by alias: they hear of changes.
@@ -91,6 +93,7 @@ impl Account {
                 push_name,
                 auto_read: false,
                 auto_reply: None,
+                ignores_retries: false,
                 companions: BTreeMap::new(),
                 watchers: BTreeMap::new(),
                 next_device: 1,

@@ -242,6 +242,9 @@ impl Network {
             if let Some(auto_read) = settings.auto_read {
                 state.auto_read = auto_read;
             }
+            if let Some(ignore) = settings.ignore_retries {
+                state.ignores_retries = ignore;
+            }
             if let Some(reply) = settings.auto_reply {
                 state.auto_reply = Some(reply).filter(|reply| !reply.is_empty());
             }

@@ -25,6 +25,8 @@ pub struct PhoneSettings {
     pub auto_read: Option<bool>,
     /// Answer every text from a companion device with this.
     pub auto_reply: Option<String>,
+    /// Don't encrypt anew what another device could not open, as a phone that is switched off doesn't.
+    pub ignore_retries: Option<bool>,
 }
 
 /// A QR code to scan with the phone of an account that is protected by a passkey.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use wacore::messages::MessageUtils;
 use wacore_binary::{Jid, Server};
 use waproto::whatsapp::Message;
+use waproto::whatsapp::message::ProtocolMessage;
 
+use super::resend::answer_resend_request;
 use super::writing::{NewMessage, write_again, write_messages};
 use super::{PhoneError, ReceivedMessage, ReceivedReceipt, share_app_state_key, signal_address};
 use crate::accepted::AcceptedMessage;
@@ -108,13 +110,13 @@ fn take_message(network: &Network, account: &Arc<Account>, incoming: &IncomingMe
             accepted.decrypted_by(name.clone());
         }
         if incoming.peer {
-            if message.protocol_message.as_option().is_some_and(|protocol| protocol.app_state_sync_key_request.is_set())
-            {
-                share_app_state_key(network, account, incoming.sender_device)?;
+            if let Some(protocol) = message.protocol_message.as_option() {
+                answer_peer(network, account, incoming, protocol)?;
             }
             continue;
         }
-        let text = text_of(&message);
+        let shown = shown(&message);
+        let text = text_of(shown);
         let chat = match (&incoming.recipient, own) {
             (Some(chat), true) => {
                 network.resolve(chat).map_or_else(|| chat.user.to_string(), |chat| chat.phone.clone())
@@ -130,10 +132,27 @@ fn take_message(network: &Network, account: &Arc<Account>, incoming: &IncomingMe
             at: crate::unix_millis(),
             read: false,
             server: incoming.server,
+            content: waproto::codec::message_to_vec(shown),
         });
         if !own {
             react(network, account, incoming, text.is_some())?;
         }
+    }
+    Ok(())
+}
+
+/// What one of the phone's own companions asks it for.
+fn answer_peer(
+    network: &Network,
+    account: &Arc<Account>,
+    incoming: &IncomingMessage,
+    asked: &ProtocolMessage,
+) -> Result<(), PhoneError> {
+    if asked.app_state_sync_key_request.is_set() {
+        share_app_state_key(network, account, incoming.sender_device)?;
+    }
+    if let Some(request) = asked.peer_data_operation_request_message.as_option() {
+        answer_resend_request(network, account, incoming.sender_device, &incoming.id, request)?;
     }
     Ok(())
 }
@@ -196,7 +215,7 @@ fn take_receipt(network: &Network, account: &Arc<Account>, receipt: &IncomingRec
             kind: receipt.kind.clone().unwrap_or_else(|| "delivered".to_owned()),
             at: crate::unix_millis(),
         });
-        if receipt.kind.as_deref() == Some("retry") {
+        if receipt.kind.as_deref() == Some("retry") && !account.state().ignores_retries {
             write_again(network, account, id, &receipt.reader, receipt.reader_device)?;
         }
     }
@@ -208,9 +227,12 @@ fn parse(padded: &[u8]) -> Result<Message, PhoneError> {
     waproto::codec::message_decode(bytes).map_err(|_| PhoneError::NotAMessage)
 }
 
-/// The text of a message, or of the one a companion reports having sent.
+/// A message, or the one that a companion reports having sent.
+fn shown(message: &Message) -> &Message {
+    message.device_sent_message.as_option().and_then(|sent| sent.message.as_option()).unwrap_or(message)
+}
+
 fn text_of(message: &Message) -> Option<String> {
-    let message = message.device_sent_message.as_option().and_then(|sent| sent.message.as_option()).unwrap_or(message);
     message
         .conversation
         .clone()

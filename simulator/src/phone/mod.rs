@@ -3,12 +3,13 @@
 //! A phone has a Signal identity, signed and one-time pre-keys, and a session with every device it writes to. What arrives
 //! for it waits in the account's inbox; one task at a time works that off, opens each message, answers with a delivery
 //! receipt and, if told to, with a read receipt and a reply. It remembers everything it opened, repeats included, and what
-//! it wrote, so that a device that could not open a message gets it encrypted anew.
+//! it wrote, so that a device that could not open a message gets it encrypted anew, by its author or by its own phone.
 //!
 //! Invariants: one handset lock at a time; nothing a phone knows reaches a log.
 
 mod app_state;
 mod inbox;
+mod resend;
 mod signal_store;
 mod writing;
 
@@ -73,6 +74,9 @@ pub struct ReceivedMessage {
     pub read: bool,
     #[serde(skip)]
     pub(crate) server: Server,
+    /// All of it, encoded: for a companion that asks for the phone's copy.
+    #[serde(skip)]
+    content: Vec<u8>,
 }
 
 /// A receipt a phone got for a message.

@@ -126,12 +126,14 @@ fn raw(key: &KeyPair) -> [u8; 32] {
 pub(super) struct Sessions(HashMap<String, SessionRecord>);
 
 impl Sessions {
+    /// Whether there is a session to write in.
     pub(super) fn contains(&self, address: &ProtocolAddress) -> bool {
-        self.0.contains_key(address.as_str())
+        self.0.get(address.as_str()).is_some_and(|record| record.session_state().is_some())
     }
 
-    pub(super) fn forget(&mut self, address: &ProtocolAddress) {
-        self.0.remove(address.as_str());
+    /// Writes in a new session from now on. What the other side still sends in the old one can be opened.
+    pub(super) fn renew(&mut self, address: &ProtocolAddress) -> Result<()> {
+        self.0.get_mut(address.as_str()).map_or(Ok(()), SessionRecord::archive_current_state)
     }
 }
 

@@ -141,7 +141,7 @@ pub(super) fn write_again(
         return Ok(());
     }
     let (to, server, message, peer) = (Arc::clone(&sent.to), sent.server, sent.message.clone(), sent.peer);
-    handset.sessions.forget(&signal_address(target, device));
+    handset.sessions.renew(&signal_address(target, device))?;
     write_part(network, &mut handset, &Part { author, to: &to, server, id, message: &message, target, device, peer })
 }
 

@@ -1,6 +1,6 @@
 //! Connections broken on command, and logins that collide.
 
-use simulator::{Fault, FaultPlan, Garble, LoginFailures, Nacks, TextOrder};
+use simulator::{Fault, FaultPlan, Garble, LoginFailures, Nacks, PhoneSettings, TextOrder};
 use whatsapp_rust::wacore::types::events::Event;
 
 use crate::client::{World, until};
@@ -137,6 +137,21 @@ async fn a_garbled_message_is_asked_for_again() {
     assert_eq!(running.text(&id).await, "the second time");
     let receipts = world.network.receipts(&other, Some(&id), None).await.expect("receipts");
     assert!(receipts.iter().any(|receipt| receipt.kind == "retry"), "{receipts:?}");
+    world.drained(&jid).await;
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_its_author_doesn_t_encrypt_anew_comes_from_the_own_phone() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, jid) = world.pair(&own).await;
+    let settings = PhoneSettings { ignore_retries: Some(true), ..PhoneSettings::default() };
+    world.network.configure(&other, settings).await.expect("settings");
+    world.network.garble(&jid, Garble { times: 1 }).await.expect("order");
+    let id = world.write(&other, &own, "from the own phone").await;
+    assert_eq!(running.text(&id).await, "from the own phone");
     world.drained(&jid).await;
     running.stop().await;
     world.simulator.shutdown().await;

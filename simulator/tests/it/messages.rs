@@ -173,7 +173,10 @@ async fn a_phone_reads_and_answers_when_told_to() {
 
     world
         .network
-        .configure(&other, PhoneSettings { auto_reply: Some(String::new()), auto_read: Some(false) })
+        .configure(
+            &other,
+            PhoneSettings { auto_reply: Some(String::new()), auto_read: Some(false), ..PhoneSettings::default() },
+        )
         .await
         .expect("configure");
     running.send(&other, "ASK-2", "and now?").await;

@@ -161,12 +161,12 @@ impl Stack {
 
     /// Rows of the control plane's database that a query gives, as text.
     pub async fn query(&self, sql: &str) -> Vec<String> {
-        let connection = Database::connect(&self.settings["DATABASE_URL"]).await.unwrap();
-        let rows =
-            connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await.unwrap();
-        let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
-        connection.close().await.unwrap();
-        texts
+        query(&self.settings["DATABASE_URL"], sql).await
+    }
+
+    /// Rows of the workers' store that a query gives, as text.
+    pub async fn query_store(&self, sql: &str) -> Vec<String> {
+        query(&self.settings["DATA_PLANE_DATABASE_URL"], sql).await
     }
 
     /// `kill -9`.
@@ -341,6 +341,14 @@ pub async fn until<T>(what: &str, within: Duration, mut check: impl AsyncFnMut()
         assert!(Instant::now() < deadline, "not within {} s: {what}", within.as_secs());
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+async fn query(url: &str, sql: &str) -> Vec<String> {
+    let connection = Database::connect(url).await.unwrap();
+    let rows = connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await.unwrap();
+    let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
+    connection.close().await.unwrap();
+    texts
 }
 
 fn kill(process: Option<Child>) {

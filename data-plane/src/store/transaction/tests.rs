@@ -13,7 +13,7 @@ use wacore::store::traits::{ProtocolStore, SignalStore};
 
 use super::*;
 use crate::store::{
-    Claim, FencedBackend, Lease, Store, StoreOptions,
+    Claim, FencedBackend, JournalWord, Lease, Store, StoreOptions,
     test_database::{On, TestDatabase},
 };
 
@@ -208,7 +208,12 @@ async fn every_way_to_write_is_fenced(#[values(On::Sqlite, On::Postgres)] on: On
     assert!(stale().mark_prekeys_uploaded(&[1]).await.is_err());
     assert!(stale().commit_events(&[ack]).await.is_err());
     assert!(stale().journal_open(&[item], OnUnknown::Resend).await.is_err());
-    assert!(stale().journal_ack("A", None, chrono::Utc::now()).await.is_err());
+    assert!(
+        stale()
+            .journal_ack(&[JournalWord { wa_id: "A".into(), error: None, at: chrono::Utc::now() }], &[])
+            .await
+            .is_err()
+    );
     assert!(stale().journal_withdraw(&["A"]).await.is_err());
     assert!(stale().erase_session().await.is_err());
     assert_eq!(new.take_sent_message(ADDRESS, "A").await.unwrap().as_deref(), Some(&b"kept"[..]));
