@@ -15,12 +15,12 @@ use shared::{ids::OperatorId, time::Timestamp};
 use validator::Validate;
 
 use super::{
-    dto::{OperatorLogIn, OperatorToken},
+    dto::{OperatorLogIn, OperatorLogInCode, OperatorToken},
     entity::{login, operator},
 };
 use crate::{
     audit::{self, ActorType},
-    auth::{self, Attempt, Caller, EmailAddress, MIN_PASSWORD, Shown},
+    auth::{self, Attempt, Caller, EmailAddress, MIN_PASSWORD, SecondFactorRequired, Shown, second_factor},
     error::{ApiError, ApiResult, Kind, Refusal},
     internal::bearer,
     state::App,
@@ -120,6 +120,7 @@ pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorE
     .await?;
     // After the change, which a login that begins waits for, or is waited for.
     end_logins(&tx, &present.id).await?;
+    second_factor::end_challenges(&tx, &present.id).await?;
     tx.commit().await?;
     Ok(present.id)
 }
@@ -134,9 +135,28 @@ pub async fn remove(app: &App, email: String) -> Result<OperatorId, OperatorErro
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
     hold(&tx, &present.id, LockType::Update).await?;
     end_logins(&tx, &present.id).await?;
+    second_factor::disable(&tx, &present.id).await?;
     operator::Entity::delete_by_id(present.id.clone()).exec(&tx).await?;
     tx.commit().await?;
     Ok(present.id)
+}
+
+/// Switches an operator's second factor off and ends their logins: they have lost their device and their recovery codes. Says whether
+/// it was on.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn reset_second_factor(app: &App, email: String) -> Result<bool, OperatorError> {
+    let email = address(email)?;
+    let tx = app.db.write().await?;
+    let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
+    hold(&tx, &present.id, LockType::Update).await?;
+    let was_on = second_factor::is_on(&tx, &present.id).await?;
+    end_logins(&tx, &present.id).await?;
+    second_factor::disable(&tx, &present.id).await?;
+    tx.commit().await?;
+    audit::about(present.id.as_str());
+    Ok(was_on)
 }
 
 async fn find<C: ConnectionTrait>(connection: &C, email: &EmailAddress) -> Result<Option<operator::Model>, DbErr> {
@@ -156,8 +176,16 @@ async fn end_logins<C: ConnectionTrait>(connection: &C, operator: &OperatorId) -
     login::Entity::delete_many().filter(login::Column::OperatorId.eq(operator.clone())).exec(connection).await.map(drop)
 }
 
-/// Compares the password and begins a login.
-pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> ApiResult<OperatorToken> {
+/// Where a right password leads.
+pub(super) enum LoggedIn {
+    /// In.
+    Token(OperatorToken),
+    /// To the second step.
+    CodeRequired(SecondFactorRequired),
+}
+
+/// Compares the password, and begins a login or asks for the second factor.
+pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> ApiResult<LoggedIn> {
     let OperatorLogIn { email, password } = wanted;
     let account = format!("operator {}", email.as_str());
     auth::admit(app, Attempt::LogIn, caller.address(), Some(&account)).await?;
@@ -167,22 +195,59 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
     let Some(operator) = found.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
     audit::by(ActorType::Operator, operator.id.as_str());
     auth::forgive(app, Attempt::LogIn, &account).await?;
-    let (token, now) = (auth::opaque_token(PREFIX), Timestamp::now());
     let tx = app.db.write().await?;
     // As with people: the password may have been changed while it was compared.
     let present = hold(&tx, &operator.id, LockType::Share).await?;
     if present.is_none_or(|present| present.password_hash != operator.password_hash) {
         return Err(Kind::InvalidCredentials.into());
     }
+    let outcome = if second_factor::is_on(&tx, &operator.id).await? {
+        LoggedIn::CodeRequired(second_factor::challenge(app, &tx, &operator.id).await?)
+    } else {
+        LoggedIn::Token(begin(app, &tx, operator).await?)
+    };
+    tx.commit().await?;
+    Ok(outcome)
+}
+
+/// The second step: a code of the device, or a recovery code.
+pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: OperatorLogInCode) -> ApiResult<OperatorToken> {
+    let OperatorLogInCode { challenge_token, code } = wanted;
+    let challenge = challenge_token.into_secret();
+    let over = || Kind::Unauthenticated.because("this challenge is over: log in again");
+    let challenged = second_factor::challenged::<OperatorId>(app, &challenge).await?;
+    let who = challenged.as_ref().map(OperatorId::as_str);
+    auth::admit(app, Attempt::SecondFactor, caller.address(), who).await?;
+    let Some(id) = challenged else { return Err(over().into()) };
+    let tx = app.db.write().await?;
+    hold(&tx, &id, LockType::Share).await?;
+    if !second_factor::count_try::<OperatorId>(app, &tx, &challenge).await? {
+        tx.commit().await?;
+        return Err(over().into());
+    }
+    if !second_factor::accepts(app, &tx, &id, &code.into_secret()).await? {
+        tx.commit().await?;
+        return Err(Kind::WrongCode.into());
+    }
+    second_factor::end_challenges(&tx, &id).await?;
+    let operator = operator::Entity::find_by_id(id).one(&tx).await?.ok_or_else(over)?;
+    audit::by(ActorType::Operator, operator.id.as_str());
+    let token = begin(app, &tx, operator).await?;
+    tx.commit().await?;
+    auth::forgive(app, Attempt::SecondFactor, token.operator.id.as_str()).await?;
+    Ok(token)
+}
+
+async fn begin(app: &App, tx: &DatabaseTransaction, operator: operator::Model) -> ApiResult<OperatorToken> {
+    let (token, now) = (auth::opaque_token(PREFIX), Timestamp::now());
     login::Entity::insert(login::ActiveModel {
         token_hash: Set(app.keyring.operator_hash().of(token.expose_secret())),
         operator_id: Set(operator.id.clone()),
         created_at: Set(now),
         expires_at: Set(now.plus(LOGIN_TTL)),
     })
-    .exec_without_returning(&tx)
+    .exec_without_returning(tx)
     .await?;
-    tx.commit().await?;
     tracing::info!(operator = %operator.id, "an operator logged in");
     Ok(OperatorToken {
         access_token: token,
@@ -190,6 +255,22 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
         expires_in: LOGIN_TTL.as_secs(),
         operator: operator.into(),
     })
+}
+
+/// Makes sure that an operator who is logged in knows their password.
+pub(super) async fn confirm_password(
+    app: &App,
+    caller: Caller,
+    operator: &operator::Model,
+    password: SecretString,
+) -> ApiResult<()> {
+    let account = operator.id.as_str();
+    auth::admit(app, Attempt::Confirm, caller.address(), Some(account)).await?;
+    if !app.keyring.verify_password(password, Some(operator.password_hash.clone())).await? {
+        return Err(Kind::WrongPassword.into());
+    }
+    auth::forgive(app, Attempt::Confirm, account).await?;
+    Ok(())
 }
 
 /// The token of a request, if it looks like an operator's.
@@ -226,12 +307,17 @@ pub(super) async fn log_out(app: &App, parts: &Parts) -> ApiResult<()> {
     Ok(())
 }
 
-/// Forgets logins that ended by themselves.
+/// Forgets logins and challenges that ended by themselves.
 ///
 /// # Errors
 /// As the driver.
 pub async fn prune(app: &App) -> Result<(), DbErr> {
-    let statement = "DELETE FROM operator_logins WHERE token_hash IN \
-                     (SELECT token_hash FROM operator_logins WHERE expires_at <= $1 LIMIT $2)";
-    sweep::before(app, PRUNE_BATCH, statement, Timestamp::now()).await.map(drop)
+    let mut done = Vec::new();
+    for table in ["operator_logins", "operator_login_challenges"] {
+        let statement = format!(
+            "DELETE FROM {table} WHERE token_hash IN (SELECT token_hash FROM {table} WHERE expires_at <= $1 LIMIT $2)"
+        );
+        done.push(sweep::before(app, PRUNE_BATCH, &statement, Timestamp::now()).await);
+    }
+    done.into_iter().try_for_each(|one| one.map(drop))
 }

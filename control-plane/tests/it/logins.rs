@@ -153,12 +153,10 @@ async fn a_browser_s_refresh_token_lies_in_a_cookie_that_only_its_own_origin_use
     app.stop().await;
 }
 
-#[rstest]
-#[case::sqlite(Engine::Sqlite)]
-#[case::postgres(Engine::Postgres)]
+/// On SQLite nothing of a log-in goes on while somebody else writes, so this can be arranged on PostgreSQL only.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_with_the_old_password_that_is_under_way_does_not_outlive_the_change(#[case] engine: Engine) {
-    let Some(app) = TestApp::start(engine).await else { return };
+async fn a_login_with_the_old_password_that_is_under_way_does_not_outlive_the_change() {
+    let Some(app) = TestApp::start(Engine::Postgres).await else { return };
     let owner = app.sign_up().await;
     let log_in = async |password: &str| {
         let body = json!({"email": owner.email, "password": password});
@@ -181,6 +179,28 @@ async fn a_login_with_the_old_password_that_is_under_way_does_not_outlive_the_ch
     };
     let (late, ()) = tokio::join!(under_way, committed);
     late.assert_problem(401, "invalid-credentials");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_logins_beside_a_change_of_the_password_none_goes_on(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    for _ in 0..4 {
+        let owner = app.sign_up().await;
+        let with_the_old = json!({"email": owner.email, "password": owner.password});
+        let logins = (0..6).map(|_| Answer::of(app.post("/api/v1/auth/login", &with_the_old)));
+        let body = json!({"current_password": owner.password, "new_password": "incorrect horse battery"});
+        let change = Answer::of(app.post("/api/v1/me/password", &body).bearer_auth(&owner.access_token));
+        let (change, logins) = tokio::join!(change, futures_util::future::join_all(logins));
+        assert_eq!(change.status, 204, "{change:?}");
+        for login in logins.iter().filter(|answer| answer.status == 200) {
+            let token = login.json()["access_token"].as_str().unwrap().to_owned();
+            Answer::of(app.get("/api/v1/me").bearer_auth(token)).await.assert_problem(401, "unauthenticated");
+        }
+    }
     app.stop().await;
 }
 
