@@ -35,6 +35,8 @@ pub(crate) fn install() {
         crate::keys::describe_metrics();
         crate::tenants::describe_metrics();
         crate::audit::describe_metrics();
+        crate::events::describe_metrics();
+        crate::usage::describe_metrics();
     }
 }
 
