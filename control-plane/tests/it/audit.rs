@@ -196,7 +196,7 @@ async fn log(app: &TestApp, token: &str, query: &str) -> Vec<Value> {
 async fn settled(app: &TestApp) {
     eventually("all outcomes are written", async || {
         app.count("SELECT COUNT(*) FROM audit_log WHERE phase = 'intent'").await
-            == app.count("SELECT COUNT(*) FROM audit_log WHERE phase = 'outcome'").await
+            == app.count("SELECT COUNT(*) FROM audit_log WHERE phase LIKE 'outcome%'").await
     })
     .await;
 }
@@ -239,6 +239,11 @@ async fn owners_and_admins_search_their_own_log(#[case] engine: Engine) {
         log(&app, &owner.access_token, "").await.iter().all(|entry| entry["position"].is_i64())
     })
     .await;
+
+    let figures = Answer::of(app.get("/metrics")).await.text;
+    for figure in ["audit_rows_to_seal", "audit_oldest_to_seal_seconds", "audit_rows_sealed_total"] {
+        assert!(figures.contains(&format!("\n{figure} ")), "{figure}");
+    }
 
     let found = async |query: String| log(&app, &owner.access_token, &query).await.len();
     assert_eq!(found(format!("?actor={}", admin.user_id)).await, 2);
@@ -367,7 +372,7 @@ async fn the_last_outcomes_are_written_before_the_process_stops() {
     }
     server.shutdown().await;
     let app = parts.replica().await;
-    assert_eq!(number(&app, "SELECT COUNT(*) FROM audit_log WHERE phase = 'outcome'").await, 5);
+    assert_eq!(number(&app, "SELECT COUNT(*) FROM audit_log WHERE phase LIKE 'outcome%'").await, 5);
     drop(app);
     parts.remove().await;
 }
