@@ -7,12 +7,15 @@
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 macro_rules! permissions {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal: $($role:ident)+;)*) => {
         /// Something that may be done.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Permission {$(
             $(#[doc = $doc])+
             #[serde(rename = $text)]
@@ -36,6 +39,18 @@ macro_rules! permissions {
         }
     };
 }
+
+impl PartialSchema for Permission {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("Something that may be done."))
+            .enum_values(Some(TABLE.iter().map(|(permission, _)| permission.as_str())))
+            .into()
+    }
+}
+
+impl ToSchema for Permission {}
 
 permissions! {
     /// See sessions, their status and QR codes.

@@ -8,6 +8,7 @@
 
 mod client_address;
 mod json;
+mod objects;
 pub mod page;
 mod path;
 mod query;

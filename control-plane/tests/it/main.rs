@@ -14,6 +14,7 @@ mod fair_jobs;
 mod fleet;
 mod harness;
 mod health;
+mod hostile_urls;
 mod http;
 mod idempotency;
 mod ingest;
