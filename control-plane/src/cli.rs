@@ -19,12 +19,14 @@ use crate::{
     },
     auth::{self, Purpose},
     config::{Config, LogConfig, Values},
+    db::Db,
     error::{Kind, database_error_kind},
-    jobs::{JobKind, dead},
+    jobs::{self, JobKind, dead},
     keys,
     objects::Objects,
     operators::{self, NewOperator},
     plans::command::PlansCommand,
+    redis::{Redis, subscriber},
     seed,
     server::{self, ControlPlane},
 };
@@ -47,7 +49,7 @@ enum Command {
     /// Apply the migrations that are missing, and stop.
     Migrate,
     /// Have access tokens signed with a new key from now on. Tokens of the old key are accepted until they end; running replicas
-    /// follow within 30 seconds.
+    /// follow at once with Redis, else within 30 seconds.
     RotateKeys {
         /// The old key is in wrong hands: refuse its tokens. Refresh tokens go on working.
         #[arg(long)]
@@ -69,6 +71,11 @@ enum Command {
     },
     /// Remove an operator and end their logins.
     RemoveOperator {
+        /// The e-mail address.
+        email: String,
+    },
+    /// Switch an operator's two-step login off and end their logins: their device and their recovery codes are lost.
+    ResetOperatorSecondFactor {
         /// The e-mail address.
         email: String,
     },
@@ -149,12 +156,13 @@ impl Cli {
             Command::Serve => serve(&Config::values()?).await,
             Command::Migrate => migrate(&Config::values()?).await,
             Command::RotateKeys { compromised } => rotate_keys(&Config::values()?, compromised).await,
-            Command::Jobs(command) => jobs(&Config::values()?, command).await,
+            Command::Jobs(command) => jobs_command(&Config::values()?, command).await,
             Command::Plans(command) => plans(&Config::values()?, command).await,
             Command::CreateOperator { email, name, password_stdin, replace } => {
                 create_operator(&Config::values()?, email, name, password_stdin, replace).await
             }
             Command::RemoveOperator { email } => remove_operator(&Config::values()?, email).await,
+            Command::ResetOperatorSecondFactor { email } => reset_second_factor(&Config::values()?, email).await,
             Command::Seed => seed(&Config::values()?).await,
             Command::NewApiKey { sandbox } => {
                 let network = if sandbox { Network::Sandbox } else { Network::Whatsapp };
@@ -206,6 +214,11 @@ async fn rotate_keys(values: &Values, compromised: bool) -> anyhow::Result<()> {
     let rotate = async { Ok(auth::rotate(&db, &master_key, Purpose::AccessTokens, compromised).await?) };
     let kid = recorded(&log, &db, "rotate_keys", rotate).await?;
     println!("{kid}");
+    if let Some(redis) = Redis::connect(&config.redis, &master_key).await?
+        && redis.publish(subscriber::SIGNING_KEYS, &kid).await.is_err()
+    {
+        eprintln!("Redis is away: running replicas follow within 30 seconds");
+    }
     db.close().await;
     Ok(())
 }
@@ -252,6 +265,15 @@ async fn remove_operator(values: &Values, email: String) -> anyhow::Result<()> {
     Ok(())
 }
 
+async fn reset_second_factor(values: &Values, email: String) -> anyhow::Result<()> {
+    let app = server::open(Config::read(values)?).await?;
+    let reset = async { Ok(operators::reset_second_factor(&app, email).await?) };
+    let was_on = recorded(&app.audit, &app.db, "reset_operator_second_factor", reset).await?;
+    println!("{}", if was_on { "two-step login is off" } else { "two-step login was off" });
+    app.db.clone().close().await;
+    Ok(())
+}
+
 async fn seed(values: &Values) -> anyhow::Result<()> {
     let app = server::open(Config::read(values)?).await?;
     match recorded(&app.audit, &app.db, "seed", seed::plant(&app)).await? {
@@ -267,7 +289,7 @@ async fn seed(values: &Values) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
+async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
     let config = Config::read(values)?;
     let db = server::connect(&config).await?;
     let log = audit::Log::new(&server::master_key(&config)?);
@@ -294,11 +316,13 @@ async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
                 Ok(())
             };
             recorded(&log, &db, "redrive_job", redrive).await?;
+            ring(&config, &db, &JobKind::ALL).await?;
         }
         JobsCommand::Redrive { id: None, all } => {
             let kind = all.context("say which job, or --all of a kind")?;
             let redrive = async { dead::redrive_all(&db, kind).await.map_err(said_no) };
             println!("{}", recorded(&log, &db, "redrive_jobs", redrive).await?);
+            ring(&config, &db, &[kind]).await?;
         }
         JobsCommand::Cancel { id } => {
             let cancel = async {
@@ -311,6 +335,17 @@ async fn jobs(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
         }
     }
     db.close().await;
+    Ok(())
+}
+
+/// Has running replicas look for jobs at once. Those that don't hear find them by polling.
+async fn ring(config: &Config, db: &Db, kinds: &[JobKind]) -> anyhow::Result<()> {
+    let redis = Redis::connect(&config.redis, &server::master_key(config)?).await?;
+    for kind in kinds {
+        jobs::ring(db, redis.as_ref(), *kind)
+            .await
+            .map_err(|error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error)))?;
+    }
     Ok(())
 }
 

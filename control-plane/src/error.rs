@@ -111,6 +111,8 @@ kinds! {
     WorkerSuperseded = "worker-superseded", 409, "A newer run of this worker has joined";
     /// The worker isn't known (any more). It has to join again.
     WorkerUnknown = "worker-unknown", 410, "This worker is not known";
+    /// The thing isn't what `If-Match` says any more: it was changed, or its state is another. Get it again, look, and change it then.
+    PreconditionFailed = "precondition-failed", 412, "The thing has changed meanwhile";
     /// The body is larger than the limit, which `detail` names in bytes.
     BodyTooLarge = "body-too-large", 413, "The request body is too large";
     /// The body isn't `application/json`.

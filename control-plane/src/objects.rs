@@ -8,7 +8,7 @@ use std::{io, path::Path as FilePath, sync::Arc, time::Duration};
 
 use futures_util::{StreamExt, stream::BoxStream};
 use object_store::{
-    ObjectStore, ObjectStoreExt, ObjectStoreScheme,
+    BackoffConfig, ObjectStore, ObjectStoreExt, ObjectStoreScheme, RetryConfig,
     aws::{AmazonS3Builder, AmazonS3ConfigKey},
     buffered::BufWriter,
     local::LocalFileSystem,
@@ -24,6 +24,13 @@ const STORE_DEADLINE: Duration = Duration::from_secs(3600);
 /// How long the store may take to begin answering, or to delete a file.
 const CALL_DEADLINE: Duration = Duration::from_secs(60);
 
+/// How often a call of S3 is tried. What fails then is a job's to try again, which tells why.
+const RETRIES: RetryConfig = RetryConfig {
+    backoff: BackoffConfig { init_backoff: Duration::from_millis(100), max_backoff: Duration::from_secs(2), base: 2. },
+    max_retries: 4,
+    retry_timeout: Duration::from_secs(30),
+};
+
 /// The store said no. Its words can hold names of buckets and keys of access, so only a word of ours is kept.
 #[derive(Debug, thiserror::Error)]
 pub enum ObjectError {
@@ -31,8 +38,14 @@ pub enum ObjectError {
     #[error("the file is not there")]
     Missing,
     /// The store can't be reached, or took too long.
-    #[error("the object store doesn't answer or refuses")]
+    #[error("the object store doesn't answer, or fails")]
     Unavailable,
+    /// The store knows us, or doesn't, and says no.
+    #[error("the object store refuses our credentials")]
+    Refused,
+    /// What the files are to lie in isn't there.
+    #[error("the bucket of OBJECT_STORE_URL is not there")]
+    NoBucket,
     /// The file at hand can't be read.
     #[error("a file can't be read")]
     File(#[from] io::Error),
@@ -45,7 +58,19 @@ impl From<object_store::Error> for ObjectError {
     fn from(error: object_store::Error) -> Self {
         match error {
             object_store::Error::NotFound { .. } => Self::Missing,
+            object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => Self::Refused,
             _ => Self::Unavailable,
+        }
+    }
+}
+
+impl ObjectError {
+    /// Why a file could not be stored. There is nothing there that could be missing but what it is to lie in.
+    fn of_storing(error: io::Error) -> Self {
+        match error.downcast::<object_store::Error>().map(Self::from) {
+            Ok(Self::Missing) => Self::NoBucket,
+            Ok(error) => error,
+            Err(error) => Self::File(error),
         }
     }
 }
@@ -94,6 +119,7 @@ impl Objects {
                 }
                 builder =
                     builder.with_allow_http(config.allow_http).with_virtual_hosted_style_request(config.virtual_hosted);
+                builder = builder.with_retry(RETRIES);
                 Arc::new(builder.build().map_err(|_| ObjectError::Settings)?)
             }
             _ => return Err(ObjectError::Settings),
@@ -115,15 +141,15 @@ impl Objects {
             let mut to = BufWriter::new(Arc::clone(&self.store), self.path(name));
             match tokio::io::copy(&mut from, &mut to).await {
                 Ok(bytes) => {
-                    to.shutdown().await.map_err(|_| ObjectError::Unavailable)?;
+                    to.shutdown().await.map_err(ObjectError::of_storing)?;
                     Ok(bytes)
                 }
-                Err(_) => {
+                Err(error) => {
                     // What was begun is thrown away; if that fails too, the store does so in time.
                     if to.abort().await.is_err() {
                         tracing::warn!("the parts of a file that could not be stored were not thrown away");
                     }
-                    Err(ObjectError::Unavailable)
+                    Err(ObjectError::of_storing(error))
                 }
             }
         };
@@ -205,6 +231,14 @@ mod tests {
             objects.delete("exports/a.zip").await.unwrap();
         }
         assert!(matches!(objects.read("exports/a.zip").await, Err(ObjectError::Missing)));
+    }
+
+    #[tokio::test]
+    async fn what_can_t_be_stored_says_why() {
+        let blocked = tempfile::NamedTempFile::new().unwrap();
+        let objects = in_folder(&blocked.path().join("below a file"));
+        let told = objects.store("a.zip", tempfile::tempfile().unwrap()).await.unwrap_err();
+        assert!(matches!(told, ObjectError::Unavailable), "{told}");
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub const BODY: &[Kind] = &[Kind::MalformedJson, Kind::BodyTooLarge, Kind::Unsup
 pub const BY_ID: &[Kind] = &[Kind::NotFound];
 /// What an operation that takes [`Idempotent`](crate::idempotency::Idempotent) can answer with.
 pub const IDEMPOTENT: &[Kind] = &[Kind::IdempotencyInFlight, Kind::IdempotencyMismatch];
+/// What an operation that takes [`Expected`](crate::extract::entity_tag::Expected) can answer with.
+pub const CONDITIONAL: &[Kind] = &[Kind::PreconditionFailed];
 
 /// What an operation can answer with that makes something which the plan limits.
 pub const LIMITED: &[Kind] = &[Kind::QuotaExceeded];

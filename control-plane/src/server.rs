@@ -148,10 +148,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
     let keyring = Keyring::load(&db, &master_key).await?;
     let fleet = Fleet::load(&db, &master_key).await?;
     let outbound = outbound::Client::new(&config.outbound)?;
-    let redis = match &config.redis.url {
-        Some(url) => Some(Arc::new(Redis::connect(url, &master_key).await?)),
-        None => None,
-    };
+    let redis = Redis::connect(&config.redis, &master_key).await?.map(Arc::new);
     let objects = Objects::new(&config.objects)?;
     Ok(App::new(Shared {
         limits: Limits::new(config.rate_limits.clone(), redis.clone()),

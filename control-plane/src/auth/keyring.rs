@@ -7,7 +7,10 @@ use std::{
 
 use secrecy::SecretString;
 use shared::identity::{KeySet, PublicKey, SigningKey};
-use tokio::{sync::Mutex, time::MissedTickBehavior};
+use tokio::{
+    sync::{Mutex, Notify},
+    time::MissedTickBehavior,
+};
 
 use super::{KeyedHash, passwords, signing_keys};
 use crate::{
@@ -37,6 +40,7 @@ pub(super) struct AccessKeys {
 pub struct Keyring {
     access: RwLock<Arc<AccessKeys>>,
     reloaded: Mutex<Instant>,
+    rotated: Notify,
     pub(super) passwords: passwords::PasswordPool,
     pub(super) refresh_hash: KeyedHash,
     pub(super) throttle_hash: KeyedHash,
@@ -59,6 +63,7 @@ impl Keyring {
         Ok(Self {
             access: RwLock::new(Arc::new(access)),
             reloaded: Mutex::new(Instant::now()),
+            rotated: Notify::new(),
             passwords: passwords::PasswordPool::new().map_err(|_| SigningKeyError::Password)?,
             refresh_hash: hash("refresh-tokens"),
             throttle_hash: hash("throttles"),
@@ -125,6 +130,11 @@ impl Keyring {
         &self.api_key_hash
     }
 
+    /// Somebody says that the signing key was rotated.
+    pub(crate) fn rotated(&self) {
+        self.rotated.notify_one();
+    }
+
     /// The key that a token says it was signed with. If it isn't known, another replica may just have begun to use it: the
     /// database is asked, for all such tokens together at most four times a second.
     pub(super) async fn key_of(&self, app: &App, token: &str) -> Result<Option<PublicKey>, SigningKeyError> {
@@ -167,6 +177,7 @@ pub async fn follow_keys(app: App) {
         tokio::select! {
             () = app.stop.cancelled() => return,
             _ = every.tick() => {}
+            () = app.keyring.rotated.notified() => {}
         }
         match app.keyring.reload(&app.db, &app.master_key, Duration::ZERO).await {
             Ok(()) => {}

@@ -78,14 +78,14 @@ pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: LogInCod
     let LogInCode { challenge_token, code, tenant_id, .. } = wanted;
     let challenge = challenge_token.into_secret();
     let over = || Kind::Unauthenticated.because("this challenge is over: log in again");
-    let Some(user_id) = second_factor::challenged(app, &challenge).await? else {
+    let Some(user_id) = second_factor::challenged::<UserId>(app, &challenge).await? else {
         throttle::admit(app, Attempt::SecondFactor, caller.address, None).await?;
         return Err(over().into());
     };
     audit::by(ActorType::User, user_id.as_str());
     throttle::admit(app, Attempt::SecondFactor, caller.address, Some(user_id.as_str())).await?;
     let tx = app.db.write().await?;
-    if !second_factor::count_try(app, &tx, &challenge).await? {
+    if !second_factor::count_try::<UserId>(app, &tx, &challenge).await? {
         tx.commit().await?;
         return Err(over().into());
     }

@@ -1,7 +1,7 @@
 //! Who is calling, for which tenant, and what they may do.
 //!
 //! **Owns** the tables `users`, `logins`, `refresh_tokens`, `signing_keys`, `throttles`, `email_tokens`, `second_factors`,
-//! `recovery_codes` and `login_challenges`.
+//! `recovery_codes` and `login_challenges`; and of operators their second factors, which are the same code.
 //!
 //! Authorisation is an extractor in the handler's signature: a handler that takes [`Auth<MessagesSend>`] can't be reached
 //! without that permission; which role and which key has which is one table ([`permissions`]). What a handler gets is a [`TenantScope`], which every query of tenant data asks for: forgetting the
@@ -44,7 +44,7 @@ pub(crate) mod people;
 pub mod permissions;
 pub mod principal;
 mod routes;
-mod second_factor;
+pub(crate) mod second_factor;
 mod sign_up;
 mod signing_keys;
 mod throttle;
@@ -56,7 +56,10 @@ use shared::identity::{KeySet, SigningKey};
 pub(crate) use account::confirm_password;
 pub(crate) use authenticate::{authenticate, identify};
 pub(crate) use caller::Caller;
-pub(crate) use dto::{ConfirmPassword, EmailAddress, MIN_PASSWORD, Shown, SignUp};
+pub(crate) use dto::{
+    Code, ConfirmPassword, EmailAddress, MIN_PASSWORD, RecoveryCodes, SecondFactor, SecondFactorRequired,
+    SecondFactorSecret, Shown, SignUp,
+};
 pub use keyed_hash::KeyedHash;
 pub use keyring::{Keyring, follow_keys};
 pub use letters::Letters;

@@ -1,6 +1,7 @@
 //! The second factor: time-based codes of a device (RFC 6238), and recovery codes for when it is lost.
 //!
-//! **Owns** the tables `second_factors`, `recovery_codes` and `login_challenges`.
+//! **Owns** the tables `second_factors`, `recovery_codes` and `login_challenges` of people, and those of operators, which are alike
+//! ([`Holder`]).
 //!
 //! Switching it on takes two steps, so that nobody locks themselves out: [`enrol`] makes a secret, [`confirm`] takes a code
 //! of it. From then on a right password leads to a challenge: an opaque token for five minutes and five tries.
@@ -12,9 +13,13 @@
 use std::time::Duration;
 
 use rand::Rng;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement, TryGetable};
 use secrecy::{ExposeSecret, SecretString};
-use shared::{ids::UserId, seal::Place, time::Timestamp};
+use shared::{
+    ids::{OperatorId, UserId},
+    seal::Place,
+    time::Timestamp,
+};
 use totp_rs::{Builder, Totp};
 
 use super::{
@@ -37,6 +42,43 @@ const RECOVERY_CODES: usize = 10;
 const ALPHABET: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const ISSUER: &str = "Switchboard";
 
+/// Somebody who can have a second factor.
+pub(crate) trait Holder: Clone + Into<sea_orm::Value> + TryGetable {
+    /// Where their factors lie.
+    const FACTORS: &'static str;
+    /// Where their recovery codes lie.
+    const CODES: &'static str;
+    /// Where their challenges lie.
+    const CHALLENGES: &'static str;
+    /// The column of their id in all three.
+    const COLUMN: &'static str;
+
+    /// Their id.
+    fn id(&self) -> &str;
+}
+
+impl Holder for UserId {
+    const FACTORS: &'static str = "second_factors";
+    const CODES: &'static str = "recovery_codes";
+    const CHALLENGES: &'static str = "login_challenges";
+    const COLUMN: &'static str = "user_id";
+
+    fn id(&self) -> &str {
+        self.as_str()
+    }
+}
+
+impl Holder for OperatorId {
+    const FACTORS: &'static str = "operator_second_factors";
+    const CODES: &'static str = "operator_recovery_codes";
+    const CHALLENGES: &'static str = "operator_login_challenges";
+    const COLUMN: &'static str = "operator_id";
+
+    fn id(&self) -> &str {
+        self.as_str()
+    }
+}
+
 fn totp(secret: &[u8], account: &str) -> ApiResult<Totp> {
     Builder::new()
         .with_secret(secret.to_vec())
@@ -46,8 +88,8 @@ fn totp(secret: &[u8], account: &str) -> ApiResult<Totp> {
         .map_err(|_| ApiError::Defect("a second factor can't be made"))
 }
 
-fn place(user: &UserId) -> Place<'_> {
-    Place { owner: user.as_str(), table: "second_factors", row: "secret" }
+fn place<H: Holder>(of: &H) -> Place<'_> {
+    Place { owner: of.id(), table: H::FACTORS, row: "secret" }
 }
 
 struct Stored {
@@ -55,39 +97,39 @@ struct Stored {
     confirmed: bool,
 }
 
-async fn stored<C: ConnectionTrait>(app: &App, connection: &C, user: &UserId) -> ApiResult<Option<Stored>> {
-    let query = "SELECT sealed_secret, confirmed_at FROM second_factors WHERE user_id = $1";
-    let statement = Statement::from_sql_and_values(connection.get_database_backend(), query, [user.clone().into()]);
+async fn stored<H: Holder, C: ConnectionTrait>(app: &App, connection: &C, of: &H) -> ApiResult<Option<Stored>> {
+    let query = format!("SELECT sealed_secret, confirmed_at FROM {} WHERE {} = $1", H::FACTORS, H::COLUMN);
+    let statement = Statement::from_sql_and_values(connection.get_database_backend(), query, [of.clone().into()]);
     let Some(row) = connection.query_one_raw(statement).await? else { return Ok(None) };
     let (sealed, confirmed_at): (Vec<u8>, Option<i64>) =
         (row.try_get("", "sealed_secret")?, row.try_get("", "confirmed_at")?);
-    Ok(Some(Stored { secret: app.master_key.open(&place(user), &sealed)?, confirmed: confirmed_at.is_some() }))
+    Ok(Some(Stored { secret: app.master_key.open(&place(of), &sealed)?, confirmed: confirmed_at.is_some() }))
 }
 
 /// Whether logging in asks for a code.
-pub(super) async fn is_on<C: ConnectionTrait>(connection: &C, user: &UserId) -> Result<bool, DbErr> {
-    let query = "SELECT 1 AS one FROM second_factors WHERE user_id = $1 AND confirmed_at IS NOT NULL";
-    let statement = Statement::from_sql_and_values(connection.get_database_backend(), query, [user.clone().into()]);
+pub(crate) async fn is_on<H: Holder, C: ConnectionTrait>(connection: &C, of: &H) -> Result<bool, DbErr> {
+    let query = format!("SELECT 1 AS one FROM {} WHERE {} = $1 AND confirmed_at IS NOT NULL", H::FACTORS, H::COLUMN);
+    let statement = Statement::from_sql_and_values(connection.get_database_backend(), query, [of.clone().into()]);
     Ok(connection.query_one_raw(statement).await?.is_some())
 }
 
 /// Whether it is on, and how many recovery codes are left.
-pub(super) async fn status<C: ConnectionTrait>(connection: &C, user: &UserId) -> ApiResult<SecondFactor> {
-    let query = "SELECT COUNT(*) AS codes FROM recovery_codes WHERE user_id = $1 AND used_at IS NULL";
-    let statement = Statement::from_sql_and_values(connection.get_database_backend(), query, [user.clone().into()]);
+pub(crate) async fn status<H: Holder, C: ConnectionTrait>(connection: &C, of: &H) -> ApiResult<SecondFactor> {
+    let query = format!("SELECT COUNT(*) AS codes FROM {} WHERE {} = $1 AND used_at IS NULL", H::CODES, H::COLUMN);
+    let statement = Statement::from_sql_and_values(connection.get_database_backend(), query, [of.clone().into()]);
     let row = connection.query_one_raw(statement).await?.ok_or(ApiError::Defect("a count has no row"))?;
     let left: i64 = row.try_get("", "codes")?;
     Ok(SecondFactor {
-        enabled: is_on(connection, user).await?,
+        enabled: is_on(connection, of).await?,
         recovery_codes_left: u32::try_from(left).unwrap_or(u32::MAX),
     })
 }
 
 /// Makes a secret that a device is to be given, in place of one that was not confirmed.
-pub(super) async fn enrol(
+pub(crate) async fn enrol<H: Holder>(
     app: &App,
     tx: &DatabaseTransaction,
-    user: &UserId,
+    of: &H,
     account: &str,
 ) -> ApiResult<SecondFactorSecret> {
     let mut secret = [0_u8; 20];
@@ -95,10 +137,14 @@ pub(super) async fn enrol(
     let done = tx
         .execute_raw(Statement::from_sql_and_values(
             tx.get_database_backend(),
-            "INSERT INTO second_factors (user_id, sealed_secret, created_at) VALUES ($1, $2, $3) \
-             ON CONFLICT (user_id) DO UPDATE SET sealed_secret = $2, created_at = $3, last_step = 0 \
-             WHERE second_factors.confirmed_at IS NULL",
-            [user.clone().into(), app.master_key.seal(&place(user), &secret)?.into(), Timestamp::now().into()],
+            format!(
+                "INSERT INTO {table} ({column}, sealed_secret, created_at) VALUES ($1, $2, $3) \
+                 ON CONFLICT ({column}) DO UPDATE SET sealed_secret = $2, created_at = $3, last_step = 0 \
+                 WHERE {table}.confirmed_at IS NULL",
+                table = H::FACTORS,
+                column = H::COLUMN
+            ),
+            [of.clone().into(), app.master_key.seal(&place(of), &secret)?.into(), Timestamp::now().into()],
         ))
         .await?;
     if done.rows_affected() == 0 {
@@ -115,39 +161,43 @@ pub(super) async fn enrol(
 }
 
 /// Switches it on with a code of the device, and makes recovery codes.
-pub(super) async fn confirm(
+pub(crate) async fn confirm<H: Holder>(
     app: &App,
     tx: &DatabaseTransaction,
-    user: &UserId,
+    of: &H,
     code: &SecretString,
 ) -> ApiResult<RecoveryCodes> {
-    let factor = stored(app, tx, user).await?.filter(|factor| !factor.confirmed);
+    let factor = stored(app, tx, of).await?.filter(|factor| !factor.confirmed);
     let Some(factor) = factor else {
         return Err(Kind::Conflict.because("there is nothing to confirm: ask for a secret first").into());
     };
-    if !accepts_totp(tx, user, &factor, code.expose_secret()).await? {
+    if !accepts_totp(tx, of, &factor, code.expose_secret()).await? {
         return Err(Kind::WrongCode.into());
     }
     tx.execute_raw(Statement::from_sql_and_values(
         tx.get_database_backend(),
-        "UPDATE second_factors SET confirmed_at = $1 WHERE user_id = $2",
-        [Timestamp::now().into(), user.clone().into()],
+        format!("UPDATE {} SET confirmed_at = $1 WHERE {} = $2", H::FACTORS, H::COLUMN),
+        [Timestamp::now().into(), of.clone().into()],
     ))
     .await?;
-    new_recovery_codes(app, tx, user).await
+    new_recovery_codes(app, tx, of).await
 }
 
 /// Makes recovery codes in place of the earlier ones.
-pub(super) async fn new_recovery_codes(app: &App, tx: &DatabaseTransaction, user: &UserId) -> ApiResult<RecoveryCodes> {
+pub(crate) async fn new_recovery_codes<H: Holder>(
+    app: &App,
+    tx: &DatabaseTransaction,
+    of: &H,
+) -> ApiResult<RecoveryCodes> {
     let engine = tx.get_database_backend();
-    let earlier = "DELETE FROM recovery_codes WHERE user_id = $1";
-    tx.execute_raw(Statement::from_sql_and_values(engine, earlier, [user.clone().into()])).await?;
+    let earlier = format!("DELETE FROM {} WHERE {} = $1", H::CODES, H::COLUMN);
+    tx.execute_raw(Statement::from_sql_and_values(engine, earlier, [of.clone().into()])).await?;
     let mut codes = Vec::with_capacity(RECOVERY_CODES);
     for _ in 0..RECOVERY_CODES {
         let code = recovery_code();
-        let insert = "INSERT INTO recovery_codes (code_hash, user_id) VALUES ($1, $2)";
-        let hash = recovery_hash(app, user, &code);
-        tx.execute_raw(Statement::from_sql_and_values(engine, insert, [hash.into(), user.clone().into()])).await?;
+        let insert = format!("INSERT INTO {} (code_hash, {}) VALUES ($1, $2)", H::CODES, H::COLUMN);
+        let hash = recovery_hash(app, of, &code);
+        tx.execute_raw(Statement::from_sql_and_values(engine, insert, [hash.into(), of.clone().into()])).await?;
         let (head, tail) = code.split_at(5);
         codes.push(format!("{head}-{tail}").into());
     }
@@ -160,17 +210,17 @@ fn recovery_code() -> String {
     bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect()
 }
 
-fn recovery_hash(app: &App, user: &UserId, code: &str) -> Vec<u8> {
-    app.keyring.second_factor_hash.of(&format!("recovery {} {code}", user.as_str()))
+fn recovery_hash<H: Holder>(app: &App, of: &H, code: &str) -> Vec<u8> {
+    app.keyring.second_factor_hash.of(&format!("recovery {} {code}", of.id()))
 }
 
 /// Switches it off, and forgets its codes.
-pub(super) async fn disable(tx: &DatabaseTransaction, user: &UserId) -> ApiResult<()> {
-    for table in ["recovery_codes", "login_challenges", "second_factors"] {
+pub(crate) async fn disable<H: Holder>(tx: &DatabaseTransaction, of: &H) -> Result<(), DbErr> {
+    for table in [H::CODES, H::CHALLENGES, H::FACTORS] {
         tx.execute_raw(Statement::from_sql_and_values(
             tx.get_database_backend(),
-            format!("DELETE FROM {table} WHERE user_id = $1"),
-            [user.clone().into()],
+            format!("DELETE FROM {table} WHERE {} = $1", H::COLUMN),
+            [of.clone().into()],
         ))
         .await?;
     }
@@ -178,14 +228,14 @@ pub(super) async fn disable(tx: &DatabaseTransaction, user: &UserId) -> ApiResul
 }
 
 /// Whether a code is the device's or a recovery code, and wasn't used before. It is used up with that.
-pub(super) async fn accepts(
+pub(crate) async fn accepts<H: Holder>(
     app: &App,
     tx: &DatabaseTransaction,
-    user: &UserId,
+    of: &H,
     code: &SecretString,
 ) -> ApiResult<bool> {
-    let Some(factor) = stored(app, tx, user).await?.filter(|factor| factor.confirmed) else { return Ok(false) };
-    if accepts_totp(tx, user, &factor, code.expose_secret()).await? {
+    let Some(factor) = stored(app, tx, of).await?.filter(|factor| factor.confirmed) else { return Ok(false) };
+    if accepts_totp(tx, of, &factor, code.expose_secret()).await? {
         return Ok(true);
     }
     let code: String = code
@@ -197,34 +247,42 @@ pub(super) async fn accepts(
     let used = tx
         .execute_raw(Statement::from_sql_and_values(
             tx.get_database_backend(),
-            "UPDATE recovery_codes SET used_at = $1 WHERE code_hash = $2 AND user_id = $3 AND used_at IS NULL",
-            [Timestamp::now().into(), recovery_hash(app, user, &code).into(), user.clone().into()],
+            format!(
+                "UPDATE {} SET used_at = $1 WHERE code_hash = $2 AND {} = $3 AND used_at IS NULL",
+                H::CODES,
+                H::COLUMN
+            ),
+            [Timestamp::now().into(), recovery_hash(app, of, &code).into(), of.clone().into()],
         ))
         .await?;
     Ok(used.rows_affected() == 1)
 }
 
-async fn accepts_totp(tx: &DatabaseTransaction, user: &UserId, factor: &Stored, code: &str) -> ApiResult<bool> {
+async fn accepts_totp<H: Holder>(tx: &DatabaseTransaction, of: &H, factor: &Stored, code: &str) -> ApiResult<bool> {
     let code: String = code.chars().filter(|character| *character != ' ').collect();
     let now = u64::try_from(Timestamp::now().as_millis() / 1000).unwrap_or(0);
     let Some(step) = totp(&factor.secret, ISSUER)?.check(&code, now) else { return Ok(false) };
     let used = tx
         .execute_raw(Statement::from_sql_and_values(
             tx.get_database_backend(),
-            "UPDATE second_factors SET last_step = $1 WHERE user_id = $2 AND last_step < $1",
-            [i64::try_from(step).unwrap_or(i64::MAX).into(), user.clone().into()],
+            format!("UPDATE {} SET last_step = $1 WHERE {} = $2 AND last_step < $1", H::FACTORS, H::COLUMN),
+            [i64::try_from(step).unwrap_or(i64::MAX).into(), of.clone().into()],
         ))
         .await?;
     Ok(used.rows_affected() == 1)
 }
 
 /// Asks whoever knew the password for a code.
-pub(super) async fn challenge(app: &App, tx: &DatabaseTransaction, user: &UserId) -> ApiResult<SecondFactorRequired> {
+pub(crate) async fn challenge<H: Holder>(
+    app: &App,
+    tx: &DatabaseTransaction,
+    of: &H,
+) -> ApiResult<SecondFactorRequired> {
     let token = tokens::opaque("sbc_");
     tx.execute_raw(Statement::from_sql_and_values(
         tx.get_database_backend(),
-        "INSERT INTO login_challenges (token_hash, user_id, expires_at) VALUES ($1, $2, $3)",
-        [challenge_hash(app, &token).into(), user.clone().into(), Timestamp::now().plus(CHALLENGE_TTL).into()],
+        format!("INSERT INTO {} (token_hash, {}, expires_at) VALUES ($1, $2, $3)", H::CHALLENGES, H::COLUMN),
+        [challenge_hash(app, &token).into(), of.clone().into(), Timestamp::now().plus(CHALLENGE_TTL).into()],
     ))
     .await?;
     Ok(SecondFactorRequired { mfa_required: true, challenge_token: token, expires_in: CHALLENGE_TTL.as_secs() })
@@ -235,22 +293,29 @@ fn challenge_hash(app: &App, token: &SecretString) -> Vec<u8> {
 }
 
 /// Whom a challenge is for, if it goes on.
-pub(super) async fn challenged(app: &App, token: &SecretString) -> ApiResult<Option<UserId>> {
+pub(crate) async fn challenged<H: Holder>(app: &App, token: &SecretString) -> ApiResult<Option<H>> {
     let statement = Statement::from_sql_and_values(
         app.db.engine(),
-        "SELECT user_id FROM login_challenges WHERE token_hash = $1 AND expires_at > $2 AND tries < $3",
+        format!("SELECT {} FROM {} WHERE token_hash = $1 AND expires_at > $2 AND tries < $3", H::COLUMN, H::CHALLENGES),
         [challenge_hash(app, token).into(), Timestamp::now().into(), CHALLENGE_TRIES.into()],
     );
     let row = app.db.read().query_one_raw(statement).await?;
-    Ok(row.map(|row| row.try_get("", "user_id")).transpose()?)
+    Ok(row.map(|row| row.try_get("", H::COLUMN)).transpose()?)
 }
 
 /// Counts a try at a challenge; no, if there is none left.
-pub(super) async fn count_try(app: &App, tx: &DatabaseTransaction, token: &SecretString) -> Result<bool, DbErr> {
+pub(crate) async fn count_try<H: Holder>(
+    app: &App,
+    tx: &DatabaseTransaction,
+    token: &SecretString,
+) -> Result<bool, DbErr> {
     let done = tx
         .execute_raw(Statement::from_sql_and_values(
             tx.get_database_backend(),
-            "UPDATE login_challenges SET tries = tries + 1 WHERE token_hash = $1 AND expires_at > $2 AND tries < $3",
+            format!(
+                "UPDATE {} SET tries = tries + 1 WHERE token_hash = $1 AND expires_at > $2 AND tries < $3",
+                H::CHALLENGES
+            ),
             [challenge_hash(app, token).into(), Timestamp::now().into(), CHALLENGE_TRIES.into()],
         ))
         .await?;
@@ -258,9 +323,9 @@ pub(super) async fn count_try(app: &App, tx: &DatabaseTransaction, token: &Secre
 }
 
 /// Ends a person's challenges: one of them was met, or their password is another.
-pub(super) async fn end_challenges(tx: &DatabaseTransaction, user: &UserId) -> Result<(), DbErr> {
-    let statement = "DELETE FROM login_challenges WHERE user_id = $1";
-    tx.execute_raw(Statement::from_sql_and_values(tx.get_database_backend(), statement, [user.clone().into()]))
+pub(crate) async fn end_challenges<H: Holder>(tx: &DatabaseTransaction, of: &H) -> Result<(), DbErr> {
+    let statement = format!("DELETE FROM {} WHERE {} = $1", H::CHALLENGES, H::COLUMN);
+    tx.execute_raw(Statement::from_sql_and_values(tx.get_database_backend(), statement, [of.clone().into()]))
         .await
         .map(drop)
 }

@@ -1,8 +1,11 @@
 //! Settings about how often callers may ask, and about Redis.
 
+use std::path::PathBuf;
+
 use secrecy::SecretString;
 use shared::config::{Origin, Read};
 
+use super::{ConfigError, Values};
 use crate::limits::policy::Rate;
 
 const RATE: &str = "off, or requests in a minute and at once, such as 600:60";
@@ -38,7 +41,32 @@ shared::settings! {
     /// Redis
     pub struct RedisConfig {
         /// Redis, which replicas share for speed, with TLS as `rediss://`. All is right without it, only slower.
-        REDIS_URL url: Option<SecretString> = Origin::Optional, "a URL such as redis://user:password@host:6379/0",
-            |text| ::redis::parse_redis_url(text).map(|_| Some(text.into()));
+        REDIS_URL url: Option<SecretString> = Origin::Optional, "a URL such as redis://user:password@host:6379/0", usable;
+        /// Certificates, in PEM, one of which must have signed the certificate of Redis. Those of the system, unless said otherwise.
+        REDIS_TLS_CA tls_ca: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// The certificate chain that is shown to Redis (mTLS), in PEM.
+        REDIS_TLS_CERT tls_cert: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// Its private key, in PEM.
+        REDIS_TLS_KEY tls_key: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
     }
+}
+
+fn usable(text: &str) -> Option<Option<SecretString>> {
+    let url = ::redis::parse_redis_url(text)?;
+    // The driver's way to say that anybody may be Redis. Nobody may.
+    (url.fragment() != Some("insecure")).then(|| Some(text.into()))
+}
+
+/// What can't be seen from one setting alone.
+pub(super) fn check(values: &Values) -> Result<(), ConfigError> {
+    values.needs("REDIS_TLS_CERT", "REDIS_TLS_KEY")?;
+    values.needs("REDIS_TLS_KEY", "REDIS_TLS_CERT")?;
+    for name in ["REDIS_TLS_CA", "REDIS_TLS_CERT"] {
+        if values.text(name).is_some() && !values.text("REDIS_URL").is_some_and(|url| url.starts_with("rediss://")) {
+            return Err(ConfigError::Contradiction(format!(
+                "{name} is set, which needs REDIS_URL to begin with rediss://"
+            )));
+        }
+    }
+    Ok(())
 }

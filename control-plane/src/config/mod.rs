@@ -37,6 +37,7 @@ macro_rules! config {
             pub fn read(values: &Values) -> Result<Self, ConfigError> {
                 let config = Self { $($field: <$type>::read(values)?,)+ };
                 http::check(values)?;
+                limits::check(values)?;
                 values.needs("WEBHOOK_URL", "API_KEY")?;
                 values.needs("WEBHOOK_URL", "WEBHOOK_SECRET")?;
                 values.needs("WEBHOOK_SECRET", "WEBHOOK_URL")?;
@@ -202,6 +203,10 @@ mod tests {
             &[("INTERNAL_TLS_CERT", "a.pem")],
             &[("INTERNAL_TLS_CLIENT_CA", "a.pem")],
             &[("CORS_ORIGIN", "https://a.example,*")],
+            &[("REDIS_TLS_CA", "a.pem")],
+            &[("REDIS_TLS_CA", "a.pem"), ("REDIS_URL", "redis://localhost")],
+            &[("REDIS_TLS_CERT", "a.pem"), ("REDIS_URL", "rediss://localhost")],
+            &[("REDIS_TLS_KEY", "a.pem"), ("REDIS_URL", "rediss://localhost")],
             &[("WEBHOOK_URL", "https://a.example")],
             &[("WEBHOOK_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")],
         ] {
@@ -241,6 +246,8 @@ mod tests {
             ("SMTP_URL", "http://user:sentinel@host"),
             ("MAIL_FROM", "sentinel"),
             ("PUBLIC_URL", "ftp://sentinel"),
+            ("REDIS_URL", "sentinel"),
+            ("REDIS_URL", "rediss://user:sentinel@host/#insecure"),
             ("API_KEY", "sb_live_sentinel"),
             ("WEBHOOK_URL", "sentinel"),
             ("WEBHOOK_SECRET", "whsec_sentinel"),

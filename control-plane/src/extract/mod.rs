@@ -7,6 +7,7 @@
 //! caller's in its answer.
 
 mod client_address;
+pub mod entity_tag;
 mod json;
 mod objects;
 pub mod page;

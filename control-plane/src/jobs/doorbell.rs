@@ -3,10 +3,15 @@
 
 use std::time::Duration;
 
-use sea_orm::{ConnectionTrait, DbBackend, Statement, sqlx::postgres::PgListener};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, sqlx::postgres::PgListener};
 
 use super::JobKind;
-use crate::{error::database_error_kind, redis::subscriber, state::App};
+use crate::{
+    db::Db,
+    error::database_error_kind,
+    redis::{Redis, subscriber},
+    state::App,
+};
 
 const CHANNEL: &str = "switchboard_jobs";
 /// Rings of one kind within this time are one notification. PostgreSQL lets one transaction with notifications commit at a time.
@@ -25,23 +30,31 @@ pub(super) async fn tell(app: App) {
             kinds = app.bell.rung_here() => kinds,
         };
         for kind in kinds {
-            if let Some(redis) = &app.redis
-                && redis.publish(subscriber::JOBS, kind.as_str()).await.is_ok()
-            {
-                continue;
-            }
-            let payload = format!("{} {}", std::process::id(), kind.as_str());
-            let notify = Statement::from_sql_and_values(
-                DbBackend::Postgres,
-                "SELECT pg_notify($1, $2)",
-                [CHANNEL.into(), payload.into()],
-            );
-            if let Err(error) = app.db.autocommit().query_one_raw(notify).await {
+            if let Err(error) = ring(&app.db, app.redis.as_deref(), kind).await {
                 tracing::debug!(kind = database_error_kind(&error), "other replicas were not rung; they poll");
             }
         }
         tokio::time::sleep(TOGETHER).await;
     }
+}
+
+/// Tells every replica that listens that jobs of a kind are due.
+///
+/// # Errors
+/// As the driver.
+pub async fn ring(db: &Db, redis: Option<&Redis>, kind: JobKind) -> Result<(), DbErr> {
+    if let Some(redis) = redis
+        && redis.publish(subscriber::JOBS, kind.as_str()).await.is_ok()
+    {
+        return Ok(());
+    }
+    if db.engine() != DbBackend::Postgres {
+        return Ok(());
+    }
+    let payload = format!("{} {}", std::process::id(), kind.as_str());
+    let values = [CHANNEL.into(), payload.into()];
+    let notify = Statement::from_sql_and_values(DbBackend::Postgres, "SELECT pg_notify($1, $2)", values);
+    db.autocommit().query_one_raw(notify).await.map(drop)
 }
 
 /// Rings here when another replica says so, until the app stops.

@@ -55,6 +55,7 @@ pub mod schedule;
 
 pub use bell::Bell;
 pub use direct::{Direct, Seat};
+pub use doorbell::ring;
 pub use handler::{Claimed, Handler, Outcome};
 pub use metrics::describe_metrics;
 pub use queue::{

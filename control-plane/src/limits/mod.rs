@@ -253,7 +253,7 @@ mod tests {
     use shared::seal::DataKey;
 
     use super::*;
-    use crate::master_key::MasterKey;
+    use crate::{config::RedisConfig, master_key::MasterKey};
 
     fn bucket(id: u8, per_minute: u32, burst: u32) -> Bucket {
         Bucket { by: By::Key, id: id.to_string(), rate: Rate { per_minute, burst } }
@@ -269,7 +269,8 @@ mod tests {
         };
         shared::tls::install_provider();
         let master_key = MasterKey::new(DataKey::generate());
-        let redis = Arc::new(Redis::connect(&url.into(), &master_key).await.unwrap());
+        let config = RedisConfig { url: Some(url.into()), tls_ca: None, tls_cert: None, tls_key: None };
+        let redis = Arc::new(Redis::connect(&config, &master_key).await.unwrap().unwrap());
         let mut random = StdRng::seed_from_u64(11);
         let (mut admitted, mut refused) = (0, 0);
         'rounds: for round in 0..16_u8 {

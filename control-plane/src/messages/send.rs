@@ -31,7 +31,11 @@ use crate::{
     error::database_error_kind,
     events::{self, NewEvent, RecordError},
     jobs::{self, Claimed, Handler, JobKind, Outcome},
-    sessions::{self, entity::DesiredColumn},
+    sessions::{
+        self,
+        entity::DesiredColumn,
+        worker_route::{self, WorkerRoute},
+    },
     state::App,
     workers::{
         self,
@@ -139,11 +143,15 @@ pub(super) struct Holder {
 impl Holder {
     /// If the worker would send: else the call is spared.
     pub(super) fn of(session: &sessions::entity::Model, worker: Option<&workers::entity::Model>) -> Option<Self> {
-        let connected = session.desired == DesiredColumn::Running
-            && session.observed_generation == session.generation
-            && session.observed.as_ref().is_some_and(|observed| observed.0 == Observed::Connected);
-        worker.filter(|_| connected).map(|worker| Self { peer: worker.peer(), generation: session.generation })
+        worker.filter(|_| sends(session)).map(|worker| Self { peer: worker.peer(), generation: session.generation })
     }
+}
+
+/// Whether a session's worker would send.
+fn sends(session: &sessions::entity::Model) -> bool {
+    session.desired == DesiredColumn::Running
+        && session.observed_generation == session.generation
+        && session.observed.as_ref().is_some_and(|observed| observed.0 == Observed::Connected)
 }
 
 /// What is to be handed over, and to whom.
@@ -160,7 +168,8 @@ async fn work(app: &App, jobs: &[Claimed]) -> Result<Vec<Outcome>, SendError> {
     let Some((scope, session)) = whose(app, jobs).await? else {
         return Ok(vec![Outcome::Dead("no such message"); jobs.len()]);
     };
-    let prepared = prepare(app, &scope, &session, jobs).await?;
+    let remembered = worker_route::remembered(app, &session).await;
+    let prepared = prepare(app, &scope, &session, jobs, remembered).await?;
     hand_over(app, &scope, &session, jobs, prepared).await
 }
 
@@ -211,15 +220,27 @@ async fn whose(app: &App, jobs: &[Claimed]) -> Result<Option<(TenantScope, Sessi
 }
 
 /// Ends what is at its end, and marks a try as open for each message that is handed over.
-async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Claimed]) -> Result<Prepared, SendError> {
+async fn prepare(
+    app: &App,
+    scope: &TenantScope,
+    session: &SessionId,
+    jobs: &[Claimed],
+    remembered: Option<WorkerRoute>,
+) -> Result<Prepared, SendError> {
     let now = Timestamp::now();
     let tx = app.db.write().await?;
     let row = sessions::entity::lock(&tx, session).await?.filter(|row| row.deleted_at.is_none());
-    let holder = match &row {
-        Some(row) => sessions::service::holder(&tx, row).await?,
-        None => None,
+    let (route, found) = match row.as_ref().filter(|row| sends(row)) {
+        None => (None, false),
+        Some(row) => match remembered.filter(|route| route.is_of(row)) {
+            Some(route) => (Some(route), false),
+            None => {
+                let holder = sessions::service::holder(&tx, row).await?;
+                (holder.and_then(|holder| WorkerRoute::of(row, &holder)), true)
+            }
+        },
     };
-    let holder = row.as_ref().and_then(|row| Holder::of(row, holder.as_ref()));
+    let holder = route.as_ref().map(|route| Holder { peer: route.peer(), generation: route.generation });
     let messages = load(&tx, scope, session, jobs).await?;
     let blocked = blocked_chats(&tx, session, messages.values()).await?;
     let mut prepared = Prepared { outcomes: vec![None; jobs.len()], items: Vec::new(), holder };
@@ -254,6 +275,9 @@ async fn prepare(app: &App, scope: &TenantScope, session: &SessionId, jobs: &[Cl
     }
     begin_tries(&tx, scope, prepared.items.iter().map(|(_, message, _)| &message.id)).await?;
     finish(app, tx, scope, told).await?;
+    if let Some(route) = route.filter(|_| found) {
+        worker_route::remember(app, session, &route).await;
+    }
     Ok(prepared)
 }
 

@@ -35,6 +35,20 @@ pub struct OperatorLogIn {
     pub password: Shown<0>,
 }
 
+/// The second step of an operator's logging in.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct OperatorLogInCode {
+    /// From the answer of the first step.
+    #[validate(nested)]
+    #[schema(value_type = String, example = "sbc_q2Zx…", max_length = 200)]
+    pub challenge_token: Shown<0>,
+    /// Six digits of the device, or a recovery code.
+    #[validate(nested)]
+    #[schema(value_type = String, example = "492039", max_length = 200)]
+    pub code: Shown<0>,
+}
+
 /// The token of an operator's login.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct OperatorToken {

@@ -6,18 +6,21 @@ use axum::{
     extract::FromRequestParts,
     http::{HeaderValue, header, request::Parts},
 };
-use sea_orm::{ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, Set, Statement, sea_query::OnConflict};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Set, Statement,
+    sea_query::OnConflict,
+};
 use secrecy::{ExposeSecret, SecretString};
 use shared::{ids::OperatorId, time::Timestamp};
 use validator::Validate;
 
 use super::{
-    dto::{OperatorLogIn, OperatorToken},
+    dto::{OperatorLogIn, OperatorLogInCode, OperatorToken},
     entity::{login, operator},
 };
 use crate::{
     audit::{self, ActorType},
-    auth::{self, Attempt, Caller, EmailAddress, MIN_PASSWORD, Shown},
+    auth::{self, Attempt, Caller, EmailAddress, MIN_PASSWORD, SecondFactorRequired, Shown, second_factor},
     error::{ApiError, ApiResult, Kind, Refusal},
     internal::bearer,
     state::App,
@@ -107,6 +110,7 @@ pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorE
     }
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
     end_logins(&tx, &present.id).await?;
+    second_factor::end_challenges(&tx, &present.id).await?;
     operator::Entity::update(operator::ActiveModel {
         id: Set(present.id.clone()),
         name: Set(new.name.trim().into()),
@@ -128,9 +132,27 @@ pub async fn remove(app: &App, email: String) -> Result<OperatorId, OperatorErro
     let tx = app.db.write().await?;
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
     end_logins(&tx, &present.id).await?;
+    second_factor::disable(&tx, &present.id).await?;
     operator::Entity::delete_by_id(present.id.clone()).exec(&tx).await?;
     tx.commit().await?;
     Ok(present.id)
+}
+
+/// Switches an operator's second factor off and ends their logins: they have lost their device and their recovery codes. Says whether
+/// it was on.
+///
+/// # Errors
+/// [`OperatorError`].
+pub async fn reset_second_factor(app: &App, email: String) -> Result<bool, OperatorError> {
+    let email = address(email)?;
+    let tx = app.db.write().await?;
+    let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
+    let was_on = second_factor::is_on(&tx, &present.id).await?;
+    end_logins(&tx, &present.id).await?;
+    second_factor::disable(&tx, &present.id).await?;
+    tx.commit().await?;
+    audit::about(present.id.as_str());
+    Ok(was_on)
 }
 
 async fn find<C: ConnectionTrait>(connection: &C, email: &EmailAddress) -> Result<Option<operator::Model>, DbErr> {
@@ -141,8 +163,16 @@ async fn end_logins<C: ConnectionTrait>(connection: &C, operator: &OperatorId) -
     login::Entity::delete_many().filter(login::Column::OperatorId.eq(operator.clone())).exec(connection).await.map(drop)
 }
 
-/// Compares the password and begins a login.
-pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> ApiResult<OperatorToken> {
+/// Where a right password leads.
+pub(super) enum LoggedIn {
+    /// In.
+    Token(OperatorToken),
+    /// To the second step.
+    CodeRequired(SecondFactorRequired),
+}
+
+/// Compares the password, and begins a login or asks for the second factor.
+pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> ApiResult<LoggedIn> {
     let OperatorLogIn { email, password } = wanted;
     let account = format!("operator {}", email.as_str());
     auth::admit(app, Attempt::LogIn, caller.address(), Some(&account)).await?;
@@ -152,6 +182,44 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
     let Some(operator) = found.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
     audit::by(ActorType::Operator, operator.id.as_str());
     auth::forgive(app, Attempt::LogIn, &account).await?;
+    let tx = app.db.write().await?;
+    let outcome = if second_factor::is_on(&tx, &operator.id).await? {
+        LoggedIn::CodeRequired(second_factor::challenge(app, &tx, &operator.id).await?)
+    } else {
+        LoggedIn::Token(begin(app, &tx, operator).await?)
+    };
+    tx.commit().await?;
+    Ok(outcome)
+}
+
+/// The second step: a code of the device, or a recovery code.
+pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: OperatorLogInCode) -> ApiResult<OperatorToken> {
+    let OperatorLogInCode { challenge_token, code } = wanted;
+    let challenge = challenge_token.into_secret();
+    let over = || Kind::Unauthenticated.because("this challenge is over: log in again");
+    let challenged = second_factor::challenged::<OperatorId>(app, &challenge).await?;
+    let who = challenged.as_ref().map(OperatorId::as_str);
+    auth::admit(app, Attempt::SecondFactor, caller.address(), who).await?;
+    let Some(id) = challenged else { return Err(over().into()) };
+    let tx = app.db.write().await?;
+    if !second_factor::count_try::<OperatorId>(app, &tx, &challenge).await? {
+        tx.commit().await?;
+        return Err(over().into());
+    }
+    if !second_factor::accepts(app, &tx, &id, &code.into_secret()).await? {
+        tx.commit().await?;
+        return Err(Kind::WrongCode.into());
+    }
+    second_factor::end_challenges(&tx, &id).await?;
+    let operator = operator::Entity::find_by_id(id).one(&tx).await?.ok_or_else(over)?;
+    audit::by(ActorType::Operator, operator.id.as_str());
+    let token = begin(app, &tx, operator).await?;
+    tx.commit().await?;
+    auth::forgive(app, Attempt::SecondFactor, token.operator.id.as_str()).await?;
+    Ok(token)
+}
+
+async fn begin(app: &App, tx: &DatabaseTransaction, operator: operator::Model) -> ApiResult<OperatorToken> {
     let (token, now) = (auth::opaque_token(PREFIX), Timestamp::now());
     login::Entity::insert(login::ActiveModel {
         token_hash: Set(app.keyring.operator_hash().of(token.expose_secret())),
@@ -159,7 +227,7 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
         created_at: Set(now),
         expires_at: Set(now.plus(LOGIN_TTL)),
     })
-    .exec_without_returning(app.db.autocommit())
+    .exec_without_returning(tx)
     .await?;
     tracing::info!(operator = %operator.id, "an operator logged in");
     Ok(OperatorToken {
@@ -168,6 +236,22 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
         expires_in: LOGIN_TTL.as_secs(),
         operator: operator.into(),
     })
+}
+
+/// Makes sure that an operator who is logged in knows their password.
+pub(super) async fn confirm_password(
+    app: &App,
+    caller: Caller,
+    operator: &operator::Model,
+    password: SecretString,
+) -> ApiResult<()> {
+    let account = operator.id.as_str();
+    auth::admit(app, Attempt::Confirm, caller.address(), Some(account)).await?;
+    if !app.keyring.verify_password(password, Some(operator.password_hash.clone())).await? {
+        return Err(Kind::WrongPassword.into());
+    }
+    auth::forgive(app, Attempt::Confirm, account).await?;
+    Ok(())
 }
 
 /// The token of a request, if it looks like an operator's.
@@ -204,13 +288,17 @@ pub(super) async fn log_out(app: &App, parts: &Parts) -> ApiResult<()> {
     Ok(())
 }
 
-/// Forgets logins that ended by themselves, a bounded number.
+/// Forgets logins and challenges that ended by themselves, a bounded number.
 ///
 /// # Errors
 /// As the driver.
 pub async fn prune(app: &App) -> Result<(), DbErr> {
-    let statement = "DELETE FROM operator_logins WHERE token_hash IN \
-                     (SELECT token_hash FROM operator_logins WHERE expires_at <= $1 LIMIT $2)";
-    let values = [Timestamp::now().into(), PRUNE_BATCH.into()];
-    app.db.autocommit().execute_raw(Statement::from_sql_and_values(app.db.engine(), statement, values)).await.map(drop)
+    for table in ["operator_logins", "operator_login_challenges"] {
+        let statement = format!(
+            "DELETE FROM {table} WHERE token_hash IN (SELECT token_hash FROM {table} WHERE expires_at <= $1 LIMIT $2)"
+        );
+        let values = [Timestamp::now().into(), PRUNE_BATCH.into()];
+        app.db.autocommit().execute_raw(Statement::from_sql_and_values(app.db.engine(), statement, values)).await?;
+    }
+    Ok(())
 }

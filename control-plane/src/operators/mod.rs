@@ -6,7 +6,8 @@
 //! **Identity.** An operator is made by whoever can run `control-plane create-operator` on the installation's database, and by
 //! nobody else: no call makes one. They log in with e-mail address and password and get an opaque token (`sbo_…`) of
 //! twelve hours, stored as a keyed hash and looked up in every request, so that logging out, another password and
-//! removing the operator end it at once. Attempts are limited as those of people are.
+//! removing the operator end it at once. If they switch two-step login on, a code of their device or a recovery code is asked for as well
+//! ([`second_factor`](crate::auth::second_factor), with tables of their own). Attempts are limited as those of people are.
 //!
 //! **Apart.** A handler of this API takes an [`Operator`], which only such a token makes; a handler of the tenants' API
 //! takes an [`Auth`](crate::auth::Auth), which it never makes. A person's token or an API key is answered here as no token at all, and
@@ -16,7 +17,8 @@
 //! **Suspending** a tenant leaves its sessions connected and its data readable; it can't change or send anything until it is resumed.
 //! **Cordoning** a worker keeps new sessions from it; **draining** also moves those that it has, as long as others have room.
 //!
-//! Every change here may be asked for twice with the effect of once, so it takes no idempotency key.
+//! Every change here may be asked for twice with the effect of once, so it takes no idempotency key; of secrets and codes that are made,
+//! the last ones that were given hold.
 
 mod dto;
 mod entity;
@@ -26,5 +28,5 @@ mod routes;
 mod tenants;
 
 pub use entity::operator::Model as Operator;
-pub use identity::{NewOperator, OperatorError, create, prune, remove};
+pub use identity::{NewOperator, OperatorError, create, prune, remove, reset_second_factor};
 pub use routes::router;

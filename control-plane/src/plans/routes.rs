@@ -1,6 +1,6 @@
 //! `/api/v1/plan` and `/api/v1/plans`.
 
-use axum::{Json, extract::State};
+use axum::{extract::State, response::Response};
 use shared::time::Timestamp;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -13,6 +13,7 @@ use super::{
 use crate::{
     auth::{Auth, TenantScope, scopes},
     error::ApiResult,
+    extract::entity_tag::{IfNoneMatch, Known},
     openapi::ReadProblems,
     state::App,
 };
@@ -29,10 +30,15 @@ pub fn router() -> OpenApiRouter<App> {
 #[utoipa::path(
     get, path = "/api/v1/plan", operation_id = "get_plan", tag = "plans",
     security(("person" = []), ("api_key" = ["usage:read"]), ("api_key_header" = ["usage:read"])),
-    responses((status = 200, description = "The plan, with what is used.", body = CurrentPlan), ReadProblems),
+    params(IfNoneMatch),
+    responses(
+        (status = 200, description = "The plan, with what is used.", body = CurrentPlan, headers(("ETag" = String, description = "Stands for this answer: see `If-None-Match` and `If-Match`."))),
+        (status = 304, description = "It is what the caller has, by `If-None-Match`."),
+        ReadProblems,
+    ),
 )]
-async fn get_plan(State(app): State<App>, auth: Auth<scopes::UsageRead>) -> ApiResult<Json<CurrentPlan>> {
-    Ok(Json(current(&app, auth.tenant(), Timestamp::now()).await?))
+async fn get_plan(State(app): State<App>, auth: Auth<scopes::UsageRead>, known: Known) -> ApiResult<Response> {
+    known.or(&current(&app, auth.tenant(), Timestamp::now()).await?)
 }
 
 async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<CurrentPlan> {
@@ -70,9 +76,14 @@ async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<Cu
 #[utoipa::path(
     get, path = "/api/v1/plans", operation_id = "list_plans", tag = "plans",
     security(("person" = []), ("api_key" = ["usage:read"]), ("api_key_header" = ["usage:read"])),
-    responses((status = 200, description = "The plans.", body = Plans), ReadProblems),
+    params(IfNoneMatch),
+    responses(
+        (status = 200, description = "The plans.", body = Plans, headers(("ETag" = String, description = "Stands for this answer: see `If-None-Match` and `If-Match`."))),
+        (status = 304, description = "It is what the caller has, by `If-None-Match`."),
+        ReadProblems,
+    ),
 )]
-async fn list_plans(State(app): State<App>, _auth: Auth<scopes::UsageRead>) -> ApiResult<Json<Plans>> {
+async fn list_plans(State(app): State<App>, _auth: Auth<scopes::UsageRead>, known: Known) -> ApiResult<Response> {
     let plans = store::all(app.db.read()).await?;
-    Ok(Json(Plans { data: plans.into_iter().map(Plan::from).collect() }))
+    known.or(&Plans { data: plans.into_iter().map(Plan::from).collect() })
 }

@@ -1,7 +1,7 @@
 //! Redis: what replicas share for speed, and never for truth.
 //!
 //! Rate limits are counted there together, and replicas tell each other there what to forget and what to look at
-//! ([`subscriber`]). Whatever is kept there can be lost at any moment: every caller has another way, slower or stricter.
+//! ([`subscriber`]); where sessions are, and their QR codes, are remembered there ([`sealed`]). Whatever is kept there can be lost at any moment: every caller has another way, slower or stricter.
 //!
 //! **Invariants.** No request waits longer than [`DEADLINE`] for an answer, and after three failures in a row ([`breaker`]) none asks
 //! any more: a task of its own looks whether Redis is back ([`Redis::watch`]). A failure is never an error of a request. Every
@@ -9,23 +9,27 @@
 //! address and no secret.
 
 mod breaker;
+pub mod sealed;
 pub mod subscriber;
 
 use std::{
+    fs,
+    path::PathBuf,
     sync::{PoisonError, RwLock},
     time::Duration,
 };
 
+use anyhow::Context;
 use breaker::Breaker;
 use redis::{
-    Client, RedisResult,
+    Client, ClientTlsConfig, RedisResult, TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use tokio::time::{MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 
-use crate::{auth::KeyedHash, master_key::MasterKey};
+use crate::{auth::KeyedHash, config::RedisConfig, master_key::MasterKey};
 
 /// How long an answer is waited for.
 pub const DEADLINE: Duration = Duration::from_millis(50);
@@ -33,6 +37,9 @@ pub const DEADLINE: Duration = Duration::from_millis(50);
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
+
+/// What every PEM file holds. The driver takes a file without certificates for one that names nobody.
+const BEGIN: &[u8] = b"-----BEGIN ";
 
 /// Redis doesn't answer, or not in time. There is nothing to be done about it but to do without.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -54,13 +61,22 @@ impl std::fmt::Debug for Redis {
 }
 
 impl Redis {
-    /// Prepares the connection, and waits a moment for it. Redis may be away: then it is found when it comes.
+    /// Prepares the connection, and waits a moment for it. Redis may be away: then it is found when it comes. Nothing without
+    /// `REDIS_URL`.
     ///
     /// # Errors
-    /// If the URL can't be used. The message doesn't hold it.
-    pub async fn connect(url: &SecretString, master_key: &MasterKey) -> anyhow::Result<Self> {
+    /// If the URL, or a file for TLS, can't be used. The message doesn't hold the URL.
+    pub async fn connect(config: &RedisConfig, master_key: &MasterKey) -> anyhow::Result<Option<Self>> {
+        let Some(url) = &config.url else { return Ok(None) };
         let unusable = |_| anyhow::anyhow!("REDIS_URL must be set to a URL such as redis://user:password@host:6379/0");
-        let client = Client::open(url.expose_secret()).map_err(unusable)?;
+        let client = match certificates(config)? {
+            None => Client::open(url.expose_secret()).map_err(unusable)?,
+            Some(certificates) => Client::build_with_tls(url.expose_secret(), certificates).map_err(|_| {
+                anyhow::anyhow!(
+                    "REDIS_TLS_CA, REDIS_TLS_CERT and REDIS_TLS_KEY must be paths of certificates and their key in PEM"
+                )
+            })?,
+        };
         let manager = RwLock::new(manager(&client).map_err(unusable)?);
         let name = KeyedHash::new(&master_key.derive("redis-prefix")).of("switchboard");
         let prefix = name.iter().take(6).fold(String::from("sb:"), |text, byte| format!("{text}{byte:02x}"));
@@ -70,7 +86,7 @@ impl Redis {
             metrics::gauge!("redis_up").set(0.0);
             tracing::warn!("Redis doesn't answer: going on without it");
         }
-        Ok(redis)
+        Ok(Some(redis))
     }
 
     /// Whether it answered when it was last asked.
@@ -167,6 +183,21 @@ impl Redis {
     }
 }
 
+/// What Redis is known by, and what it is shown, if that is set.
+fn certificates(config: &RedisConfig) -> anyhow::Result<Option<TlsCertificates>> {
+    let read = |path: &Option<PathBuf>, name: &'static str| -> anyhow::Result<Option<Vec<u8>>> {
+        let Some(path) = path else { return Ok(None) };
+        let pem = fs::read(path).ok().filter(|pem| pem.windows(BEGIN.len()).any(|bytes| bytes == BEGIN));
+        Ok(Some(pem.with_context(|| format!("{name} must be the path of a PEM file"))?))
+    };
+    let root_cert = read(&config.tls_ca, "REDIS_TLS_CA")?;
+    let cert = read(&config.tls_cert, "REDIS_TLS_CERT")?;
+    let client_tls = cert
+        .zip(read(&config.tls_key, "REDIS_TLS_KEY")?)
+        .map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+    Ok((root_cert.is_some() || client_tls.is_some()).then_some(TlsCertificates { client_tls, root_cert }))
+}
+
 fn manager(client: &Client) -> RedisResult<ConnectionManager> {
     let config = ConnectionManagerConfig::new()
         .set_number_of_retries(0)
@@ -184,6 +215,10 @@ pub(crate) fn describe_metrics() {
     metrics::describe_counter!(
         "redis_calls_total",
         "Calls of Redis, by call and outcome: answered, failed, late (after 50 ms), or spared because it is away."
+    );
+    metrics::describe_counter!(
+        "redis_values_total",
+        "Values that were looked for in Redis, by value (route, qr) and outcome: hit, miss, or stale (the worker said so)."
     );
     metrics::describe_gauge!("redis_up", "Whether Redis answered when it was last asked.");
 }

@@ -1,7 +1,7 @@
-//! What other replicas tell by Redis: keys to forget, jobs to look for, and replicas to count.
+//! What other replicas, and commands, tell by Redis: keys to forget, jobs to look for, replicas to count, a new signing key.
 //!
 //! Each is a hint beside a way that holds without it: keys are cached only while this task hears, and for seconds
-//! ([`KeyCache`](crate::keys::KeyCache)); jobs are found by polling.
+//! ([`KeyCache`](crate::keys::KeyCache)); jobs are found by polling, and so are signing keys.
 
 use std::{pin::pin, time::Duration};
 
@@ -18,6 +18,9 @@ pub const KEYS: &str = "keys";
 pub const JOBS: &str = "jobs";
 /// A replica has come or gone.
 pub const REPLICAS: &str = "replicas";
+
+/// Access tokens are signed with a new key.
+pub const SIGNING_KEYS: &str = "signing-keys";
 
 /// How often to look whether the connection is alive, and how long that may take.
 const PING_EVERY: Duration = Duration::from_millis(500);
@@ -63,13 +66,14 @@ impl From<tokio::time::error::Elapsed> for Lost {
 }
 
 async fn hear(app: &App, redis: &Redis) -> Result<(), Lost> {
-    let [keys, jobs, replicas] = [KEYS, JOBS, REPLICAS].map(|channel| redis.name(channel));
+    let [keys, jobs, replicas, signing] = [KEYS, JOBS, REPLICAS, SIGNING_KEYS].map(|channel| redis.name(channel));
     let mut connection: PubSub = timeout(PING_WITHIN, redis.client.get_async_pubsub()).await??;
-    timeout(PING_WITHIN, connection.subscribe(&[&keys, &jobs, &replicas])).await??;
+    timeout(PING_WITHIN, connection.subscribe(&[&keys, &jobs, &replicas, &signing])).await??;
     let (mut sink, stream) = connection.split();
     let mut stream = pin!(stream);
     app.key_cache.hears();
     app.limits.count_again.notify_one();
+    app.keyring.rotated();
     for kind in JobKind::ALL {
         app.bell.ring_inside(kind);
     }
@@ -83,6 +87,8 @@ async fn hear(app: &App, redis: &Redis) -> Result<(), Lost> {
                     forget(app, &message);
                 } else if message.get_channel_name() == replicas {
                     app.limits.count_again.notify_one();
+                } else if message.get_channel_name() == signing {
+                    app.keyring.rotated();
                 } else if let Some(kind) = payload(&message).and_then(|name| JobKind::named(&name)) {
                     app.bell.ring_inside(kind);
                 }

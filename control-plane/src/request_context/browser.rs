@@ -59,6 +59,7 @@ pub(super) fn cors(origins: &[String]) -> Option<CorsLayer> {
                 "authorization",
                 "content-type",
                 "idempotency-key",
+                "if-match",
                 "if-none-match",
                 "last-event-id",
                 "x-api-key",

@@ -1,5 +1,5 @@
 //! Linking a session: the QR code to scan, a code to type, a passkey to show. All of it is asked of the worker that holds the
-//! session, and stored nowhere.
+//! session; the QR code alone is kept until it expires ([`qr_store`]).
 
 use axum::{
     Json,
@@ -7,10 +7,11 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use chrono::Utc;
 use shared::{
     ids::SessionId,
     wire::{
-        linking::{PairingCodeOrder, Passkey, PasskeyAnswer, PasskeyOrder},
+        linking::{PairingCodeOrder, Passkey, PasskeyAnswer, PasskeyOrder, QrCode},
         session::{Observed, SecretText, SessionView},
     },
 };
@@ -18,16 +19,20 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use super::{
     dto::{AnswerPasskey, CreatePairingCode, PairingCodeDto, PasskeyDto, QrDto, SessionStatus},
-    entity::{DesiredColumn, Model},
+    entity::{self, Model},
     qr::{self, Form},
+    qr_store,
     routes::find,
+    service,
+    worker_route::{self, WorkerRoute},
 };
 use crate::{
-    auth::{Auth, scopes},
+    auth::{Auth, TenantScope, scopes},
     error::{ApiError, ApiResult, Kind, Refusal},
     extract::{PathId, ValidJson},
     messages::recipient,
     openapi::{BODY, BY_ID, CALLER, WRITE, problem_responses},
+    redis::sealed,
     state::App,
     workers::{
         client::{LinkingProblem, WorkerCallError},
@@ -87,9 +92,7 @@ async fn get_session_qr(
     headers: HeaderMap,
 ) -> ApiResult<Response> {
     let form = Form::wanted(&headers).ok_or(Kind::NotAcceptable)?;
-    let (row, holder) = find(&app, auth.tenant(), &id).await?;
-    let view = look(&app, &row, holder.as_ref(), Kind::NoQrCode).await?;
-    let code = view.qr.ok_or_else(|| Kind::NoQrCode.because(is(name_of(&view.report.observed))))?;
+    let code = qr_code(&app, auth.tenant(), &id).await?;
     let drawn = |picture: Option<Vec<u8>>| picture.ok_or(ApiError::Defect("a QR code could not be drawn"));
     let mut response = match form {
         Form::Json => Json(QrDto { qr: code.text, expires_at: code.expires_at.into() }).into_response(),
@@ -125,15 +128,12 @@ async fn create_pairing_code(
     let digits = recipient::phone_digits(&body.phone).ok_or_else(|| {
         Refusal::field("/phone", "phone-number", "must be a phone number in E.164, such as +15550001234")
     })?;
-    let (row, holder) = find(&app, auth.tenant(), &id).await?;
-    let holder = running(&row, holder.as_ref(), Kind::NotPairing)?;
-    let order = PairingCodeOrder { generation: row.generation, phone: SecretText::new(digits.to_owned()) };
-    let code = app
-        .fleet
-        .client
-        .pairing_code(&holder.peer(), &row.id, &order)
-        .await
-        .map_err(|error| refused(&row, holder, error, Kind::NotPairing))?;
+    let (client, session) = (&app.fleet.client, &id);
+    let code = ask(&app, auth.tenant(), &id, Kind::NotPairing, |route| async move {
+        let order = PairingCodeOrder { generation: route.generation, phone: SecretText::new(digits.to_owned()) };
+        client.pairing_code(&route.peer(), session, &order).await
+    })
+    .await?;
     let text = code.code.expose();
     // As the phone shows the boxes to type it into.
     let shown = text.split_at_checked(4).map_or_else(|| text.to_owned(), |(head, tail)| format!("{head}-{tail}"));
@@ -157,8 +157,7 @@ async fn get_session_passkey(
     auth: Auth<scopes::SessionsWrite>,
     PathId(id): PathId<SessionId>,
 ) -> ApiResult<Json<PasskeyDto>> {
-    let (row, holder) = find(&app, auth.tenant(), &id).await?;
-    let view = look(&app, &row, holder.as_ref(), Kind::NoPasskeyRequest).await?;
+    let view = ask(&app, auth.tenant(), &id, Kind::NoPasskeyRequest, |route| look(&app, &id, route)).await?;
     let asked = view.passkey.ok_or_else(|| Kind::NoPasskeyRequest.because(is(name_of(&view.report.observed))))?;
     Ok(Json(match asked {
         Passkey::Assertion { request_options } => PasskeyDto::Assertion {
@@ -186,8 +185,6 @@ async fn answer_session_passkey(
     PathId(id): PathId<SessionId>,
     ValidJson(body): ValidJson<AnswerPasskey>,
 ) -> ApiResult<StatusCode> {
-    let (row, holder) = find(&app, auth.tenant(), &id).await?;
-    let holder = running(&row, holder.as_ref(), Kind::NoPasskeyRequest)?;
     let answer = match body {
         AnswerPasskey::Confirmation => PasskeyAnswer::Confirmation,
         AnswerPasskey::Assertion { credential } => PasskeyAnswer::Assertion {
@@ -195,12 +192,12 @@ async fn answer_session_passkey(
             credential_id: SecretText::new(credential.raw_id),
         },
     };
-    let order = PasskeyOrder { generation: row.generation, answer };
-    app.fleet
-        .client
-        .answer_passkey(&holder.peer(), &row.id, &order)
-        .await
-        .map_err(|error| refused(&row, holder, error, Kind::NoPasskeyRequest))?;
+    let (client, session, answer) = (&app.fleet.client, &id, &answer);
+    ask(&app, auth.tenant(), &id, Kind::NoPasskeyRequest, |route| async move {
+        let order = PasskeyOrder { generation: route.generation, answer: answer.clone() };
+        client.answer_passkey(&route.peer(), session, &order).await
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -208,26 +205,61 @@ fn is(state: &str) -> String {
     format!("the session is {state}")
 }
 
-/// The worker of a session that is to run.
-fn running<'a>(row: &Model, holder: Option<&'a worker::Model>, otherwise: Kind) -> ApiResult<&'a worker::Model> {
-    let shown = SessionStatus::of(row.clone(), holder);
-    holder
-        .filter(|_| row.desired == DesiredColumn::Running)
-        .ok_or_else(|| otherwise.because(is(shown.status.as_str())).into())
+/// The route of a session that is to run.
+fn running(row: &Model, holder: Option<&worker::Model>, otherwise: Kind) -> ApiResult<WorkerRoute> {
+    holder.and_then(|holder| WorkerRoute::of(row, holder)).ok_or_else(|| {
+        let shown = SessionStatus::of(row.clone(), holder);
+        otherwise.because(is(shown.status.as_str())).into()
+    })
+}
+
+/// The code to scan now.
+async fn qr_code(app: &App, scope: &TenantScope, id: &SessionId) -> ApiResult<QrCode> {
+    let row = entity::Entity::of_tenant(scope, id).one(app.db.read()).await?.ok_or(Kind::NotFound)?;
+    let now = Utc::now();
+    if let Some(code) = qr_store::current(app, &row, now).await {
+        return Ok(code);
+    }
+    let holder = service::holder(app.db.read(), &row).await?;
+    let route = running(&row, holder.as_ref(), Kind::NoQrCode)?;
+    let view = look(app, id, route.clone()).await.map_err(|error| refused(id, &route, error, Kind::NoQrCode))?;
+    qr_store::keep(app, &view, now).await;
+    view.qr.ok_or_else(|| Kind::NoQrCode.because(is(name_of(&view.report.observed))).into())
 }
 
 /// Looks at a session on the worker that holds it.
-async fn look(app: &App, row: &Model, holder: Option<&worker::Model>, otherwise: Kind) -> ApiResult<SessionView> {
-    let holder = running(row, holder, otherwise)?;
-    match app.fleet.client.view_session(&holder.peer(), &row.id).await {
-        Ok(view) if view.report.generation != row.generation => Err(otherwise.because(is("starting")).into()),
-        Ok(view) => Ok(view),
-        Err(error) => Err(refused(row, holder, error, otherwise)),
+async fn look(app: &App, id: &SessionId, route: WorkerRoute) -> Result<SessionView, WorkerCallError> {
+    let view = app.fleet.client.view_session(&route.peer(), id).await?;
+    if view.report.generation == route.generation { Ok(view) } else { Err(WorkerCallError::GenerationMismatch) }
+}
+
+/// Asks the worker of a session: by the remembered route if there is one, by the database's if there is none or the worker says that it
+/// is old.
+async fn ask<T, Call: Future<Output = Result<T, WorkerCallError>>>(
+    app: &App,
+    scope: &TenantScope,
+    id: &SessionId,
+    otherwise: Kind,
+    call: impl Fn(WorkerRoute) -> Call,
+) -> ApiResult<T> {
+    if let Some(route) = worker_route::remembered_of(app, scope, id).await {
+        match call(route.clone()).await {
+            // None of these has done anything.
+            Err(WorkerCallError::NotHeld | WorkerCallError::GenerationMismatch | WorkerCallError::Unreachable) => {
+                metrics::counter!("redis_values_total", "value" => "route", "outcome" => "stale").increment(1);
+                sealed::drop_all(app, [id]).await;
+            }
+            answer => return answer.map_err(|error| refused(id, &route, error, otherwise)),
+        }
     }
+    let (row, holder) = find(app, scope, id).await?;
+    let route = running(&row, holder.as_ref(), otherwise)?;
+    worker_route::remember(app, id, &route).await;
+    call(route.clone()).await.map_err(|error| refused(id, &route, error, otherwise))
 }
 
 /// What a worker's refusal means to the caller.
-fn refused(row: &Model, holder: &worker::Model, error: WorkerCallError, otherwise: Kind) -> ApiError {
+fn refused(id: &SessionId, route: &WorkerRoute, error: WorkerCallError, otherwise: Kind) -> ApiError {
     match error {
         WorkerCallError::NotHeld | WorkerCallError::GenerationMismatch => otherwise.because(is("starting")).into(),
         WorkerCallError::Linking(LinkingProblem::NotPairing) => {
@@ -240,7 +272,7 @@ fn refused(row: &Model, holder: &worker::Model, error: WorkerCallError, otherwis
         }
         WorkerCallError::Unreachable | WorkerCallError::NoAnswer | WorkerCallError::Refused(_) => {
             metrics::counter!("control_plane_worker_call_errors_total", "call" => "linking").increment(1);
-            tracing::warn!(session = %row.id, worker = %holder.id, %error, "a worker was asked in vain");
+            tracing::warn!(session = %id, worker = %route.peer().id, %error, "a worker was asked in vain");
             Kind::Unavailable
                 .because("the worker of this session does not answer just now")
                 .with_header(header::RETRY_AFTER, SOON)

@@ -27,6 +27,10 @@
 //! `epoch`, since the old sequence numbers are gone with the state. *Deleted*: as logged out; then the data key is
 //! dropped and the row stays as a mark, so that a late outbox row is known for what it is. History stays.
 //!
+//! # What is remembered in Redis
+//! Which worker holds a session ([`worker_route`]), and its QR code (`qr_store`): each for a while, sealed, and checked against the row or by
+//! the worker before it is believed. Without Redis both are asked for each time.
+//!
 //! # Invariants
 //! 1. `generation` only rises, by one with each placement or re-attachment.
 //! 2. `worker_id` is set exactly while the session counts in that worker's `assigned`.
@@ -37,11 +41,13 @@ pub mod entity;
 mod linking;
 pub mod policy;
 pub mod qr;
+mod qr_store;
 pub mod reconciler;
 pub mod reports;
 mod routes;
 pub mod service;
 pub mod status;
+pub mod worker_route;
 
 pub use routes::router;
 

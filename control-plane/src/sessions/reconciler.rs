@@ -25,6 +25,7 @@ use crate::{
     events::RecordError,
     placement::{self, Need},
     plans,
+    redis::sealed,
     state::App,
     workers::{
         client::{Peer, WorkerCallError},
@@ -202,6 +203,7 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
     }
     let scope = TenantScope::of_row(row.tenant_id.clone());
     let mut holder = service::holder(&tx, &row).await?;
+    let before = (row.worker_id.clone(), row.generation);
     let (mut call, mut let_go) = (false, false);
     match next_step(View::of(&row, holder.as_ref(), app.fleet.listening.since(), now), now) {
         Step::Settle(at) => row.reconcile_at = at,
@@ -234,6 +236,9 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
     let changed = saved.event.is_some();
     service::announce(&tx, app, &scope, saved.event.into_iter().collect()).await?;
     tx.commit().await?;
+    if before != (saved.row.worker_id.clone(), saved.row.generation) {
+        sealed::drop_all(app, [id]).await;
+    }
     if changed {
         service::rung(app);
     }
@@ -345,6 +350,9 @@ async fn conclude(app: &App, told: Model, answer: Result<(), WorkerCallError>) -
     let scope = TenantScope::of_row(told.tenant_id);
     service::announce(&tx, app, &scope, saved.event.into_iter().collect()).await?;
     tx.commit().await?;
+    if saved.row.generation != told.generation {
+        sealed::drop_all(app, [&told.id]).await;
+    }
     if changed || due {
         service::rung(app);
     }

@@ -20,11 +20,13 @@ use crate::{
     error::{ApiResult, Kind, Refusal},
     extract::{
         PathId, ValidJson, ValidQuery,
+        entity_tag::{Expected, IfMatch, IfNoneMatch, Known},
         page::{Page, PageQuery},
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadProblems, WRITE, problem_responses},
+    openapi::{BODY, BY_ID, CALLER, CONDITIONAL, IDEMPOTENT, LIMITED, ReadProblems, WRITE, problem_responses},
     plans::{self, Feature, Limit},
+    redis::sealed,
     state::App,
     workers::entity as worker,
 };
@@ -45,7 +47,7 @@ pub fn router() -> OpenApiRouter<App> {
 
 problem_responses!(ReadByIdProblems = CALLER, BY_ID);
 problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, LIMITED, &[Kind::FeatureNotInPlan]);
-problem_responses!(UpdateProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT);
+problem_responses!(UpdateProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT, CONDITIONAL);
 problem_responses!(DeleteProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
 problem_responses!(ActionProblems = CALLER, WRITE, BY_ID, IDEMPOTENT, &[Kind::Conflict]);
 
@@ -151,16 +153,21 @@ pub(super) async fn find(app: &App, scope: &TenantScope, id: &SessionId) -> ApiR
 #[utoipa::path(
     get, path = "/api/v1/sessions/{id}", operation_id = "get_session", tag = "sessions",
     security(("person" = []), ("api_key" = ["sessions:read"]), ("api_key_header" = ["sessions:read"])),
-    params(("id" = SessionId, Path, description = "The session.")),
-    responses((status = 200, description = "The session.", body = SessionDto), ReadByIdProblems),
+    params(("id" = SessionId, Path, description = "The session."), IfNoneMatch),
+    responses(
+        (status = 200, description = "The session.", body = SessionDto, headers(("ETag" = String, description = "Stands for this answer: see `If-None-Match` and `If-Match`."))),
+        (status = 304, description = "It is what the caller has, by `If-None-Match`."),
+        ReadByIdProblems,
+    ),
 )]
 async fn get_session(
     State(app): State<App>,
     auth: Auth<scopes::SessionsRead>,
     PathId(id): PathId<SessionId>,
-) -> ApiResult<Json<SessionDto>> {
+    known: Known,
+) -> ApiResult<Response> {
     let (row, holder) = find(&app, auth.tenant(), &id).await?;
-    Ok(Json(SessionDto::of(&app, row, holder.as_ref())?))
+    known.or(&SessionDto::of(&app, row, holder.as_ref())?)
 }
 
 /// Get a session's status
@@ -183,11 +190,12 @@ async fn get_session_status(
 
 /// Change a session
 ///
-/// Its name, or its settings. Settings that are absent stay as they are.
+/// Its name, or its settings. Settings that are absent stay as they are. With `If-Match` only if the session is as it was seen, its status
+/// included.
 #[utoipa::path(
     patch, path = "/api/v1/sessions/{id}", operation_id = "update_session", tag = "sessions",
     security(("person" = []), ("api_key" = ["sessions:write"]), ("api_key_header" = ["sessions:write"])),
-    params(("id" = SessionId, Path, description = "The session."), IdempotencyKey),
+    params(("id" = SessionId, Path, description = "The session."), IdempotencyKey, IfMatch),
     request_body(content = UpdateSession, example = json!({"name": "Front desk", "settings": {"on_unknown": "hold"}})),
     responses((status = 200, description = "The session, changed.", body = SessionDto), UpdateProblems),
 )]
@@ -196,10 +204,11 @@ async fn update_session(
     auth: Auth<scopes::SessionsWrite>,
     PathId(id): PathId<SessionId>,
     idempotent: Idempotent,
+    expected: Expected,
     ValidJson(body): ValidJson<UpdateSession>,
 ) -> ApiResult<Response> {
     let wish = Wish::Change { name: body.name, settings: body.settings };
-    answer(&app, auth.tenant(), idempotent, id, wish, StatusCode::OK).await
+    answer(&app, auth.tenant(), idempotent, id, wish, expected, StatusCode::OK).await
 }
 
 /// Delete a session
@@ -218,7 +227,7 @@ async fn delete_session(
     PathId(id): PathId<SessionId>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    answer(&app, auth.tenant(), idempotent, id, Wish::Delete, StatusCode::ACCEPTED).await
+    answer(&app, auth.tenant(), idempotent, id, Wish::Delete, Expected::NOTHING, StatusCode::ACCEPTED).await
 }
 
 /// Start a session
@@ -236,7 +245,7 @@ async fn start_session(
     PathId(id): PathId<SessionId>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    answer(&app, auth.tenant(), idempotent, id, Wish::Start, StatusCode::ACCEPTED).await
+    answer(&app, auth.tenant(), idempotent, id, Wish::Start, Expected::NOTHING, StatusCode::ACCEPTED).await
 }
 
 /// Stop a session
@@ -254,7 +263,7 @@ async fn stop_session(
     PathId(id): PathId<SessionId>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    answer(&app, auth.tenant(), idempotent, id, Wish::Stop, StatusCode::ACCEPTED).await
+    answer(&app, auth.tenant(), idempotent, id, Wish::Stop, Expected::NOTHING, StatusCode::ACCEPTED).await
 }
 
 /// Restart a session
@@ -272,7 +281,7 @@ async fn restart_session(
     PathId(id): PathId<SessionId>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    answer(&app, auth.tenant(), idempotent, id, Wish::Restart, StatusCode::ACCEPTED).await
+    answer(&app, auth.tenant(), idempotent, id, Wish::Restart, Expected::NOTHING, StatusCode::ACCEPTED).await
 }
 
 /// Log a session out
@@ -290,7 +299,7 @@ async fn logout_session(
     PathId(id): PathId<SessionId>,
     idempotent: Idempotent,
 ) -> ApiResult<Response> {
-    answer(&app, auth.tenant(), idempotent, id, Wish::LogOut, StatusCode::ACCEPTED).await
+    answer(&app, auth.tenant(), idempotent, id, Wish::LogOut, Expected::NOTHING, StatusCode::ACCEPTED).await
 }
 
 /// Writes a wish and answers with the session.
@@ -300,14 +309,21 @@ async fn answer(
     idempotent: Idempotent,
     id: SessionId,
     wish: Wish,
+    expected: Expected,
     status: StatusCode,
 ) -> ApiResult<Response> {
     let response = idempotent
         .run(app, idempotency::DAY, async |tx| {
+            if expected.is_there() {
+                let row = service::locked(tx, scope, &id).await?;
+                let holder = service::holder(tx, &row).await?;
+                expected.holds(&SessionDto::of(app, row, holder.as_ref())?)?;
+            }
             let (row, holder) = service::wish(tx, app, scope, &id, wish).await?;
             Reply::json(status, &SessionDto::of(app, row, holder.as_ref())?)
         })
         .await?;
+    sealed::drop_all(app, [&id]).await;
     service::rung(app);
     Ok(response)
 }

@@ -282,6 +282,16 @@ pub enum Wish {
     },
 }
 
+/// A session of the scope, with its row locked.
+///
+/// # Errors
+/// `not-found`.
+pub async fn locked(tx: &DatabaseTransaction, scope: &TenantScope, id: &SessionId) -> ApiResult<Model> {
+    let row = entity::lock(tx, id).await?;
+    let mine = |row: &Model| row.tenant_id == *scope.id() && scope.reaches(&row.id) && row.deleted_at.is_none();
+    Ok(row.filter(mine).ok_or(Kind::NotFound)?)
+}
+
 /// Writes what a session's owner wants; gives the session and the worker that it is placed on.
 ///
 /// # Errors
@@ -293,10 +303,7 @@ pub async fn wish(
     id: &SessionId,
     wish: Wish,
 ) -> ApiResult<(Model, Option<worker::Model>)> {
-    let mut row = entity::lock(tx, id)
-        .await?
-        .filter(|row| row.tenant_id == *scope.id() && scope.reaches(&row.id) && row.deleted_at.is_none())
-        .ok_or(Kind::NotFound)?;
+    let mut row = locked(tx, scope, id).await?;
     let now = Timestamp::now();
     let holder = holder(tx, &row).await?;
     if !apply(&mut row, &wish)? {

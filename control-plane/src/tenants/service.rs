@@ -1,8 +1,8 @@
 //! What can be done with tenants.
 
 use sea_orm::{
-    ActiveEnum, ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, Set,
-    sea_query::Expr,
+    ActiveEnum, ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait,
+    QueryFilter, QuerySelect, Set, sea_query::Expr,
 };
 use shared::{
     ids::{TenantId, UserId},
@@ -33,6 +33,15 @@ pub(crate) async fn find<C: ConnectionTrait>(connection: &C, scope: &TenantScope
         .one(connection)
         .await?
         .ok_or(ApiError::Defect("a tenant with a scope is missing"))
+}
+
+/// As [`find`], with the row locked.
+pub(crate) async fn find_locked(tx: &DatabaseTransaction, scope: &TenantScope) -> ApiResult<Tenant> {
+    let mut query = tenant::Entity::find_by_id(scope.id().clone());
+    if tx.get_database_backend() == DbBackend::Postgres {
+        query = query.lock_exclusive();
+    }
+    query.one(tx).await?.ok_or(ApiError::Defect("a tenant with a scope is missing"))
 }
 
 /// Makes a tenant without people: only its API keys can use it.

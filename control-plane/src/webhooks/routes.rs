@@ -13,11 +13,14 @@ use crate::{
     error::{ApiResult, Kind},
     extract::{
         PathId, ValidJson, ValidQuery,
+        entity_tag::{Expected, IfMatch, IfNoneMatch, Known},
         page::{Page, PageQuery},
     },
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     jobs::JobKind,
-    openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadByIdProblems, ReadProblems, WRITE, problem_responses},
+    openapi::{
+        BODY, BY_ID, CALLER, CONDITIONAL, IDEMPOTENT, LIMITED, ReadByIdProblems, ReadProblems, WRITE, problem_responses,
+    },
     state::App,
 };
 
@@ -94,26 +97,32 @@ async fn list_webhooks(
 #[utoipa::path(
     get, path = "/api/v1/webhooks/{id}", operation_id = "get_webhook", tag = "webhooks",
     security(("person" = []), ("api_key" = ["webhooks"]), ("api_key_header" = ["webhooks"])),
-    params(("id" = WebhookId, Path, description = "The endpoint's id.")),
-    responses((status = 200, description = "The endpoint.", body = Webhook), ReadByIdProblems),
+    params(("id" = WebhookId, Path, description = "The endpoint's id."), IfNoneMatch),
+    responses(
+        (status = 200, description = "The endpoint.", body = Webhook, headers(("ETag" = String, description = "Stands for this answer: see `If-None-Match` and `If-Match`."))),
+        (status = 304, description = "It is what the caller has, by `If-None-Match`."),
+        ReadByIdProblems,
+    ),
 )]
 async fn get_webhook(
     State(app): State<App>,
     auth: Auth<scopes::Webhooks>,
     PathId(id): PathId<WebhookId>,
-) -> ApiResult<Json<Webhook>> {
-    Ok(Json(service::get(app.db.read(), auth.tenant(), &id).await?))
+    known: Known,
+) -> ApiResult<Response> {
+    known.or(&service::get(app.db.read(), auth.tenant(), &id).await?)
 }
 
-problem_responses!(UpdateProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT, &[Kind::UrlNotAllowed]);
+problem_responses!(UpdateProblems = CALLER, WRITE, BODY, BY_ID, IDEMPOTENT, CONDITIONAL, &[Kind::UrlNotAllowed]);
 
 /// Change a webhook endpoint
 ///
-/// Its URL, the types of events that it asks for, or whether it is delivered to. What is absent stays as it is.
+/// Its URL, the types of events that it asks for, or whether it is delivered to. What is absent stays as it is. With `If-Match` only if
+/// the endpoint is as it was seen.
 #[utoipa::path(
     patch, path = "/api/v1/webhooks/{id}", operation_id = "update_webhook", tag = "webhooks",
     security(("person" = []), ("api_key" = ["webhooks"]), ("api_key_header" = ["webhooks"])),
-    params(("id" = WebhookId, Path, description = "The endpoint's id."), IdempotencyKey),
+    params(("id" = WebhookId, Path, description = "The endpoint's id."), IdempotencyKey, IfMatch),
     request_body(content = UpdateWebhook, example = json!({"event_types": ["*"], "status": "enabled"})),
     responses((status = 200, description = "The endpoint, changed.", body = Webhook), UpdateProblems),
 )]
@@ -122,6 +131,7 @@ async fn update_webhook(
     auth: Auth<scopes::Webhooks>,
     PathId(id): PathId<WebhookId>,
     idempotent: Idempotent,
+    expected: Expected,
     ValidJson(body): ValidJson<UpdateWebhook>,
 ) -> ApiResult<Response> {
     // Whose it is comes first: what is somebody else's isn't there, whatever the body says.
@@ -131,6 +141,9 @@ async fn update_webhook(
     }
     idempotent
         .run(&app, idempotency::DAY, async |tx| {
+            if expected.is_there() {
+                expected.holds(&service::get_locked(tx, auth.tenant(), &id).await?)?;
+            }
             let changed = service::update(tx, auth.tenant(), &id, &body).await?;
             Reply::json(StatusCode::OK, &changed)
         })

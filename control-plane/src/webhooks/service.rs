@@ -318,6 +318,11 @@ fn refuse_disabled(endpoint: &webhook::Model) -> ApiResult<()> {
 }
 
 /// The endpoint, locked until the transaction ends. SQLite's single writer needs no lock.
+/// As [`get`], with the row locked.
+pub(super) async fn get_locked(tx: &DatabaseTransaction, scope: &TenantScope, id: &WebhookId) -> ApiResult<Webhook> {
+    Ok(locked(tx, scope, id).await?.into())
+}
+
 async fn locked(tx: &DatabaseTransaction, scope: &TenantScope, id: &WebhookId) -> ApiResult<webhook::Model> {
     let mut query = webhook::Entity::find_by_id(id.clone()).filter(webhook::Column::TenantId.eq(scope.id().clone()));
     if tx.get_database_backend() == sea_orm::DbBackend::Postgres {

@@ -13,6 +13,7 @@ use super::{entity as worker, keys::key_set, policy::good_beats_after};
 use crate::{
     error::{ApiResult, Kind},
     internal::{WireJson, WorkerAuth},
+    redis::sealed,
     sessions::{self, entity as session, service},
     state::App,
 };
@@ -83,6 +84,7 @@ pub(crate) async fn re_attach(
     .await?;
     let sessions = raised.iter().map(|row| service::put_of(&app, row)).collect::<Result<Vec<_>, _>>()?;
     tx.commit().await?;
+    sealed::drop_all(&app, sessions.iter().map(|session| &session.session_id)).await;
     tracing::info!(worker = %worker.id, sessions = sessions.len(), "a worker took its sessions back");
     sessions::reconciler::wake_waiting(&app).await?;
     service::rung(&app);

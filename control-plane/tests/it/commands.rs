@@ -6,11 +6,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::StreamExt;
 use sea_orm::{ConnectionTrait, Database};
+use secrecy::ExposeSecret;
 use shared::seal::DataKey;
 use tempfile::TempDir;
 
-use crate::harness::PATIENCE;
+use crate::{
+    fleet::until,
+    harness::{Answer, Engine, PATIENCE, TestApp},
+    redis_server::RedisServer,
+};
 
 struct Shell {
     folder: TempDir,
@@ -78,6 +84,8 @@ fn operators_are_made_replaced_and_removed() {
         [made.lines().next().unwrap()],
         "no password of one's own is shown"
     );
+    assert!(shell.prints(&["reset-operator-second-factor", "grace@example.com"], "").contains("was off"));
+    assert!(!shell.run(&["reset-operator-second-factor", "nobody@example.com"], &[], "").status.success());
     shell.prints(&["remove-operator", "grace@example.com"], "");
     assert!(!shell.run(&["remove-operator", "grace@example.com"], &[], "").status.success());
 }
@@ -138,4 +146,50 @@ fn the_audit_log_of_commands_is_verified() {
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("was inserted or changed") && told.contains("1 findings"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_changes_every_replica_hears_at_once() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let url = redis.url();
+    let Some(mut app) = TestApp::start_with(Engine::Postgres, |config| config.redis.url = Some(url.into())).await
+    else {
+        return;
+    };
+    let bases = [app.base_url(), app.replica().await];
+    let owner = app.sign_up().await;
+    until("others are heard", async || app.app().key_cache.works().then_some(())).await;
+    let run = |arguments: &[&str]| {
+        let config = app.config();
+        let shell = Shell {
+            folder: tempfile::tempdir().unwrap(),
+            master_key: config.secrets.master_key.expose_secret().into(),
+        };
+        let settings = [("DATABASE_URL", config.database.url.expose_secret()), ("REDIS_URL", &redis.url())];
+        let output = shell.run(arguments, &settings, "");
+        assert!(output.status.success(), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let started = Instant::now();
+    let kid = run(&["rotate-keys", "--compromised"]);
+    for base in &bases {
+        until("the new key signs, and the old one is refused", async || {
+            let keys = Answer::of(app.http.get(format!("{base}/.well-known/jwks.json"))).await.json();
+            let me = Answer::of(app.http.get(format!("{base}/api/v1/me")).bearer_auth(&owner.access_token)).await;
+            (keys["keys"][0]["kid"] == kid.trim() && me.status == 401).then_some(())
+        })
+        .await;
+    }
+    assert!(
+        started.elapsed() < Duration::from_secs(15),
+        "sooner than they look by themselves: {:?}",
+        started.elapsed()
+    );
+
+    let mut heard = redis::Client::open(redis.url()).unwrap().get_async_pubsub().await.unwrap();
+    heard.psubscribe("*:jobs").await.unwrap();
+    assert_eq!(run(&["jobs", "redrive", "--all", "tenants.export"]).trim(), "0");
+    let told = tokio::time::timeout(PATIENCE, heard.on_message().next()).await.unwrap().unwrap();
+    assert_eq!(told.get_payload::<String>().unwrap(), "tenants.export");
+    app.stop().await;
 }

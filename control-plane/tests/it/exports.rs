@@ -2,6 +2,7 @@
 
 use std::io::{Cursor, Read};
 
+use control_plane::{config::Config, jobs::JobKind};
 use rstest::rstest;
 use serde_json::{Value, json};
 use shared::{
@@ -12,6 +13,7 @@ use shared::{
 use crate::{
     harness::{Answer, Engine, Owner, TestApp},
     parts::eventually,
+    s3_server::{ACCESS_KEY, S3Server, Store, settings},
 };
 
 const PATH: &str = "/api/v1/tenant/exports";
@@ -22,6 +24,12 @@ async fn ask(app: &TestApp, who: &Owner, password: &str) -> Answer {
 
 async fn get(app: &TestApp, who: &Owner, path: &str) -> Answer {
     Answer::of(app.get(path).bearer_auth(&who.access_token)).await
+}
+
+/// The tries of an archive are minutes apart.
+async fn time_passes(app: &TestApp) {
+    app.sql("UPDATE jobs SET run_at = 0 WHERE kind = 'tenants.export' AND state = 'ready'", []).await;
+    app.app().bell.ring(JobKind::ExportTenant);
 }
 
 /// The lines of one file of the archive.
@@ -36,8 +44,13 @@ fn lines(archive: &[u8], name: &str) -> Vec<Value> {
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_secret(#[case] engine: Engine) {
-    let Some(app) = TestApp::start(engine).await else { return };
+async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_secret(
+    #[case] engine: Engine,
+    #[values(Store::Folder, Store::S3)] store: Store,
+) {
+    let Some(settings) = store.settings() else { return };
+    let change = |config: &mut Config| config.objects = settings.unwrap_or_else(|| config.objects.clone());
+    let Some(app) = TestApp::start_with(engine, change).await else { return };
     let owner = app.sign_up().await;
     let stranger = app.sign_up().await;
     let admin = app.colleague(&owner, "admin").await;
@@ -127,14 +140,51 @@ async fn one_archive_is_made_at_a_time_and_one_that_cannot_be_stored_says_so(#[c
     ask(&app, &owner, &owner.password).await.assert_problem(409, "conflict");
     let path = format!("{PATH}/{}", asked.json()["id"].as_str().unwrap());
     get(&app, &owner, &format!("{path}/archive")).await.assert_problem(409, "conflict");
-    // Its tries are minutes apart: time passes.
     eventually("it is given up", async || {
-        app.sql("UPDATE jobs SET run_at = 0 WHERE kind = 'tenants.export' AND state = 'ready'", []).await;
-        app.app().bell.ring(control_plane::jobs::JobKind::ExportTenant);
+        time_passes(&app).await;
         get(&app, &owner, &path).await.json()["status"] == "failed"
     })
     .await;
     get(&app, &owner, &format!("{path}/archive")).await.assert_problem(409, "conflict");
     assert_eq!(ask(&app, &owner, &owner.password).await.status, 202);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_waits_for_an_s3_that_is_away_and_is_shown_when_it_is_whole(#[case] engine: Engine) {
+    let Some(mut server) = S3Server::start().await else { return };
+    let objects = settings(&server.endpoint(), ACCESS_KEY, "objects");
+    let Some(app) = TestApp::start_with(engine, |config| config.objects = objects).await else { return };
+    let owner = app.sign_up().await;
+    server.kill();
+    let asked = ask(&app, &owner, &owner.password).await;
+    assert_eq!(asked.status, 202, "{asked:?}");
+    let path = format!("{PATH}/{}", asked.json()["id"].as_str().unwrap());
+    eventually("a try has failed", async || {
+        app.count("SELECT COUNT(*) FROM jobs WHERE kind = 'tenants.export' AND state = 'ready' AND attempts = 1").await
+            == 1
+    })
+    .await;
+    assert_eq!(get(&app, &owner, &path).await.json()["status"], "running");
+    get(&app, &owner, &format!("{path}/archive")).await.assert_problem(409, "conflict");
+    server.start_again().await;
+    eventually("the archive is ready", async || {
+        time_passes(&app).await;
+        get(&app, &owner, &path).await.json()["status"] == "ready"
+    })
+    .await;
+    let archive = app.get(&format!("{path}/archive")).bearer_auth(&owner.access_token);
+    let archive = archive.send().await.unwrap().bytes().await.unwrap();
+    assert_eq!(lines(&archive, "members.jsonl").len(), 1);
+
+    // Away when it is fetched: not now, and nothing is lost.
+    server.kill();
+    get(&app, &owner, &format!("{path}/archive")).await.assert_problem(503, "unavailable");
+    server.start_again().await;
+    let archive = app.get(&format!("{path}/archive")).bearer_auth(&owner.access_token);
+    assert_eq!(lines(&archive.send().await.unwrap().bytes().await.unwrap(), "members.jsonl").len(), 1);
     app.stop().await;
 }

@@ -14,6 +14,7 @@ use control_plane::{
         self, Claimed, Handler, JobKind, NewJob, Outcome, Runner, RunnerOptions, dead,
         schedule::{self, Entry},
     },
+    redis::subscriber,
     state::App,
 };
 use rstest::rstest;
@@ -226,10 +227,15 @@ async fn a_kind_of_a_newer_version_is_left_alone_and_stops_nobody(#[case] engine
     parts.remove().await;
 }
 
+#[rstest]
+#[case::by_redis(Engine::Postgres)]
+#[case::by_postgres(Engine::PostgresAlone)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_ring_in_one_replica_wakes_the_runner_of_another() {
-    let Some(parts) = Parts::new(Engine::Postgres).await else { return };
+async fn a_ring_in_one_replica_wakes_the_runner_of_another(#[case] engine: Engine) {
+    let Some(parts) = Parts::new(engine).await else { return };
     let (here, there) = (parts.replica().await, parts.replica().await);
+    let listener = tokio::spawn(subscriber::listen(there.clone()));
+    eventually("Redis is heard", async || there.redis.is_none() || there.key_cache.works()).await;
     // Nobody polls while this test runs.
     let never = Duration::from_secs(3_600);
     let options = RunnerOptions { poll_min: never, poll_max: never, ..RunnerOptions::default() };
@@ -248,6 +254,7 @@ async fn a_ring_in_one_replica_wakes_the_runner_of_another() {
     for runner in &runners {
         runner.stopped().await;
     }
+    listener.await.unwrap();
     there.db.clone().close().await;
     here.db.clone().close().await;
     parts.remove().await;

@@ -3,7 +3,10 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -56,7 +59,8 @@ struct Inner {
     keys: Arc<Mutex<Option<KeySet>>>,
     held: Arc<Mutex<HashMap<SessionId, PutSession>>>,
     reports: Arc<Mutex<HashMap<SessionId, Report>>>,
-    qr: Arc<Mutex<Option<String>>>,
+    qr: Arc<Mutex<Option<(i64, String)>>>,
+    views: Arc<AtomicU64>,
     linking: Arc<Mutex<Linking>>,
     sender: Arc<Mutex<Sender>>,
     sent: Arc<Mutex<Vec<SendItem>>>,
@@ -95,6 +99,7 @@ impl FakeWorker {
             held: Arc::default(),
             reports: Arc::default(),
             qr: Arc::default(),
+            views: Arc::default(),
             linking: Arc::default(),
             sender: Arc::new(Mutex::new(Arc::new(|_| SendOutcome::Acked { at: Utc::now() }))),
             sent: Arc::default(),
@@ -224,7 +229,7 @@ impl FakeWorker {
                 lid: Some("777:3@lid".into()),
                 push_name: Some("Desk".into()),
             }),
-            qr_seq: None,
+            qr_seq: self.inner.qr.lock().unwrap().as_ref().map(|(seq, _)| *seq),
         };
         self.inner.reports.lock().unwrap().insert(id.clone(), report.clone());
         let answer = self.post("reports", &Reports { incarnation: self.incarnation(), reports: vec![report] }).await;
@@ -232,8 +237,19 @@ impl FakeWorker {
         answer
     }
 
+    /// Shows another code from now on.
     pub fn show_qr(&self, text: &str) {
-        *self.inner.qr.lock().unwrap() = Some(text.into());
+        let mut qr = self.inner.qr.lock().unwrap();
+        let seq = qr.as_ref().map_or(0, |(seq, _)| *seq) + 1;
+        *qr = Some((seq, text.into()));
+        for report in self.inner.reports.lock().unwrap().values_mut() {
+            report.qr_seq = Some(seq);
+        }
+    }
+
+    /// How often it was asked how a session is.
+    pub fn views(&self) -> u64 {
+        self.inner.views.load(Ordering::SeqCst)
     }
 
     /// What the worker says of linking from now on.
@@ -298,8 +314,9 @@ async fn view_session(State(inner): State<Inner>, headers: HeaderMap, Path(id): 
     let Some(report) = inner.reports.lock().unwrap().get(&id).cloned() else {
         return (StatusCode::NOT_FOUND, Json(json!({}))).into_response();
     };
+    inner.views.fetch_add(1, Ordering::SeqCst);
     let qr = inner.qr.lock().unwrap().clone();
-    let qr = qr.map(|text| QrCode { text, expires_at: Utc::now() + chrono::TimeDelta::seconds(20) });
+    let qr = qr.map(|(_, text)| QrCode { text, expires_at: Utc::now() + chrono::TimeDelta::seconds(20) });
     let passkey = inner.linking.lock().unwrap().asked.clone();
     Json(SessionView { report, qr, passkey }).into_response()
 }

@@ -1,8 +1,10 @@
 //! A control plane of one's own for each test: free ports, a fresh database, and a client.
 //!
-//! A test runs on both engines: `#[case::sqlite(Engine::Sqlite)]`, `#[case::postgres(Engine::Postgres)]`. The server is
-//! the one that `TEST_POSTGRES_URL` names (`scripts/postgres with …`); without it those cases say loudly that they are
-//! skipped, and with `CI_REQUIRE_POSTGRES=1` they fail. An unexpected line at level ERROR fails the test.
+//! A test runs on both engines: `#[case::sqlite(Engine::Sqlite)]`, `#[case::postgres(Engine::Postgres)]`; the second goes with Redis. What
+//! Redis takes part in runs without it too: `#[case::postgres_alone(Engine::PostgresAlone)]`. The servers are those that
+//! `TEST_POSTGRES_URL` and `TEST_REDIS_URL` name (`scripts/postgres with scripts/redis with …`); without them those cases say loudly
+//! that they are skipped, or run without Redis, and with `CI_REQUIRE_POSTGRES=1` and `CI_REQUIRE_REDIS=1` they fail. An unexpected line
+//! at level ERROR fails the test.
 
 use std::{
     sync::{Mutex, Once},
@@ -31,14 +33,28 @@ pub const JOIN_TOKEN: &str = "a join token for tests";
 /// Which database a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Engine {
+    /// In a file, without Redis: a small installation.
     Sqlite,
+    /// PostgreSQL with Redis.
     Postgres,
+    /// PostgreSQL without Redis.
+    PostgresAlone,
 }
 
 /// A fresh database, gone with the test.
 pub enum Storage {
     File(TempDir),
-    Server { name: String, admin: DatabaseConnection, url: String, folder: TempDir },
+    Server { name: String, admin: DatabaseConnection, url: String, redis: Option<String>, folder: TempDir },
+}
+
+/// The server that a test goes with, if it was started.
+fn server(url: &str, required: &str, otherwise: &str) -> Option<String> {
+    let found = std::env::var(url).ok().filter(|url| !url.is_empty());
+    if found.is_none() {
+        assert!(std::env::var(required).as_deref() != Ok("1"), "{required}=1, but {url} is not set");
+        eprintln!("\n*** {otherwise}: no {url} ***\n");
+    }
+    found
 }
 
 impl Storage {
@@ -47,20 +63,18 @@ impl Storage {
         if engine == Engine::Sqlite {
             return Some(Self::File(tempfile::tempdir().unwrap()));
         }
-        let Some(url) = std::env::var("TEST_POSTGRES_URL").ok().filter(|url| !url.is_empty()) else {
-            assert!(
-                std::env::var("CI_REQUIRE_POSTGRES").as_deref() != Ok("1"),
-                "CI_REQUIRE_POSTGRES=1, but TEST_POSTGRES_URL is not set"
-            );
-            eprintln!("\n*** SKIPPED: no TEST_POSTGRES_URL, so nothing is tested on PostgreSQL here ***\n");
-            return None;
+        let url = server("TEST_POSTGRES_URL", "CI_REQUIRE_POSTGRES", "SKIPPED, nothing is tested on PostgreSQL here")?;
+        let redis = match engine {
+            // An installation of its own in it, since its names come from the master key.
+            Engine::Postgres => server("TEST_REDIS_URL", "CI_REQUIRE_REDIS", "PostgreSQL goes WITHOUT REDIS here"),
+            Engine::Sqlite | Engine::PostgresAlone => None,
         };
         let admin = Database::connect(&url).await.unwrap();
         let name = format!("test_{}", uuid::Uuid::now_v7().simple());
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
         let mut own = url::Url::parse(&url).unwrap();
         own.set_path(&name);
-        Some(Self::Server { name, admin, url: own.into(), folder: tempfile::tempdir().unwrap() })
+        Some(Self::Server { name, admin, url: own.into(), redis, folder: tempfile::tempdir().unwrap() })
     }
 
     fn url(&self) -> String {
@@ -70,12 +84,10 @@ impl Storage {
         }
     }
 
-    /// With PostgreSQL goes the Redis of `scripts/redis with …`, if there is one: an installation of its own in it, since its
-    /// names come from the master key.
     fn redis(&self) -> Option<secrecy::SecretString> {
         match self {
             Self::File(_) => None,
-            Self::Server { .. } => std::env::var("TEST_REDIS_URL").ok().filter(|url| !url.is_empty()).map(Into::into),
+            Self::Server { redis, .. } => redis.clone().map(Into::into),
         }
     }
 
@@ -138,6 +150,11 @@ impl TestApp {
         let mut config = storage.config();
         change(&mut config);
         let server = ControlPlane::start(config.clone()).await.unwrap();
+        if storage.redis().is_some() && config.redis.url.is_some() {
+            // A test that believes to run with Redis does.
+            crate::fleet::until("Redis is spoken with", async || server.app().redis.as_ref()?.is_up().then_some(()))
+                .await;
+        }
         let http = reqwest::Client::builder().timeout(PATIENCE).no_proxy().build().unwrap();
         Some(Self { server, replicas: Vec::new(), storage, config, http })
     }
@@ -166,6 +183,11 @@ impl TestApp {
         let url = format!("http://{}", replica.public_address());
         self.replicas.push(replica);
         url
+    }
+
+    /// The settings that it was started with.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// What the server's handlers share.

@@ -7,6 +7,7 @@ use crate::harness::{Answer, Engine, TestApp};
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_working_installation_says_so_and_shows_nothing_of_tenants(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
@@ -18,6 +19,8 @@ async fn a_working_installation_says_so_and_shows_nothing_of_tenants(#[case] eng
     Answer::of(app.get("/health/detailed")).await.assert_problem(401, "unauthenticated");
     let detailed = Answer::of(app.get("/health/detailed").bearer_auth(&owner.access_token)).await;
     assert_eq!(detailed.json()["database"]["status"], "ok", "{detailed:?}");
+    let redis = std::env::var("TEST_REDIS_URL").is_ok_and(|url| !url.is_empty()) && engine == Engine::Postgres;
+    assert_eq!(detailed.json()["redis"], if redis { "ok".into() } else { serde_json::Value::Null }, "{detailed:?}");
     let engine = if engine == Engine::Sqlite { "sqlite" } else { "postgres" };
     assert_eq!(detailed.json()["database"]["engine"], engine);
     assert_eq!(detailed.json()["workers"]["capacity"], 0);

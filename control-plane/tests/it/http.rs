@@ -1,24 +1,21 @@
 //! What stands between a socket and a handler: TLS, limits and deadlines, what browsers are told, compression.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, net::SocketAddr, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
-use reqwest::{Certificate, Identity, Method};
+use rcgen::ExtendedKeyUsagePurpose;
+use reqwest::Method;
 use rstest::rstest;
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     time::Instant,
 };
 
-use crate::harness::{Answer, Engine, PATIENCE, TestApp};
+use crate::{
+    certificates::Authority,
+    harness::{Answer, Engine, PATIENCE, TestApp},
+};
 
 fn address(app: &TestApp) -> SocketAddr {
     app.base_url().split_once("//").unwrap().1.parse().unwrap()
@@ -175,58 +172,6 @@ async fn heads_are_bounded_in_size_and_time(#[case] engine: Engine) {
     assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
     assert!(started.elapsed() >= Duration::from_millis(900));
     app.stop().await;
-}
-
-/// A CA and what it signs, in a folder.
-struct Authority {
-    folder: TempDir,
-    issuer: Issuer<'static, KeyPair>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
-        Self { folder, issuer: Issuer::new(params, key) }
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    fn sign(&self, name: &str, serial: u64, usage: ExtendedKeyUsagePurpose) {
-        let key = KeyPair::generate().unwrap();
-        let mut params = CertificateParams::new(vec!["127.0.0.1".into(), "localhost".into()]).unwrap();
-        params.serial_number = Some(serial.into());
-        params.extended_key_usages = vec![usage];
-        let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        // As a tool does that replaces a certificate: whole files.
-        for (suffix, text) in [("crt", certificate.pem()), ("key", key.serialize_pem())] {
-            let new = self.file(&format!("{name}.{suffix}.new"));
-            fs::write(&new, text).unwrap();
-            fs::rename(new, self.file(&format!("{name}.{suffix}"))).unwrap();
-        }
-    }
-
-    fn client(&self, with_certificate: Option<&str>) -> reqwest::Client {
-        let read = |path: &Path| fs::read(path).unwrap();
-        let ca = Certificate::from_pem(&read(&self.file("ca.pem"))).unwrap();
-        let mut builder = reqwest::Client::builder()
-            .tls_certs_only([ca])
-            .no_proxy()
-            .timeout(PATIENCE)
-            .pool_max_idle_per_host(0)
-            .tls_info(true);
-        if let Some(name) = with_certificate {
-            let mut pem = read(&self.file(&format!("{name}.crt")));
-            pem.extend(read(&self.file(&format!("{name}.key"))));
-            builder = builder.identity(Identity::from_pem(&pem).unwrap());
-        }
-        builder.build().unwrap()
-    }
 }
 
 fn peer_certificate(answer: &reqwest::Response) -> Vec<u8> {

@@ -22,13 +22,14 @@ fn wanted(name: &str) -> Value {
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test(flavor = "multi_thread")]
 async fn identical_requests_at_once_have_one_effect_and_equal_answers(#[case] engine: Engine) {
     const CALLERS: usize = 24;
     let Some(mut app) = TestApp::start(engine).await else { return };
     let mut bases = vec![app.base_url()];
     // Two processes' worth on PostgreSQL; a SQLite file belongs to one.
-    if engine == Engine::Postgres {
+    if engine != Engine::Sqlite {
         bases.push(app.replica().await);
     }
     let owner = app.sign_up().await;

@@ -14,6 +14,7 @@ use crate::{
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_is_shown_once_works_in_both_headers_and_ends_when_deleted(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
@@ -164,6 +165,7 @@ async fn session(app: &TestApp, owner: &Owner) -> String {
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_key_that_is_limited_to_sessions_finds_nothing_of_others(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
@@ -264,6 +266,7 @@ async fn a_key_works_from_the_networks_that_it_is_for(#[case] engine: Engine) {
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rotated_key_works_on_for_its_overlap_beside_one_like_it(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };

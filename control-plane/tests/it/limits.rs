@@ -33,6 +33,7 @@ async fn key_of(app: &TestApp) -> (String, crate::harness::Owner) {
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test(flavor = "multi_thread")]
 async fn each_key_has_its_own_limit_and_is_told_where_it_stands(#[case] engine: Engine) {
     let limits = RateLimitConfig { key: rate(1, 3), tenant: rate(1, 6), address: rate(1, 20) };

@@ -15,6 +15,7 @@ use crate::{
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test]
 async fn a_code_is_asked_of_the_worker_and_shown_as_the_phone_wants_it(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
@@ -59,6 +60,7 @@ async fn a_code_is_asked_of_the_worker_and_shown_as_the_phone_wants_it(#[case] e
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test]
 async fn what_whatsapp_asks_of_a_passkey_is_shown_and_the_answer_is_passed_on(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };

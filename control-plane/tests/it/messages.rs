@@ -28,6 +28,7 @@ const TO: &str = "+15550001234";
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test]
 async fn a_message_is_sent_acknowledged_delivered_and_read_each_told_and_counted_once(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
@@ -80,6 +81,7 @@ async fn a_message_is_sent_acknowledged_delivered_and_read_each_told_and_counted
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test]
 async fn preferring_to_wait_answers_with_the_acknowledgement_and_a_repeated_key_sends_nothing(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };

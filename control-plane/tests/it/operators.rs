@@ -132,6 +132,7 @@ async fn neither_kind_of_credential_is_one_to_the_other_api(#[case] engine: Engi
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test(flavor = "multi_thread")]
 async fn a_suspended_tenant_reads_and_does_not_write_until_it_is_resumed(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };

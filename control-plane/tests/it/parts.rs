@@ -1,7 +1,7 @@
 //! The parts of a control plane over a fresh database, without listeners or background tasks: for domains that are tested
 //! from within the process.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use control_plane::{
     audit,
@@ -14,6 +14,7 @@ use control_plane::{
     messages::Waiting,
     objects::Objects,
     outbound,
+    redis::Redis,
     state::{App, Shared},
     workers::Fleet,
 };
@@ -57,10 +58,11 @@ impl Parts {
         let keyring = Keyring::load(&db, &master_key).await.unwrap();
         let fleet = Fleet::load(&db, &master_key).await.unwrap();
         let outbound = outbound::Client::new(&config.outbound).unwrap();
+        let redis = Redis::connect(&config.redis, &master_key).await.unwrap().map(Arc::new);
         let objects = Objects::new(&config.objects).unwrap();
         App::new(Shared {
-            limits: Limits::new(config.rate_limits.clone(), None),
-            redis: None,
+            limits: Limits::new(config.rate_limits.clone(), redis.clone()),
+            redis,
             key_cache: KeyCache::default(),
             audit: audit::Log::new(&master_key),
             config,

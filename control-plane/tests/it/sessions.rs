@@ -18,6 +18,7 @@ use crate::{
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test]
 async fn a_session_is_placed_told_reported_and_shows_its_code_in_every_form(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
@@ -64,6 +65,7 @@ async fn a_session_is_placed_told_reported_and_shows_its_code_in_every_form(#[ca
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test]
 async fn stop_start_logout_and_delete_end_when_the_worker_says_so(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
@@ -116,6 +118,7 @@ async fn stop_start_logout_and_delete_end_when_the_worker_says_so(#[case] engine
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
+#[case::postgres_alone(Engine::PostgresAlone)]
 #[tokio::test]
 async fn a_session_moves_off_a_worker_that_fell_silent_and_no_dead_socket_is_shown_as_connected(
     #[case] engine: Engine,

@@ -10,6 +10,7 @@ mod m0005_members;
 mod m0006_plans;
 mod m0007_audit;
 mod m0010_operators;
+mod m0011_operator_second_factors;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -26,6 +27,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0006_plans::Migration),
             Box::new(m0007_audit::Migration),
             Box::new(m0010_operators::Migration),
+            Box::new(m0011_operator_second_factors::Migration),
         ]
     }
 }

@@ -25,6 +25,17 @@ pub async fn fresh_database() -> Option<String> {
     Some(database_on(&server).await)
 }
 
+/// The Redis that goes with PostgreSQL: an installation of its own in the server that `make test` started, since its names come from
+/// the master key. `None` if there is no server, after saying so; never silently.
+pub fn redis() -> Option<String> {
+    let url = std::env::var("TEST_REDIS_URL").ok().filter(|url| !url.is_empty());
+    if url.is_none() {
+        assert!(std::env::var("CI_REQUIRE_REDIS").is_err(), "Redis is required and TEST_REDIS_URL is unset");
+        eprintln!("PostgreSQL goes WITHOUT REDIS here (TEST_REDIS_URL is unset; `make test` starts one)");
+    }
+    url
+}
+
 /// Makes a fresh database on a server.
 pub async fn database_on(server: &str) -> String {
     let name = format!("t{}", uuid::Uuid::new_v4().simple());

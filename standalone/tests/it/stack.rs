@@ -20,7 +20,7 @@ use standalone::tour::{
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
-use crate::postgres::{Engine, database_on, fresh_database};
+use crate::postgres::{Engine, database_on, fresh_database, redis};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -42,7 +42,7 @@ pub struct Stack {
 }
 
 impl Stack {
-    /// `None` if the engine isn't here (which was said aloud).
+    /// With PostgreSQL goes Redis. `None` if the engine isn't here (which was said aloud).
     pub async fn start(engine: Engine) -> Option<Self> {
         let (dir, control_plane_db, worker_db) = match engine {
             Engine::Sqlite => {
@@ -70,7 +70,8 @@ impl Stack {
         let (receiver, other_receiver) = (Receiver::start().await.unwrap(), Receiver::start().await.unwrap());
         let (public, internal) = (free_address(), free_address());
         let master_key = shared::seal::DataKey::generate().to_base64();
-        let settings = BTreeMap::from([
+        let redis = if control_plane_db.starts_with("postgres") { redis() } else { None };
+        let mut settings = BTreeMap::from([
             ("DATABASE_URL", control_plane_db),
             ("DATA_PLANE_DATABASE_URL", worker_db),
             ("MASTER_KEY", master_key),
@@ -85,6 +86,7 @@ impl Stack {
             ("CONTROL_PLANE_URL", format!("http://{internal}")),
             ("WHATSAPP_WS_URL", network.ws_url().to_owned()),
         ]);
+        settings.extend(redis.map(|url| ("REDIS_URL", url)));
         let mut stack = Self {
             network,
             receiver,

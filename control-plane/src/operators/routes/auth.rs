@@ -1,17 +1,22 @@
 //! Logging in as an operator.
 
-use axum::{Json, extract::State, http::StatusCode, http::request::Parts};
+use axum::{
+    Json,
+    extract::State,
+    http::{StatusCode, request::Parts},
+    response::{IntoResponse, Response},
+};
 
 use super::OperatorProblems;
 use crate::{
-    auth::Caller,
+    auth::{Caller, SecondFactorRequired},
     error::{ApiResult, Kind},
     extract::ValidJson,
     openapi::{BODY, THROTTLED, problem_responses},
     operators::{
         Operator,
-        dto::{OperatorDto, OperatorLogIn, OperatorToken},
-        identity,
+        dto::{OperatorDto, OperatorLogIn, OperatorLogInCode, OperatorToken},
+        identity::{self, LoggedIn},
     },
     state::App,
 };
@@ -20,21 +25,48 @@ problem_responses!(LogInProblems = BODY, THROTTLED, &[Kind::InvalidCredentials])
 
 /// Log in as an operator
 ///
-/// The token works for twelve hours, below `/api/v1/admin` only. Operators are made by `control-plane create-operator`.
+/// The token works for twelve hours, below `/api/v1/admin` only. If the operator has two-step login on, the answer is 202 with a challenge
+/// that is met with a code. Operators are made by `control-plane create-operator`.
 #[utoipa::path(
     post, path = "/api/v1/admin/auth/login", operation_id = "log_in_operator", tag = "admin",
     security(()),
     request_body(content = OperatorLogIn, example = json!({
         "email": "operator@example.com", "password": "correct horse battery",
     })),
-    responses((status = 200, description = "The token of the login.", body = OperatorToken), LogInProblems),
+    responses(
+        (status = 200, description = "The token of the login.", body = OperatorToken),
+        (status = 202, description = "The password is right; a code is needed too.", body = SecondFactorRequired),
+        LogInProblems,
+    ),
 )]
 pub(super) async fn log_in_operator(
     State(app): State<App>,
     caller: Caller,
     ValidJson(body): ValidJson<OperatorLogIn>,
+) -> ApiResult<Response> {
+    Ok(match identity::log_in(&app, caller, body).await? {
+        LoggedIn::Token(token) => Json(token).into_response(),
+        LoggedIn::CodeRequired(challenge) => (StatusCode::ACCEPTED, Json(challenge)).into_response(),
+    })
+}
+
+problem_responses!(LogInCodeProblems = BODY, THROTTLED, &[Kind::Unauthenticated, Kind::WrongCode]);
+
+/// Log in as an operator: second step
+///
+/// With a code of the device, or a recovery code. Each works once. A challenge lives for five minutes and five codes.
+#[utoipa::path(
+    post, path = "/api/v1/admin/auth/login/code", operation_id = "log_in_operator_with_code", tag = "admin",
+    security(()),
+    request_body(content = OperatorLogInCode, example = json!({"challenge_token": "sbc_q2Zx", "code": "492039"})),
+    responses((status = 200, description = "The token of the login.", body = OperatorToken), LogInCodeProblems),
+)]
+pub(super) async fn log_in_operator_with_code(
+    State(app): State<App>,
+    caller: Caller,
+    ValidJson(body): ValidJson<OperatorLogInCode>,
 ) -> ApiResult<Json<OperatorToken>> {
-    Ok(Json(identity::log_in(&app, caller, body).await?))
+    Ok(Json(identity::log_in_with_code(&app, caller, body).await?))
 }
 
 /// Log out as an operator

@@ -2,6 +2,7 @@
 
 mod auth;
 mod fleet;
+mod second_factor;
 mod tenants;
 
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -17,8 +18,13 @@ use crate::{
 pub fn router() -> OpenApiRouter<App> {
     OpenApiRouter::new()
         .routes(routes!(auth::log_in_operator))
+        .routes(routes!(auth::log_in_operator_with_code))
         .routes(routes!(auth::log_out_operator))
         .routes(routes!(auth::get_operator))
+        .routes(routes!(second_factor::get_operator_second_factor, second_factor::enrol_operator_second_factor))
+        .routes(routes!(second_factor::confirm_operator_second_factor))
+        .routes(routes!(second_factor::disable_operator_second_factor))
+        .routes(routes!(second_factor::renew_operator_recovery_codes))
         .routes(routes!(tenants::get_overview))
         .routes(routes!(tenants::list_tenants))
         .routes(routes!(tenants::get_tenant_as_operator))

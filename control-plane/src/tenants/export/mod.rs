@@ -82,7 +82,10 @@ fn name_of(tenant: &TenantId, id: &ExportId) -> String {
 impl From<ObjectError> for ApiError {
     fn from(error: ObjectError) -> Self {
         match error {
-            ObjectError::Unavailable => Kind::Unavailable.because("the object store doesn't answer").into(),
+            ObjectError::Unavailable | ObjectError::Refused | ObjectError::NoBucket => {
+                tracing::warn!(%error, "a file was not to be had");
+                Kind::Unavailable.because("the object store doesn't answer").into()
+            }
             ObjectError::Missing => Self::Defect("a file of a row is missing"),
             ObjectError::File(_) => Self::Defect("a file can't be read"),
             ObjectError::Settings => Self::Defect("the object store's settings can't be used"),
