@@ -83,12 +83,14 @@ class Drive:
         self.worlds.pop(operation, None)
         self.kept.pop(operation, None)
 
-    def credentials(self, case, token):
+    def credentials(self, case, token, operator=None):
         if case.headers.get("Authorization") != OURS:
             return
         if "operator" in schemes_of(case.operation):
-            token = self.kept.setdefault("operator", {}).get("token") or self.recipes.operator()
-            self.kept["operator"]["token"] = token
+            if operator is None:
+                shared = self.kept.setdefault("operator", {})
+                operator = shared["token"] = shared.get("token") or self.recipes.operator()
+            token = operator
         if token.startswith("sb_") and self.turns["keys"] % 2:
             case.headers.pop("Authorization", None)
             case.headers["X-Api-Key"] = token
@@ -109,7 +111,7 @@ class Drive:
         if recipe["key"] and self.turns[operation] % 3 == 0:
             token = recipe["key"]
             self.turns["keys"] += 1
-        self.credentials(case, token)
+        self.credentials(case, token, recipe.get("operator"))
         if as_drawn or case.meta is None:
             return None
         if "path" in recipe and not case.meta.is_negative_at(ParameterLocation.PATH):

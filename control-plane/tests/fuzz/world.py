@@ -225,6 +225,17 @@ class World:
     def second_factor(self):
         return self.thing("second factor", self.owner.with_second_factor)
 
+    def operator(self):
+        """An operator of this world's own: its address, and requests of its."""
+
+        def make():
+            body = {"email": f"operator-{next(Person.numbers)}@example.com", "password": PASSWORD}
+            self.servers.operator(body["email"], PASSWORD)
+            token = Api(self.servers.url).post("admin/auth/login", body)["access_token"]
+            return body, token, Api(self.servers.url, token)
+
+        return self.thing("operator", make)
+
     def login(self):
         """Another login of the owner's."""
 
@@ -411,6 +422,28 @@ class Recipes:
 
     def log_in_operator(self, world):
         return {"body": {"email": OPERATOR, "password": PASSWORD}}
+
+    def log_in_operator_with_code(self, world):
+        account, _, api = world.operator()
+        secret = api.post("admin/me/totp", {"password": PASSWORD})["secret"]
+        codes = api.post("admin/me/totp/confirm", {"code": code_of(secret)})["recovery_codes"]
+        first = Api(self.servers.url).post("admin/auth/login", account)
+        return {"body": {"challenge_token": first["challenge_token"], "code": codes[0]}}
+
+    def enrol_operator_second_factor(self, world):
+        return {"operator": world.operator()[1], "body": {"password": PASSWORD}}
+
+    def confirm_operator_second_factor(self, world):
+        _, token, api = world.operator()
+        secret = api.post("admin/me/totp", {"password": PASSWORD})["secret"]
+        return {"operator": token, "body": {"code": code_of(secret)}}
+
+    def disable_operator_second_factor(self, world):
+        recipe = self.confirm_operator_second_factor(world)
+        world.operator()[2].post("admin/me/totp/confirm", recipe["body"])
+        return {"operator": recipe["operator"], "body": {"password": PASSWORD}}
+
+    renew_operator_recovery_codes = disable_operator_second_factor
 
     def get_tenant_as_operator(self, world):
         return {"path": world.owner.tenant}
