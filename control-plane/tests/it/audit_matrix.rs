@@ -5,7 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use control_plane::auth::{Role, Scope};
+use control_plane::{
+    auth::{Role, Scope},
+    operators::{self, NewOperator},
+};
 use reqwest::RequestBuilder;
 use rstest::rstest;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
@@ -20,7 +23,6 @@ use crate::{
     harness::{Answer, Engine, TestApp, mail_links},
     mail,
     operations::{Access, Mint, Operation, World, key_body, operations, unknown},
-    operators,
     parts::eventually,
     second_factor::Device,
 };
@@ -270,24 +272,53 @@ async fn ready(mint: &Mint<'_>, worker: &FakeWorker, world: &World, operation: O
             let token = Some(mint.token(tenant, &colleague, &login, 900));
             (operation, Who { token, tenant: tenant.into(), actor: user(&colleague) })
         }
-        "log_in_operator" => {
-            operators::operator(app).await;
-            let body = json!({"email": operators::EMAIL, "password": password});
-            (operation.with_body(body), Who { token: None, tenant: nobody, actor: operator(app).await.1 })
-        }
-        _ if matches!(operation.access, Access::Others) => {
-            let (token, actor) = operator(app).await;
-            (operation, Who { token: Some(token), tenant: nobody, actor })
+        name if name.contains("operator") || matches!(operation.access, Access::Others) => {
+            let (email, token, actor) = operator(app).await;
+            let post = async |path: &str, body: Value| {
+                let answer = Answer::of(app.post(&format!("/api/v1/admin/{path}"), &body).bearer_auth(&token)).await;
+                assert!(answer.status.is_success(), "{path}: {answer:?}");
+                answer.json()
+            };
+            let enrolled = async || Device::new(&post("me/totp", json!({"password": password})).await["secret"]);
+            let switched_on = async || {
+                let device = enrolled().await;
+                post("me/totp/confirm", json!({"code": device.code(-1)})).await;
+                device
+            };
+            let log_in = json!({"email": email, "password": password});
+            let operation = match name {
+                "log_in_operator" => operation.with_body(log_in),
+                "log_in_operator_with_code" => {
+                    let device = switched_on().await;
+                    let challenge = post("auth/login", log_in).await["challenge_token"].clone();
+                    operation.with_body(json!({"challenge_token": challenge, "code": device.code(0)}))
+                }
+                "confirm_operator_second_factor" => {
+                    let device = enrolled().await;
+                    operation.with_body(json!({"code": device.code(0)}))
+                }
+                "disable_operator_second_factor" | "renew_operator_recovery_codes" => {
+                    switched_on().await;
+                    operation
+                }
+                _ => operation,
+            };
+            let token = matches!(operation.access, Access::Others).then_some(token);
+            (operation, Who { token, tenant: nobody, actor })
         }
         _ => (operation, as_owner()),
     }
 }
 
-/// A token of the operator, and who that is.
-async fn operator(app: &TestApp) -> (String, Option<(&'static str, String)>) {
-    let token = operators::operator(app).await;
-    let me = Answer::of(app.get("/api/v1/admin/me").bearer_auth(&token)).await.json();
-    (token, Some(("operator", me["id"].as_str().unwrap().to_owned())))
+/// A new operator: address, token, and who that is.
+async fn operator(app: &TestApp) -> (String, String, Option<(&'static str, String)>) {
+    let email = format!("{}@example.com", UserId::new());
+    let password = "correct horse battery";
+    let new = NewOperator { email: email.clone(), name: "sentinel".into(), password: password.into(), replace: false };
+    let id = operators::create(app.app(), new).await.unwrap();
+    let body = json!({"email": email, "password": password});
+    let answer = Answer::of(app.post("/api/v1/admin/auth/login", &body)).await.json();
+    (email, answer["access_token"].as_str().unwrap().to_owned(), Some(("operator", id.to_string())))
 }
 
 #[rstest]
@@ -337,7 +368,7 @@ async fn audit_matrix_what_is_refused_is_recorded_too(#[case] engine: Engine) {
     let world = World::new(&mint).await;
     let viewer = mint.actor(&world.tenant, Role::Viewer).await;
     let (key_id, key) = world.api_key(&app, key_body(&[Scope::UsageRead])).await;
-    let (of_operator, operator) = operator(&app).await;
+    let (_, of_operator, operator) = operator(&app).await;
     let mut forbidden = 0;
     for operation in operations().into_iter().filter(Operation::writes) {
         let who = match &operation.access {
