@@ -240,7 +240,7 @@ async fn owners_and_admins_search_their_own_log(#[case] engine: Engine) {
     })
     .await;
 
-    let figures = Answer::of(app.get("/metrics")).await.text;
+    let figures = app.figures().await.text;
     for figure in ["audit_rows_to_seal", "audit_oldest_to_seal_seconds", "audit_rows_sealed_total"] {
         assert!(figures.contains(&format!("\n{figure} ")), "{figure}");
     }
