@@ -14,7 +14,7 @@ BUILD ?= --bins
 
 BENCH = scripts/postgres with $(SANDBOX_DIR)/release/bench
 
-.PHONY: help demo run smoke test baileys test-released chaos bench bench-quick bench-build lint deny openapi openapi-lint hooks build-sandbox
+.PHONY: help demo run smoke test baileys fuzz-api test-released chaos bench bench-quick bench-build lint deny openapi openapi-lint hooks build-sandbox
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -34,7 +34,11 @@ run: ## Switchboard on the real WhatsApp, with embedded defaults
 test: BUILD = --bins --tests
 test: build-sandbox baileys ## unit, property and whole-server tests, on SQLite and on a PostgreSQL, a Redis and an S3 of its own
 	@scripts/postgres with scripts/redis with scripts/s3 with $(CARGO) nextest run $(SANDBOX) --no-fail-fast
+	@scripts/fuzz-api $(BIN) --examples 10 --seed 1
 	@$(MAKE) --no-print-directory test-released openapi-lint
+
+fuzz-api: build-sandbox ## schemathesis over the whole API, 200 examples an operation; FUZZ='--postgres --seed 7' for more
+	@scripts/fuzz-api $(BIN) $(FUZZ)
 
 baileys: ## installs the independent client, where npm is
 	@command -v npm >/dev/null || { echo '*** npm is not here: nothing will be tested against Baileys ***'; exit 0; }; \

@@ -6,7 +6,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{
-    auth,
+    audit, auth,
     error::{Kind, Refusal},
     events, health, keys, limits, messages, openapi, operators, plans,
     request_context::Around,
@@ -27,6 +27,7 @@ fn documented() -> OpenApiRouter<App> {
         .merge(events::router())
         .merge(usage::router())
         .merge(plans::router())
+        .merge(audit::router())
         .merge(operators::router())
         .merge(health::router())
 }
@@ -50,5 +51,7 @@ pub fn router(app: App) -> Router {
         .fallback(|| async { Refusal::from(Kind::NotFound).into_response() })
         .method_not_allowed_fallback(|| async { Refusal::from(Kind::MethodNotAllowed).into_response() })
         .with_state(app.clone());
+    // Inside of the limits: what they refuse isn't recorded, else anybody could fill the log.
+    let router = audit::around(router, &app, &document);
     around.wrap(limits::around(router, &app))
 }

@@ -10,8 +10,10 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement};
 use shared::{ids::TenantId, time::Timestamp};
 
 use crate::{
+    audit,
     auth::TenantScope,
     error::{ApiError, ApiResult, database_error_kind},
+    jobs::schedule::installation,
     keys,
     state::App,
     tenants, webhooks,
@@ -65,6 +67,7 @@ async fn tenant(app: &App, tx: &DatabaseTransaction) -> ApiResult<TenantId> {
         return Ok(id);
     }
     let tenant = tenants::service::create_unowned(app, tx, NAME, Timestamp::now()).await?;
+    audit::system(&app.audit, tx, &installation(), "create_tenant", ("tenant", tenant.id.as_str())).await?;
     tx.execute_raw(Statement::from_sql_and_values(
         engine,
         "UPDATE installation SET default_tenant_id = $1 WHERE id = 1",

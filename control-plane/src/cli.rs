@@ -1,21 +1,29 @@
 //! The commands of the binary `control-plane`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
-use shared::{ids::JobId, wire::session::Network};
+use shared::{
+    ids::{JobId, TenantId},
+    wire::session::Network,
+};
 use zeroize::Zeroizing;
 
 use crate::{
     app,
+    audit::{
+        self,
+        command::{Against, recorded, verified},
+    },
     auth::{self, Purpose},
     config::{Config, LogConfig, Values},
     db::Db,
     error::{Kind, database_error_kind},
     jobs::{self, JobKind, dead},
     keys,
+    objects::Objects,
     operators::{self, NewOperator},
     plans::command::PlansCommand,
     redis::{Redis, subscriber},
@@ -85,6 +93,18 @@ enum Command {
     /// Define plans and say who has which.
     #[command(subcommand)]
     Plans(PlansCommand),
+    /// Walk the audit log and tell which rows were changed, inserted or removed; ends with 1 if any were.
+    VerifyAudit {
+        /// Of this tenant only.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// Compare with the heads of this file, instead of those in the object store.
+        #[arg(long)]
+        heads: Option<PathBuf>,
+        /// Compare with the heads of so many days, of those in the object store.
+        #[arg(long, default_value_t = 7, value_parser = clap::value_parser!(u32).range(0..=3650), conflicts_with = "heads")]
+        days: u32,
+    },
     /// Print the OpenAPI document.
     Openapi,
     /// Print docs/errors.md.
@@ -149,6 +169,7 @@ impl Cli {
                 println!("{}", keys::new_key(network).expose_secret());
                 Ok(())
             }
+            Command::VerifyAudit { tenant, heads, days } => verify_audit(&Config::values()?, tenant, heads, days).await,
             Command::Openapi => {
                 print!("{}", openapi_document()?);
                 Ok(())
@@ -189,7 +210,9 @@ async fn rotate_keys(values: &Values, compromised: bool) -> anyhow::Result<()> {
     let db = server::connect(&config).await?;
     let master_key = server::master_key(&config)?;
     master_key.bind(db.autocommit()).await?;
-    let kid = auth::rotate(&db, &master_key, Purpose::AccessTokens, compromised).await?;
+    let log = audit::Log::new(&master_key);
+    let rotate = async { Ok(auth::rotate(&db, &master_key, Purpose::AccessTokens, compromised).await?) };
+    let kid = recorded(&log, &db, "rotate_keys", rotate).await?;
     println!("{kid}");
     if let Some(redis) = Redis::connect(&config.redis, &master_key).await?
         && redis.publish(subscriber::SIGNING_KEYS, &kid).await.is_err()
@@ -216,7 +239,12 @@ async fn create_operator(
     };
     let app = server::open(Config::read(values)?).await?;
     let new = NewOperator { email, name, password: password.clone(), replace };
-    let id = operators::create(&app, new).await?;
+    let id = recorded(&app.audit, &app.db, "create_operator", async {
+        let id = operators::create(&app, new).await?;
+        audit::about(id.as_str());
+        Ok(id)
+    })
+    .await?;
     println!("{id}");
     if made {
         println!("password: {}", password.expose_secret());
@@ -227,14 +255,24 @@ async fn create_operator(
 
 async fn remove_operator(values: &Values, email: String) -> anyhow::Result<()> {
     let app = server::open(Config::read(values)?).await?;
-    operators::remove(&app, email).await?;
+    recorded(&app.audit, &app.db, "remove_operator", async {
+        let id = operators::remove(&app, email).await?;
+        audit::about(id.as_str());
+        Ok(())
+    })
+    .await?;
     app.db.clone().close().await;
     Ok(())
 }
 
 async fn reset_second_factor(values: &Values, email: String) -> anyhow::Result<()> {
     let app = server::open(Config::read(values)?).await?;
-    let was_on = operators::reset_second_factor(&app, email).await?;
+    let was_on = recorded(&app.audit, &app.db, "reset_operator_second_factor", async {
+        let (id, was_on) = operators::reset_second_factor(&app, email).await?;
+        audit::about(id.as_str());
+        Ok(was_on)
+    })
+    .await?;
     println!("{}", if was_on { "two-step login is off" } else { "two-step login was off" });
     app.db.clone().close().await;
     Ok(())
@@ -242,7 +280,7 @@ async fn reset_second_factor(values: &Values, email: String) -> anyhow::Result<(
 
 async fn seed(values: &Values) -> anyhow::Result<()> {
     let app = server::open(Config::read(values)?).await?;
-    match seed::plant(&app).await? {
+    match recorded(&app.audit, &app.db, "seed", seed::plant(&app)).await? {
         Some(planted) => println!(
             "log in as  {}\npassword   {}\nAPI key    {}",
             seed::EMAIL,
@@ -258,6 +296,7 @@ async fn seed(values: &Values) -> anyhow::Result<()> {
 async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
     let config = Config::read(values)?;
     let db = server::connect(&config).await?;
+    let log = audit::Log::new(&server::master_key(&config)?);
     let said_no = |error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error));
     match command {
         JobsCommand::Dead { kind, limit } => {
@@ -275,17 +314,28 @@ async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<(
             }
         }
         JobsCommand::Redrive { id: Some(id), .. } => {
-            anyhow::ensure!(dead::redrive(&db, &id).await.map_err(said_no)?, "no job with this id was given up");
+            let redrive = async {
+                anyhow::ensure!(dead::redrive(&db, &id).await.map_err(said_no)?, "no job with this id was given up");
+                audit::about(id.as_str());
+                Ok(())
+            };
+            recorded(&log, &db, "redrive_job", redrive).await?;
             ring(&config, &db, &JobKind::ALL).await?;
         }
         JobsCommand::Redrive { id: None, all } => {
             let kind = all.context("say which job, or --all of a kind")?;
-            println!("{}", dead::redrive_all(&db, kind).await.map_err(said_no)?);
+            let redrive = async { dead::redrive_all(&db, kind).await.map_err(said_no) };
+            println!("{}", recorded(&log, &db, "redrive_jobs", redrive).await?);
             ring(&config, &db, &[kind]).await?;
         }
         JobsCommand::Cancel { id } => {
-            let waited = dead::cancel(db.autocommit(), &id).await.map_err(said_no)?;
-            anyhow::ensure!(waited, "no job with this id waits; one that runs can't be called off");
+            let cancel = async {
+                let waited = dead::cancel(db.autocommit(), &id).await.map_err(said_no)?;
+                anyhow::ensure!(waited, "no job with this id waits; one that runs can't be called off");
+                audit::about(id.as_str());
+                Ok(())
+            };
+            recorded(&log, &db, "cancel_job", cancel).await?;
         }
     }
     db.close().await;
@@ -304,9 +354,43 @@ async fn ring(config: &Config, db: &Db, kinds: &[JobKind]) -> anyhow::Result<()>
 }
 
 async fn plans(values: &Values, command: PlansCommand) -> anyhow::Result<()> {
-    let db = server::connect(&Config::read(values)?).await?;
-    print!("{}", command.run(&db).await?);
+    let config = Config::read(values)?;
+    let db = server::connect(&config).await?;
+    let said = match command.changes() {
+        None => command.run(&db).await?,
+        Some((operation, tenant)) => {
+            let log = audit::Log::new(&server::master_key(&config)?);
+            recorded(&log, &db, operation, async {
+                if let Some(tenant) = &tenant {
+                    audit::about(tenant.as_str());
+                }
+                command.run(&db).await
+            })
+            .await?
+        }
+    };
+    print!("{said}");
     db.close().await;
+    Ok(())
+}
+
+async fn verify_audit(
+    values: &Values,
+    tenant: Option<TenantId>,
+    heads: Option<PathBuf>,
+    days: u32,
+) -> anyhow::Result<()> {
+    let config = Config::read(values)?;
+    let db = server::connect(&config).await?;
+    let master_key = server::master_key(&config)?;
+    // With another key every row would look as if somebody had changed it.
+    master_key.bind(db.autocommit()).await?;
+    let objects = Objects::new(&config.objects)?;
+    let against = heads.as_deref().map_or(Against::Store(&objects, days), Against::File);
+    let (said, is_well) = verified(&audit::Log::new(&master_key), &db, tenant.as_ref(), against).await?;
+    print!("{said}");
+    db.close().await;
+    anyhow::ensure!(is_well, "the audit log is not as it was written");
     Ok(())
 }
 

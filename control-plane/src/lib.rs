@@ -4,6 +4,7 @@
 //! What cuts across stands here at the top, small.
 
 pub mod app;
+pub mod audit;
 pub mod auth;
 pub mod bootstrap;
 pub mod cli;

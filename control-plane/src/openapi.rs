@@ -4,6 +4,8 @@
 //! handler. What is the same for all of them is said once here: which problems a kind of handler can answer with
 //! ([`problem_responses!`]), the security schemes, and the `X-Request-Id` of every answer.
 
+mod inputs;
+
 use std::collections::BTreeMap;
 
 use axum::{
@@ -161,6 +163,7 @@ pub fn responses_of(sets: &[&[Kind]]) -> BTreeMap<String, RefOr<openapi::Respons
         (name = "events", description = "What happened, in order."),
         (name = "usage", description = "What was metered."),
         (name = "plans", description = "What a tenant may do, and how much."),
+        (name = "audit", description = "Who changed what."),
         (name = "admin", description = "For the operators of the installation."),
         (name = "health", description = "Whether the installation works."),
     ),
@@ -225,6 +228,7 @@ pub fn base() -> openapi::OpenApi {
 /// Adds what is the same everywhere: the `X-Request-Id` of every answer, and where a caller stands with its limits; and to each
 /// operation, for programs, which permission it needs and which roles have it (`x-access`).
 pub fn finish(document: &mut openapi::OpenApi) {
+    inputs::complete(document);
     for (path, item) in &mut document.paths.paths {
         let limited = limits::covers(path);
         for operation in operations(item) {

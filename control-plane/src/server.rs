@@ -8,7 +8,7 @@ use tokio::task::JoinError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    app,
+    app, audit,
     auth::{self, Keyring},
     bootstrap,
     config::{self, Config},
@@ -77,7 +77,15 @@ impl ControlPlane {
             tasks.spawn(async move { redis.watch(stop).await });
             tasks.spawn(subscriber::listen(app.clone()));
         }
-        tasks.spawn(public.serve(app::router(app.clone()), stop.clone()));
+        let served = CancellationToken::new();
+        let (serving, last) = (public.serve(app::router(app.clone()), stop.clone()), served.clone());
+        tasks.spawn(async move {
+            serving.await;
+            last.cancel();
+        });
+        // It ends after the last request, whose outcome it writes.
+        tasks.spawn(audit::write(app.clone(), served));
+        tasks.spawn(audit::keep_sealing(app.clone()));
         tasks.spawn(workers.serve(Around::internal().wrap(internal::router(app.clone())), stop.clone()));
         for tls in [public_tls, internal_tls].into_iter().flatten() {
             tasks.spawn(tls.follow(stop.clone()));
@@ -146,6 +154,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
         limits: Limits::new(config.rate_limits.clone(), redis.clone()),
         redis,
         key_cache: KeyCache::default(),
+        audit: audit::Log::new(&master_key),
         config,
         db,
         master_key,

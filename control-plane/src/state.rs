@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit,
     auth::Keyring,
     config::Config,
     db::Db,
@@ -47,6 +48,8 @@ pub struct Shared {
     pub waiting: Waiting,
     /// Calls tenants' URLs, guarded.
     pub outbound: outbound::Client,
+    /// The audit log.
+    pub audit: audit::Log,
     /// Files that are too large for the database.
     pub objects: Objects,
     /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.

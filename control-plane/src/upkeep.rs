@@ -8,6 +8,7 @@ use sea_orm::{ConnectionTrait, DbErr, Statement};
 use shared::time::Timestamp;
 
 use crate::{
+    audit::{self, heads::HeadsError},
     auth,
     error::database_error_kind,
     idempotency,
@@ -19,8 +20,11 @@ use crate::{
 };
 
 /// When what is done.
-pub const SCHEDULE: &[Entry] =
-    &[Entry { name: "expired", expression: "* * * * *" }, Entry { name: "retention", expression: "*/5 * * * *" }];
+pub const SCHEDULE: &[Entry] = &[
+    Entry { name: "expired", expression: "* * * * *" },
+    Entry { name: "retention", expression: "*/5 * * * *" },
+    Entry { name: "audit-heads", expression: "7 * * * *" },
+];
 
 /// How long events and finished deliveries are kept.
 const KEEP_EVENTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -50,6 +54,18 @@ impl Handler for Upkeep {
             let done = match job.subject.as_str() {
                 "expired" => expired(app).await,
                 "retention" => retention(app).await,
+                "audit-heads" => match audit::heads::export(app).await {
+                    Ok(()) => Ok(()),
+                    Err(HeadsError::Database(error)) => Err(error),
+                    Err(error) => {
+                        tracing::warn!(%error, "the ends of the audit logs were not copied");
+                        outcomes.push(Outcome::RetryAt(
+                            Timestamp::now().plus(Duration::from_secs(60)),
+                            "the object store said no",
+                        ));
+                        continue;
+                    }
+                },
                 // Another version's.
                 _ => {
                     outcomes.push(Outcome::Dead("upkeep that this version doesn't know"));

@@ -135,6 +135,8 @@ ids! {
     MessageId = "msg";
     /// A webhook endpoint.
     WebhookId = "whk";
+    /// One entry of an audit log: what somebody asked for, and what came of it.
+    AuditId = "aud";
     /// One event on its way to one webhook endpoint.
     DeliveryId = "dlv";
     /// A stored event.

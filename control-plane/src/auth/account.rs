@@ -18,6 +18,7 @@ use super::{
     throttle::{self, Attempt},
 };
 use crate::{
+    audit::{self, ActorType},
     error::{ApiError, ApiResult, Kind},
     jobs::JobKind,
     mail,
@@ -133,6 +134,7 @@ pub(super) async fn reset_password(app: &App, caller: Caller, wanted: ResetPassw
     let tx = app.db.write().await?;
     let found = email_tokens::take(app, &tx, Purpose::ResetPassword, &token).await?.ok_or(Kind::MailTokenRefused)?;
     let user_id = found.user.ok_or(ApiError::Defect("a token in a mail names nobody"))?;
+    audit::by(ActorType::User, user_id.as_str());
     let user = find(&tx, &user_id).await?;
     // Whoever reads the mail has the address.
     let verified_at = user.email_verified_at.or(Some(Timestamp::now()));

@@ -9,6 +9,7 @@ use shared::{ids::TenantId, time::Timestamp};
 
 use super::{Actor, Auth, Principal, Role, ScopeMarker, TenantScope, tokens};
 use crate::{
+    audit,
     error::{ApiError, ApiResult, Kind, Refusal},
     extract::ClientAddress,
     keys,
@@ -107,6 +108,8 @@ async fn by_key(app: &App, token: &str, address: ClientAddress) -> ApiResult<Opt
     let Some(key) = keys::service::find_by_token(app, token).await? else { return Ok(None) };
     if key.allowed_ips.as_ref().is_some_and(|networks| !address.is_in(networks)) {
         metrics::counter!("api_key_address_refused_total").increment(1);
+        audit::of(&key.tenant_id);
+        audit::by(audit::ActorType::Key, key.id.as_str());
         return Err(Kind::AddressNotAllowed.into());
     }
     let actor = Actor::Key { key_id: key.id, scopes: key.scopes, network: key.network };

@@ -23,6 +23,7 @@ use super::{
     tokens::{self, ACCESS_TTL, LOGIN_TTL, REUSE_WINDOW},
 };
 use crate::{
+    audit::{self, ActorType},
     error::{ApiError, ApiResult, Kind},
     extract::page::{Page, PageQuery},
     state::App,
@@ -56,7 +57,11 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: LogIn) -> ApiResul
     let user = user::Entity::find().filter(user::Column::Email.eq(email.as_str())).one(app.db.read()).await?;
     let stored = user.as_ref().map(|user| user.password_hash.clone());
     let fits = app.keyring.passwords.verify(password.into_secret(), stored).await?;
+    if let Some(user) = user.as_ref().filter(|_| !fits) {
+        audit::about(user.id.as_str());
+    }
     let Some(user) = user.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
+    audit::by(ActorType::User, user.id.as_str());
     throttle::forgive(app, Attempt::LogIn, email.as_str()).await?;
     let tx = app.db.write().await?;
     let outcome = if second_factor::is_on(&tx, &user.id).await? {
@@ -77,6 +82,7 @@ pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: LogInCod
         throttle::admit(app, Attempt::SecondFactor, caller.address, None).await?;
         return Err(over().into());
     };
+    audit::by(ActorType::User, user_id.as_str());
     throttle::admit(app, Attempt::SecondFactor, caller.address, Some(user_id.as_str())).await?;
     let tx = app.db.write().await?;
     if !second_factor::count_try::<UserId>(app, &tx, &challenge).await? {
@@ -155,9 +161,17 @@ async fn start_until(
     }
     .insert(tx)
     .await?;
+    record(&login);
     let refresh = tokens::opaque("sbr_");
     store_refresh_token(app, tx, &login.id, &refresh, now).await?;
     answer(app, &login, refresh, now)
+}
+
+/// Whose login it is, for the audit log.
+fn record(login: &login::Model) {
+    audit::of(&login.tenant_id);
+    audit::by(ActorType::User, login.user_id.as_str());
+    audit::about(login.id.as_str());
 }
 
 async fn store_refresh_token(
@@ -227,6 +241,7 @@ async fn refresh_in(app: &App, tx: &DatabaseTransaction, token: &SecretString) -
         .await?
         .filter(|login| login.revoked_at.is_none() && login.expires_at > now);
     let Some(login) = login else { return Ok(Refresh::Refused) };
+    record(&login);
     let row_name = tokens::hex(&hash);
     let place = Place { owner: login.id.as_str(), table: "refresh_tokens", row: &row_name };
     let successor = match (row.used_at, &row.sealed_successor) {
@@ -262,6 +277,9 @@ pub(super) async fn log_out(app: &App, token: &SecretString) -> ApiResult<()> {
     let tx = app.db.write().await?;
     let hash = app.keyring.refresh_hash.of(token.expose_secret());
     if let Some(row) = refresh_token::Entity::find_by_id(hash).one(&tx).await? {
+        if let Some(login) = login::Entity::find_by_id(row.login_id.clone()).one(&tx).await? {
+            record(&login);
+        }
         revoke(&tx, &row.login_id, Timestamp::now()).await?;
     }
     tx.commit().await?;

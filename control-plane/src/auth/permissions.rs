@@ -7,12 +7,15 @@
 use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 
 macro_rules! permissions {
     ($($(#[doc = $doc:literal])+ $name:ident = $text:literal: $($role:ident)+;)*) => {
         /// Something that may be done.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Permission {$(
             $(#[doc = $doc])+
             #[serde(rename = $text)]
@@ -37,6 +40,18 @@ macro_rules! permissions {
     };
 }
 
+impl PartialSchema for Permission {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("Something that may be done."))
+            .enum_values(Some(TABLE.iter().map(|(permission, _)| permission.as_str())))
+            .into()
+    }
+}
+
+impl ToSchema for Permission {}
+
 permissions! {
     /// See sessions, their status and QR codes.
     SessionsRead = "sessions:read": Owner Admin Developer Agent Viewer;
@@ -56,6 +71,8 @@ permissions! {
     MembersWrite = "members:write": Owner Admin;
     /// Make, see, rotate and delete API keys.
     ApiKeys = "api-keys": Owner Admin Developer;
+    /// Read the audit log: who changed what.
+    AuditRead = "audit:read": Owner Admin;
     /// Rename the account and set what it keeps for how long.
     TenantWrite = "tenant:write": Owner Admin;
     /// Give the account to somebody else, export it, or delete it.
@@ -267,8 +284,8 @@ mod tests {
 
         #[test]
         fn what_changes_people_keys_or_the_account_is_never_a_key_s(permission in permissions()) {
-            use Permission::{ApiKeys, MembersRead, MembersWrite, TenantOwn, TenantWrite};
-            let for_people = [MembersRead, MembersWrite, ApiKeys, TenantWrite, TenantOwn].contains(&permission);
+            use Permission::{ApiKeys, AuditRead, MembersRead, MembersWrite, TenantOwn, TenantWrite};
+            let for_people = [MembersRead, MembersWrite, ApiKeys, AuditRead, TenantWrite, TenantOwn].contains(&permission);
             prop_assert_eq!(permission.scope().is_none(), for_people);
         }
     }

@@ -158,6 +158,8 @@ pub mod scopes {
         MembersWrite = Some(Permission::MembersWrite), keys: false, frozen: false;
         /// See [`Permission::ApiKeys`].
         ApiKeys = Some(Permission::ApiKeys), keys: false, frozen: false;
+        /// See [`Permission::AuditRead`].
+        AuditRead = Some(Permission::AuditRead), keys: false, frozen: false;
         /// See [`Permission::TenantWrite`].
         TenantWrite = Some(Permission::TenantWrite), keys: false, frozen: false;
         /// See [`Permission::TenantOwn`].

@@ -18,6 +18,7 @@ use super::{
     throttle::{self, Attempt},
 };
 use crate::{
+    audit::{self, ActorType},
     error::{ApiError, ApiResult, Kind},
     jobs::JobKind,
     mail,
@@ -63,6 +64,9 @@ async fn make(
 ) -> ApiResult<Option<(UserId, Tenant)>> {
     let Some(user_id) = people::make(tx, &wanted, verified_at, now).await? else { return Ok(None) };
     let tenant = tenants::service::create(app, tx, &wanted.tenant_name, &user_id, now).await?;
+    audit::of(&tenant.id);
+    audit::by(ActorType::User, user_id.as_str());
+    audit::about(tenant.id.as_str());
     Ok(Some((user_id, tenant)))
 }
 
@@ -96,6 +100,7 @@ pub(super) async fn verify(app: &App, caller: Caller, token: &SecretString) -> A
     }
     let found = email_tokens::take(app, &tx, Purpose::VerifyAddress, token).await?.ok_or(Kind::MailTokenRefused)?;
     let user_id = found.user.ok_or(ApiError::Defect("a token in a mail names nobody"))?;
+    audit::by(ActorType::User, user_id.as_str());
     user::Entity::update_many()
         .col_expr(user::Column::EmailVerifiedAt, Expr::value(now))
         .filter(user::Column::Id.eq(user_id))

@@ -25,3 +25,11 @@ pub(crate) use find::page;
 pub use find::{FindError, find};
 pub use record::{Audience, NewEvent, RecordError, Recorded, record, record_for};
 pub use routes::router;
+
+/// Explains the figures to whoever reads `/metrics`.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!(
+        "events_recorded_total",
+        "Events that were recorded, by type. One whose transaction fails and is tried again shows twice."
+    );
+}

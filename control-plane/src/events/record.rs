@@ -115,6 +115,9 @@ pub async fn record_for(
     for rows in rows.chunks(ROWS_PER_INSERT) {
         entity::Entity::insert_many(rows.to_vec()).exec_without_returning(tx).await?;
     }
+    for (_, kind) in &recorded {
+        metrics::counter!("events_recorded_total", "type" => kind.as_str()).increment(1);
+    }
     let deliveries = webhooks::dispatch(tx, scope, &recorded, audience).await?;
     Ok(Recorded { events: recorded.into_iter().map(|(id, _)| id).collect(), deliveries: deliveries > 0 })
 }

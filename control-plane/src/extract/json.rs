@@ -9,12 +9,13 @@ use axum::{
 };
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
-use serde_json::Value;
+use serde_json::{Number, Value};
 use serde_path_to_error::{Path, Segment};
 use sha2::{Digest, Sha256};
 use shared::problem::FieldError;
 use validator::{Validate, ValidationErrors, ValidationErrorsKind};
 
+use super::objects::Objects;
 use crate::{
     error::{ApiError, Kind, Refusal},
     state::App,
@@ -60,7 +61,8 @@ where
         if let Some(digest) = parts.extensions.get::<BodyDigest>() {
             let _first = digest.0.get_or_init(|| digest_of(&value));
         }
-        let read: T = serde_path_to_error::deserialize(value).map_err(|error| {
+        let value = with_whole_numbers(value);
+        let read: T = serde_path_to_error::deserialize(Objects(value)).map_err(|error| {
             let Refused { pointer, code, detail } = describe(error.path(), &error.inner().to_string());
             Refusal::field(&pointer, code, &detail)
         })?;
@@ -103,6 +105,27 @@ fn is_json(headers: &HeaderMap) -> bool {
     };
     let essence = media_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     essence == "application/json" || (essence.starts_with("application/") && essence.ends_with("+json"))
+}
+
+/// Writes `1.0` as `1`: JSON and its schemas know one kind of number, and an integer is one without a fraction.
+fn with_whole_numbers(value: Value) -> Value {
+    /// Up to here every whole number of a double is one integer.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => {
+            let whole =
+                number.as_f64().filter(|double| number.is_f64() && double.fract() == 0.0 && double.abs() <= EXACT);
+            Value::Number(whole.and_then(integer).unwrap_or(number))
+        }
+        Value::Array(items) => items.into_iter().map(with_whole_numbers).collect(),
+        Value::Object(map) => map.into_iter().map(|(key, item)| (key, with_whole_numbers(item))).collect(),
+        other => other,
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "whole, and no larger than what a double holds exactly")]
+fn integer(whole: f64) -> Option<Number> {
+    Some((whole as i64).into())
 }
 
 /// No column can hold the character, and PostgreSQL refuses it as a parameter.
@@ -331,5 +354,14 @@ mod tests {
         assert_eq!(of(r#"{"a":1,"b":[true,null]}"#), of(r#"{ "b": [true, null], "a": 1 }"#));
         assert_ne!(of(r#"{"a":"1"}"#), of(r#"{"a":1}"#));
         assert_ne!(of(r#"{"a":["b","c"]}"#), of(r#"{"a":["bc"]}"#));
+    }
+
+    #[test]
+    fn a_whole_number_is_an_integer_however_it_is_written() {
+        let whole = |text: &str| with_whole_numbers(serde_json::from_str(text).unwrap());
+        assert_eq!(whole(r#"[1.0, 1e3, -0.0, {"a": [-2.0]}]"#), json!([1, 1000, 0, {"a": [-2]}]));
+        assert_eq!(whole("[1.5, 1e300, 18446744073709551615]"), json!([1.5, 1e300, u64::MAX]));
+        assert_eq!(serde_json::from_value::<u8>(whole("7.0")).unwrap(), 7);
+        assert!(serde_json::from_value::<u8>(whole("7.5")).is_err());
     }
 }

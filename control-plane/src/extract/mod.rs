@@ -9,6 +9,7 @@
 mod client_address;
 pub mod entity_tag;
 mod json;
+mod objects;
 pub mod page;
 mod path;
 mod query;

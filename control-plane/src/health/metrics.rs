@@ -34,6 +34,9 @@ pub(crate) fn install() {
         crate::redis::describe_metrics();
         crate::keys::describe_metrics();
         crate::tenants::describe_metrics();
+        crate::audit::describe_metrics();
+        crate::events::describe_metrics();
+        crate::usage::describe_metrics();
     }
 }
 

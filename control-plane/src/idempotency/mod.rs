@@ -58,7 +58,14 @@ const PRUNE_BATCH: u64 = 1000;
 pub struct IdempotencyKey {
     /// 1 to 255 visible ASCII characters. The same key with the same request is answered as the first time, and has
     /// no second effect.
-    #[param(rename = "Idempotency-Key", required = false, min_length = 1, max_length = 255, example = "order-4711")]
+    #[param(
+        rename = "Idempotency-Key",
+        required = false,
+        min_length = 1,
+        max_length = 255,
+        pattern = "^[!-~]+$",
+        example = "order-4711"
+    )]
     idempotency_key: Option<String>,
 }
 

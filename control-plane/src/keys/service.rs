@@ -20,6 +20,7 @@ use super::{
     entity, token,
 };
 use crate::{
+    audit,
     auth::{Scope, TenantScope},
     db::to_json,
     error::{ApiError, ApiResult, Kind, Refusal},
@@ -259,7 +260,8 @@ pub(crate) async fn ensure(
         }
         if row.revoked_at.is_some() {
             let again = entity::ActiveModel { id: Set(row.id), revoked_at: Set(None), ..Default::default() };
-            again.update(tx).await?;
+            let again = again.update(tx).await?;
+            audit::system(&app.audit, tx, scope.id(), "set_api_key", ("api_key", again.id.as_str())).await?;
         }
         return Ok(());
     }
@@ -281,6 +283,7 @@ pub(crate) async fn ensure(
         allowed_ips: None,
         replaced_by: None,
     };
+    audit::system(&app.audit, tx, scope.id(), "set_api_key", ("api_key", row.id.as_str())).await?;
     entity::Entity::insert(row.into_active_model()).exec_without_returning(tx).await?;
     Ok(())
 }

@@ -25,7 +25,10 @@ pub struct SendMessage {
     /// Through which session.
     pub session_id: SessionId,
     /// To whom: a phone number in E.164, with or without `+`, or a JID that ends in `@s.whatsapp.net` or `@lid`.
-    #[schema(example = "+15550001234", max_length = 64)]
+    #[schema(
+        example = "+15550001234",
+        pattern = r"^(\+?[1-9][0-9]{6,14}|[1-9][0-9]{6,14}@s\.whatsapp\.net|[1-9][0-9]{0,19}@lid)$"
+    )]
     #[validate(length(min = 1, max = 64))]
     pub to: String,
     /// What kind of message.
@@ -170,7 +173,7 @@ pub struct MessageFilter {
     pub session_id: Option<SessionId>,
     /// Only of this chat: a phone number in E.164, or a JID.
     #[validate(length(min = 1, max = 64))]
-    #[param(max_length = 64, example = "+15550001234")]
+    #[param(min_length = 1, max_length = 64, example = "+15550001234")]
     pub chat: Option<String>,
     /// Only this way.
     pub direction: Option<Direction>,

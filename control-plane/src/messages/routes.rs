@@ -28,6 +28,7 @@ use super::{
     service::new_wa_id,
 };
 use crate::{
+    audit,
     auth::{Auth, TenantScope, scopes},
     crash,
     error::{ApiResult, Kind},
@@ -208,6 +209,7 @@ async fn accept(
     if events::record(tx, app, scope, told).await?.deliveries {
         app.bell.ring(JobKind::DeliverWebhook);
     }
+    audit::accepted(&app.audit, tx, StatusCode::ACCEPTED.as_u16(), row.id.as_str()).await?;
     metrics::counter!("control_plane_messages_accepted_total").increment(1);
     let at_once = at_once.map(|(seat, holder)| (seat, HandOver { scope: scope.clone(), message: row.clone(), holder }));
     Ok(Accepted { message: row, at_once })

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use shared::{
     ids::{OperatorId, SessionId, TenantId, WorkerId},
     time::Timestamp,
@@ -195,8 +195,16 @@ pub struct SessionFilter {
     /// Of this tenant only.
     pub tenant_id: Option<TenantId>,
     /// On this worker only.
-    #[param(value_type = Option<String>, example = "worker-1")]
+    #[serde(default, deserialize_with = "exactly")]
+    #[param(value_type = Option<String>, max_length = 50, pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", example = "worker-1")]
     pub worker_id: Option<WorkerId>,
+}
+
+/// A worker's id as it is shown. What workers may call themselves is turned into it, but nobody looks for that.
+fn exactly<'de, D: Deserializer<'de>>(from: D) -> Result<Option<WorkerId>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(from)? else { return Ok(None) };
+    let id: WorkerId = text.parse().map_err(Error::custom)?;
+    if id.as_str() == text { Ok(Some(id)) } else { Err(Error::custom("not a valid worker id")) }
 }
 
 /// Where a session runs. Nothing of what is in it.

@@ -19,6 +19,7 @@ use super::{
     entity::{login, operator},
 };
 use crate::{
+    audit::{self, ActorType},
     auth::{self, Attempt, Caller, EmailAddress, MIN_PASSWORD, SecondFactorRequired, Shown, second_factor},
     error::{ApiError, ApiResult, Kind, Refusal},
     internal::bearer,
@@ -122,27 +123,27 @@ pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorE
     Ok(present.id)
 }
 
-/// Removes an operator and ends their logins.
+/// Removes an operator and ends their logins; says who that was.
 ///
 /// # Errors
 /// [`OperatorError`].
-pub async fn remove(app: &App, email: String) -> Result<(), OperatorError> {
+pub async fn remove(app: &App, email: String) -> Result<OperatorId, OperatorError> {
     let email = address(email)?;
     let tx = app.db.write().await?;
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
     end_logins(&tx, &present.id).await?;
     second_factor::disable(&tx, &present.id).await?;
-    operator::Entity::delete_by_id(present.id).exec(&tx).await?;
+    operator::Entity::delete_by_id(present.id.clone()).exec(&tx).await?;
     tx.commit().await?;
-    Ok(())
+    Ok(present.id)
 }
 
-/// Switches an operator's second factor off and ends their logins: they have lost their device and their recovery codes. Says whether
-/// it was on.
+/// Switches an operator's second factor off and ends their logins: they have lost their device and their recovery codes. Says whose it
+/// is, and whether it was on.
 ///
 /// # Errors
 /// [`OperatorError`].
-pub async fn reset_second_factor(app: &App, email: String) -> Result<bool, OperatorError> {
+pub async fn reset_second_factor(app: &App, email: String) -> Result<(OperatorId, bool), OperatorError> {
     let email = address(email)?;
     let tx = app.db.write().await?;
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
@@ -150,7 +151,7 @@ pub async fn reset_second_factor(app: &App, email: String) -> Result<bool, Opera
     end_logins(&tx, &present.id).await?;
     second_factor::disable(&tx, &present.id).await?;
     tx.commit().await?;
-    Ok(was_on)
+    Ok((present.id, was_on))
 }
 
 async fn find<C: ConnectionTrait>(connection: &C, email: &EmailAddress) -> Result<Option<operator::Model>, DbErr> {
@@ -178,6 +179,7 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
     let stored = found.as_ref().map(|operator| operator.password_hash.clone());
     let fits = app.keyring.verify_password(password.into_secret(), stored).await?;
     let Some(operator) = found.filter(|_| fits) else { return Err(Kind::InvalidCredentials.into()) };
+    audit::by(ActorType::Operator, operator.id.as_str());
     auth::forgive(app, Attempt::LogIn, &account).await?;
     let tx = app.db.write().await?;
     let outcome = if second_factor::is_on(&tx, &operator.id).await? {
@@ -198,6 +200,7 @@ pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: Operator
     let who = challenged.as_ref().map(OperatorId::as_str);
     auth::admit(app, Attempt::SecondFactor, caller.address(), who).await?;
     let Some(id) = challenged else { return Err(over().into()) };
+    audit::by(ActorType::Operator, id.as_str());
     let tx = app.db.write().await?;
     if !second_factor::count_try::<OperatorId>(app, &tx, &challenge).await? {
         tx.commit().await?;

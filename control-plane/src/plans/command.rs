@@ -115,6 +115,19 @@ fn pool(text: &str) -> Result<PoolOverride, String> {
 }
 
 impl PlansCommand {
+    /// Under which name the audit log records it, and which tenant it is about; nothing for what only reads.
+    #[must_use]
+    pub fn changes(&self) -> Option<(&'static str, Option<TenantId>)> {
+        match self {
+            Self::List | Self::Show { .. } => None,
+            Self::Apply { .. } => Some(("apply_plans", None)),
+            Self::Assign { tenant, .. } => Some(("assign_plan", Some(tenant.clone()))),
+            Self::Unassign { tenant } => Some(("unassign_plan", Some(tenant.clone()))),
+            Self::Trial { tenant, .. } => Some(("begin_trial", Some(tenant.clone()))),
+            Self::Override(wanted) => Some(("override_plan", Some(wanted.tenant.clone()))),
+        }
+    }
+
     /// Does it, and gives what is to be printed.
     ///
     /// # Errors

@@ -9,7 +9,7 @@ use shared::{
     wire::session::{Account, Network, OnUnknown, SessionSettings},
 };
 use utoipa::ToSchema;
-use validator::{Validate, ValidationError};
+use validator::{Validate, ValidationError, ValidationErrors};
 
 use super::{
     entity::{DesiredColumn, Model},
@@ -223,9 +223,9 @@ pub struct QrDto {
 #[derive(Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreatePairingCode {
-    /// The account's phone number in E.164.
+    /// The account's phone number in E.164, with or without `+`.
     #[validate(length(max = 30))]
-    #[schema(example = "+15550001234", max_length = 30)]
+    #[schema(example = "+15550001234", pattern = r"^\+?[1-9][0-9]{6,14}$")]
     pub phone: String,
 }
 
@@ -273,48 +273,95 @@ pub enum AnswerPasskey {
 }
 
 impl Validate for AnswerPasskey {
-    fn validate(&self) -> Result<(), validator::ValidationErrors> {
+    fn validate(&self) -> Result<(), ValidationErrors> {
         match self {
-            Self::Assertion { credential } => credential.validate(),
+            Self::Assertion { credential } => {
+                let mut errors = ValidationErrors::new();
+                errors.merge_self("credential", credential.validate());
+                outcome(errors)
+            }
             Self::Confirmation => Ok(()),
         }
     }
 }
 
 /// WebAuthn's `AuthenticationResponseJSON`. All values are unpadded base64url. What isn't listed is ignored.
-#[derive(Deserialize, Validate, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Credential {
     /// The credential's id.
-    #[validate(custom(function = "is_base64url"))]
-    #[schema(max_length = 16384)]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub raw_id: String,
     /// The answer itself.
-    #[validate(nested)]
     pub response: AssertionResponse,
 }
 
 /// WebAuthn's `AuthenticatorAssertionResponseJSON`.
-#[derive(Deserialize, Validate, ToSchema)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct AssertionResponse {
     /// What was signed over.
     #[serde(rename = "clientDataJSON")]
-    #[validate(custom(function = "is_base64url"))]
-    #[schema(max_length = 16384)]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub client_data_json: String,
     /// What the authenticator says of itself.
-    #[validate(custom(function = "is_base64url"))]
-    #[schema(max_length = 16384)]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub authenticator_data: String,
     /// The signature.
-    #[validate(custom(function = "is_base64url"))]
-    #[schema(max_length = 16384)]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub signature: String,
     /// Whose credential it is.
-    #[validate(custom(function = "is_base64url"))]
-    #[schema(max_length = 16384)]
+    #[schema(
+        max_length = 16384,
+        pattern = "^([A-Za-z0-9_-]{4})*([A-Za-z0-9_-]{4}|[A-Za-z0-9_-]{2}[AEIMQUYcgkosw048]|[A-Za-z0-9_-][AQgw])$"
+    )]
     pub user_handle: Option<String>,
+}
+
+// By hand: the derived validation knows the fields by their names in Rust, and callers by those in JSON.
+impl Validate for Credential {
+    fn validate(&self) -> Result<(), ValidationErrors> {
+        let mut errors = base64url([("rawId", Some(&self.raw_id))]);
+        errors.merge_self("response", self.response.validate());
+        outcome(errors)
+    }
+}
+
+impl Validate for AssertionResponse {
+    fn validate(&self) -> Result<(), ValidationErrors> {
+        outcome(base64url([
+            ("clientDataJSON", Some(&self.client_data_json)),
+            ("authenticatorData", Some(&self.authenticator_data)),
+            ("signature", Some(&self.signature)),
+            ("userHandle", self.user_handle.as_ref()),
+        ]))
+    }
+}
+
+fn base64url<const N: usize>(fields: [(&'static str, Option<&String>); N]) -> ValidationErrors {
+    let mut errors = ValidationErrors::new();
+    for (name, text) in fields {
+        if let Some(Err(error)) = text.map(|text| is_base64url(text)) {
+            errors.add(name, error);
+        }
+    }
+    errors
+}
+
+fn outcome(errors: ValidationErrors) -> Result<(), ValidationErrors> {
+    if errors.is_empty() { Ok(()) } else { Err(errors) }
 }
 
 impl Credential {

@@ -33,9 +33,10 @@ use super::{
     service,
 };
 use crate::{
+    audit,
     auth::{Person, Role, TenantScope, people},
     error::{ApiError, ApiResult, Kind, database_error_kind},
-    jobs::{self, Claimed, Handler, JobKind, NewJob, Outcome},
+    jobs::{self, Claimed, Handler, JobKind, NewJob, Outcome, schedule::installation},
     keys, mail,
     sessions::{self, entity::DesiredColumn, service::Wish},
     state::App,
@@ -67,6 +68,8 @@ const ROWS: &[&str] = &[
     "DELETE FROM api_keys WHERE id IN (SELECT id FROM api_keys WHERE tenant_id = $1 LIMIT $2)",
     "DELETE FROM quota_counters WHERE (tenant_id, quota, period, stripe) IN (SELECT tenant_id, quota, period, stripe \
      FROM quota_counters WHERE tenant_id = $1 LIMIT $2)",
+    "DELETE FROM audit_log WHERE (id, phase) IN (SELECT id, phase FROM audit_log WHERE tenant_id = $1 LIMIT $2)",
+    "DELETE FROM audit_heads WHERE tenant_id IN (SELECT tenant_id FROM audit_heads WHERE tenant_id = $1 LIMIT $2)",
     "DELETE FROM subscriptions WHERE tenant_id IN (SELECT tenant_id FROM subscriptions WHERE tenant_id = $1 LIMIT $2)",
     "DELETE FROM invitations WHERE id IN (SELECT id FROM invitations WHERE tenant_id = $1 LIMIT $2)",
     "DELETE FROM ownership_offers WHERE tenant_id IN (SELECT tenant_id FROM ownership_offers WHERE tenant_id = $1 LIMIT $2)",
@@ -263,6 +266,7 @@ async fn purge(app: &App, scope: &TenantScope) -> ApiResult<()> {
         }
     }
     tenant::Entity::delete_by_id(scope.id().clone()).exec(&tx).await?;
+    audit::system(&app.audit, &tx, &installation(), audit::TENANT_DELETED, ("tenant", scope.id().as_str())).await?;
     tx.commit().await?;
     keys::forget(app, scope.id()).await;
     Ok(())

@@ -49,9 +49,9 @@ impl From<Tenant> for TenantDto {
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct UpdateTenant {
-    /// Another name. Absent: as it is.
+    /// Another name. Absent or null: as it is.
     #[validate(length(min = 1, max = 100))]
-    #[schema(nullable = false, example = "Acme", min_length = 1, max_length = 100)]
+    #[schema(example = "Acme", min_length = 1, max_length = 100)]
     pub name: Option<String>,
     /// After how many days the content of messages is erased, with the events that tell of them: 0 (as soon as they are sent) to
     /// 3650, null for never. Absent: as it is.

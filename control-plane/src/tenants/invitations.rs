@@ -25,6 +25,7 @@ use super::{
     members, policy, service,
 };
 use crate::{
+    audit::{self, ActorType},
     auth::{self, Attempt, Person, Role, TenantScope, people},
     error::{ApiError, ApiResult, Kind, Refusal},
     extract::{
@@ -179,6 +180,8 @@ pub(super) async fn accept(app: &App, address: ClientAddress, wanted: AcceptInvi
         .one(app.db.read())
         .await?
         .ok_or(Kind::MailTokenRefused)?;
+    audit::of(&found.tenant_id);
+    audit::about(found.id.as_str());
     let account = match people::by_email(app.db.read(), &found.email).await? {
         Some(known) if known.verified => Account::There,
         _ => {
@@ -188,6 +191,7 @@ pub(super) async fn accept(app: &App, address: ClientAddress, wanted: AcceptInvi
     };
     let tx = app.db.write().await?;
     let joined = accept_in(&tx, &hash, account).await?;
+    audit::by(ActorType::User, joined.user_id.as_str());
     tx.commit().await?;
     tracing::info!(tenant = %joined.tenant_id, user = %joined.user_id, "somebody joined a tenant");
     Ok(joined)

@@ -17,3 +17,12 @@ pub(crate) use facts::page;
 pub use record::{Fact, Meter, record};
 pub use report::Granularity;
 pub use routes::router;
+
+/// Explains the figures to whoever reads `/metrics`.
+pub(crate) fn describe_metrics() {
+    metrics::describe_counter!(
+        "usage_facts_total",
+        "Facts that were handed in to be counted, by meter: counted, or known already. One whose transaction fails and is \
+         tried again shows twice."
+    );
+}

@@ -72,5 +72,8 @@ pub async fn record<C: ConnectionTrait>(conn: &C, fact: Fact<'_>) -> Result<bool
             ],
         ))
         .await?;
-    Ok(done.rows_affected() == 1)
+    let new = done.rows_affected() == 1;
+    let outcome = if new { "counted" } else { "known" };
+    metrics::counter!("usage_facts_total", "meter" => fact.meter.as_str(), "outcome" => outcome).increment(1);
+    Ok(new)
 }

@@ -2,12 +2,16 @@
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
+use serde_json::json;
 use shared::{
     ids::{DeliveryId, EventId, WebhookId},
     time::Timestamp,
 };
 use url::Url;
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, ToSchema,
+    openapi::{Array, ArrayBuilder, ObjectBuilder, Type, schema::SchemaType},
+};
 use validator::{Validate, ValidationError};
 
 use super::entity::{
@@ -15,6 +19,9 @@ use super::entity::{
     webhook::{self, DisabledReason, EventTypes, WebhookStatus},
 };
 use crate::events::EventType;
+
+/// How many types of events an endpoint can list.
+const MAX_TYPES: u64 = 50;
 
 /// An endpoint to be made.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
@@ -25,8 +32,8 @@ pub struct CreateWebhook {
     pub url: Url,
     /// Which types of events; `[]` or `["*"]` means all.
     #[serde(default)]
-    #[validate(length(max = 50), custom(function = "known_types"))]
-    #[schema(max_items = 50, example = json!(["message.received", "message.status"]))]
+    #[validate(length(max = MAX_TYPES), custom(function = "known_types"))]
+    #[schema(schema_with = wanted_types)]
     pub event_types: Vec<String>,
 }
 
@@ -40,12 +47,31 @@ pub struct UpdateWebhook {
     pub url: Option<Url>,
     /// Other types of events; `[]` or `["*"]` means all.
     #[serde(default)]
-    #[validate(length(max = 50), custom(function = "known_types"))]
-    #[schema(max_items = 50, example = json!(["*"]))]
+    #[validate(length(max = MAX_TYPES), custom(function = "known_types"))]
+    #[schema(schema_with = other_types)]
     pub event_types: Option<Vec<String>>,
     /// `enabled` ends a disablement, also ours.
     #[serde(default)]
     pub status: Option<WebhookStatus>,
+}
+
+fn wanted_types() -> Array {
+    types(Type::Array.into(), "Which types of events; `[]` or `[\"*\"]` means all.")
+}
+
+fn other_types() -> Array {
+    types(SchemaType::from_iter([Type::Array, Type::Null]), "Other types of events; `[]` or `[\"*\"]` means all.")
+}
+
+fn types(of: SchemaType, description: &str) -> Array {
+    let names = EventType::ALL.iter().map(|kind| kind.as_str()).chain(["*"]);
+    ArrayBuilder::new()
+        .schema_type(of)
+        .items(ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)))
+        .max_items(usize::try_from(MAX_TYPES).ok())
+        .description(Some(description))
+        .examples([json!(["message.received", "message.status"])])
+        .build()
 }
 
 fn known_types(names: &[String]) -> Result<(), ValidationError> {

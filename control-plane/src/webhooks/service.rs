@@ -25,6 +25,7 @@ use super::{
     secret::{self, Secret},
 };
 use crate::{
+    audit,
     auth::TenantScope,
     error::{ApiError, ApiResult, Kind},
     events::{self, Audience, EventType, NewEvent},
@@ -108,6 +109,7 @@ pub(crate) async fn ensure(
     let now = Timestamp::now();
     let Some(row) = present else {
         let id = WebhookId::new();
+        audit::system(&app.audit, tx, scope.id(), "set_webhook", ("webhook", id.as_str())).await?;
         webhook::ActiveModel {
             sealed_secret: Set(secret.seal(&key, scope, &id)?),
             id: Set(id),
@@ -129,6 +131,7 @@ pub(crate) async fn ensure(
     if row.url == url.as_str() && secret.is_of(&key, scope, &row)? {
         return Ok(());
     }
+    audit::system(&app.audit, tx, scope.id(), "set_webhook", ("webhook", row.id.as_str())).await?;
     let sealed = secret.seal(&key, scope, &row.id)?;
     let mut change = row.into_active_model();
     change.url = Set(url.to_string());

@@ -50,6 +50,11 @@ async fn a_body_that_cannot_be_right_is_told_what_is_wrong_with_it(#[case] engin
         answer.assert_problem(422, "validation");
         assert_eq!(answer.pointers(), pointers, "{body} {answer:?}");
     }
+    // Fields in a row are no object, though the derived reader would take them for one.
+    let in_a_row = json!(["n", "sandbox", ["webhooks"], null, null, null]);
+    let answer = send(json_type, in_a_row.to_string().into_bytes()).await;
+    answer.assert_problem(422, "validation");
+    assert_eq!(answer.json()["errors"], json!([{"pointer": "", "code": "type", "detail": "must be an object"}]));
     assert_eq!(app.count("SELECT COUNT(*) FROM api_keys").await, 0, "nothing was made");
     app.stop().await;
 }

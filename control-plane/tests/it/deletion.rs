@@ -1,6 +1,13 @@
 //! Deleting a tenant.
 
-use control_plane::jobs::JobKind;
+use control_plane::{
+    audit::{
+        self,
+        heads::{self, Heads},
+        verify::verify,
+    },
+    jobs::JobKind,
+};
 use reqwest::Method;
 use rstest::rstest;
 use sea_orm::{ConnectionTrait, Statement};
@@ -122,6 +129,8 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
         let made = Answer::of(app.post("/api/v1/invitations", &invitation).bearer_auth(&who.access_token)).await;
         assert_eq!(made.status, 201, "{made:?}");
     }
+    audit::seal(app.app()).await.unwrap();
+    heads::export(app.app()).await.unwrap();
     assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
     hurried(&app, "there is an archive", async || has_archive(&app, &owner).await).await;
     // The week is over, and so is the day in which workers are to remove the linked devices: none is here.
@@ -129,6 +138,15 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
     app.sql("UPDATE tenants SET delete_at = $1 WHERE status = 'deleting'", [before.into()]).await;
     let left = format!("SELECT COUNT(*) FROM tenants WHERE id = '{}'", owner.tenant_id);
     hurried(&app, "the tenant is gone", async || app.count(&left).await == 0).await;
+
+    let said = "SELECT COUNT(*) FROM audit_log WHERE operation = 'tenant_deleted' AND resource_id";
+    assert_eq!(app.count(&format!("{said} = '{}'", owner.tenant_id)).await, 1, "the installation's log says so");
+    // Nor is a log missed that went with its tenant.
+    let parts = app.app();
+    let heads = Heads::of_last_days(&parts.audit, &parts.objects, 1).await.unwrap();
+    assert_eq!(heads.files, 1);
+    let report = verify(parts.db.read(), &parts.audit, None, &heads).await.unwrap();
+    assert_eq!(report.wrong, []);
 
     let tables = tables_with(&app, "tenant_id").await;
     assert!(tables.len() >= 12, "{tables:?}");

@@ -96,6 +96,7 @@ async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_sec
     assert_eq!(lines(&archive, "sessions.jsonl").len(), 1);
     assert_eq!(lines(&archive, "webhooks.jsonl").len(), 1);
     assert_eq!(lines(&archive, "api-keys.jsonl")[0]["last_four"], key[key.len() - 4..]);
+    assert!(lines(&archive, "audit-log.jsonl").iter().any(|entry| entry["operation"] == "create_api_key"));
     let messages = lines(&archive, "messages.jsonl");
     assert_eq!((messages.len(), &messages[0]["text"]["body"]), (250, &json!("Grüße")));
     assert!(messages.is_sorted_by(|a, b| a["id"].as_str() > b["id"].as_str()));

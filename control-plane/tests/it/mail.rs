@@ -35,7 +35,7 @@ async fn log_in(app: &TestApp, email: &str, password: &str) -> Answer {
 }
 
 /// Every mail that was asked for has been dealt with.
-async fn settled(app: &TestApp) {
+pub async fn settled(app: &TestApp) {
     let waiting = "SELECT (SELECT COUNT(*) FROM mails) + (SELECT COUNT(*) FROM jobs WHERE kind = 'mail.send' \
                    AND state IN ('ready', 'running'))";
     eventually("no mail waits", async || app.count(waiting).await == 0).await;

@@ -1,6 +1,8 @@
 //! The whole control plane, over real HTTP, on SQLite and on PostgreSQL.
 
 mod access_matrix;
+mod audit;
+mod audit_matrix;
 mod auth;
 mod bad_input;
 mod certificates;
@@ -14,6 +16,7 @@ mod fair_jobs;
 mod fleet;
 mod harness;
 mod health;
+mod hostile_urls;
 mod http;
 mod idempotency;
 mod ingest;
@@ -26,6 +29,7 @@ mod mail;
 mod members;
 mod messages;
 mod objects;
+mod operations;
 mod operators;
 mod operators_second_factor;
 mod outbound;

@@ -19,7 +19,7 @@ use crate::{
     harness::{Answer, Engine, TestApp},
 };
 
-const EMAIL: &str = "operator@example.com";
+pub const EMAIL: &str = "operator@example.com";
 const PASSWORD: &str = "correct horse battery";
 
 fn new(replace: bool, password: &str) -> NewOperator {
@@ -32,8 +32,9 @@ async fn log_in_with(app: &TestApp, password: &str) -> Answer {
 }
 
 /// An operator's token.
-async fn operator(app: &TestApp) -> String {
+pub async fn operator(app: &TestApp) -> String {
     operators::create(app.app(), new(true, PASSWORD)).await.unwrap();
+    operators::reset_second_factor(app.app(), EMAIL.into()).await.unwrap();
     let answer = log_in_with(app, PASSWORD).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()["access_token"].as_str().unwrap().to_owned()

@@ -21,116 +21,6 @@ fn config(cidrs: &[&str], ports: &[u16]) -> OutboundConfig {
     OutboundConfig { allow_cidrs: cidrs.iter().map(|net| net.parse().unwrap()).collect(), allow_ports: ports.to_vec() }
 }
 
-/// Each of them, with and without an allowed port that doesn't help it.
-const HOSTILE: &[&str] = &[
-    // Loopback, in every spelling that a URL parser takes.
-    "http://127.0.0.1/",
-    "http://127.0.0.1./",
-    "http://127.1/",
-    "http://127.255.255.254/",
-    "http://2130706433/",
-    "http://0x7f000001/",
-    "http://0x7f.0.0.1/",
-    "http://0177.0.0.1/",
-    "http://017700000001/",
-    "http://127.0.0.1:443/",
-    "https://127.0.0.1/",
-    "http://①②⑦.⓪.⓪.①/",
-    "http://%31%32%37.0.0.1/",
-    "http://localhost/",
-    "http://LocalHost./",
-    "http://a.localhost/",
-    "http://[::1]/",
-    "http://[0:0:0:0:0:0:0:1]/",
-    "http://[::]/",
-    // IPv4 in IPv6 clothes.
-    "http://[::ffff:127.0.0.1]/",
-    "http://[::ffff:7f00:1]/",
-    "http://[::ffff:10.0.0.1]/",
-    "http://[::127.0.0.1]/",
-    "http://[::ffff:0:127.0.0.1]/",
-    "http://[64:ff9b::7f00:1]/",
-    "http://[64:ff9b::a9fe:a9fe]/",
-    "http://[64:ff9b:1::1]/",
-    "http://[2002:7f00:1::]/",
-    "http://[2002:a9fe:a9fe::]/",
-    "http://[2001:0:4136:e378:8000:63bf:3fff:fdd2]/",
-    // Private, link-local, shared.
-    "http://0.0.0.0/",
-    "http://0/",
-    "http://0.1.2.3/",
-    "http://10.0.0.1/",
-    "http://10.255.255.255/",
-    "http://172.16.0.1/",
-    "http://172.31.255.255/",
-    "http://192.168.1.1/",
-    "http://100.64.0.1/",
-    "http://100.127.255.255/",
-    "http://169.254.0.1/",
-    "http://[fe80::1]/",
-    "http://[fec0::1]/",
-    "http://[fc00::1]/",
-    "http://[fd12:3456:789a::1]/",
-    // Metadata services.
-    "http://169.254.169.254/latest/meta-data/",
-    "http://0xa9fea9fe/",
-    "http://2852039166/",
-    "http://[::ffff:169.254.169.254]/",
-    "http://[fd00:ec2::254]/",
-    "http://100.100.100.200/",
-    "http://192.0.0.192/",
-    "http://metadata.google.internal/",
-    // Documentation, benchmarks, multicast, reserved.
-    "http://192.0.2.1/",
-    "http://198.51.100.1/",
-    "http://203.0.113.1/",
-    "http://192.88.99.1/",
-    "http://198.18.0.1/",
-    "http://198.19.255.255/",
-    "http://224.0.0.1/",
-    "http://239.255.255.250/",
-    "http://240.0.0.1/",
-    "http://255.255.255.255/",
-    "http://[ff02::1]/",
-    "http://[2001:db8::1]/",
-    "http://[3fff::1]/",
-    "http://[100::1]/",
-    "http://[5f00::1]/",
-    // Names of this machine's network.
-    "http://printer.local/",
-    "http://router.home.arpa/",
-    "http://kubernetes/",
-    "http://db.internal./",
-    // What isn't a plain web URL.
-    "ftp://example.com/",
-    "file:///etc/passwd",
-    "gopher://example.com/",
-    "data:text/plain,x",
-    "javascript:alert(1)",
-    "unix:/var/run/docker.sock",
-    "http://user@example.com/",
-    "http://user:password@example.com/",
-    "http://:password@example.com/",
-    "http://example.com@127.0.0.1/",
-    "http://example.com:22/",
-    "http://example.com:6379/",
-    "https://example.com:5432/",
-    "http://example.com:0/",
-];
-
-#[test]
-fn hostile_urls_are_refused() {
-    let guard = Guard::new(&config(&[], &[8080]));
-    for text in HOSTILE {
-        // What isn't a URL at all is refused before the guard.
-        if let Ok(url) = text.parse::<Url>() {
-            assert!(guard.check_url(&url).is_err(), "{text}");
-        }
-    }
-    let long = format!("https://example.com/{}", "a".repeat(2048)).parse().unwrap();
-    assert_eq!(guard.check_url(&long), Err(UrlRefused::Length));
-}
-
 #[test]
 fn public_urls_are_allowed() {
     let guard = Guard::new(&config(&[], &[8080]));
@@ -213,6 +103,8 @@ async fn post(client: &Client, url: &Url) -> Result<u16, CallError> {
 #[case::mapped("::ffff:127.0.0.1")]
 #[case::metadata("169.254.169.254")]
 #[case::ula("fd00::1")]
+#[case::nat64("64:ff9b::7f00:1")]
+#[case::carrier_grade_nat("100.64.0.1")]
 #[tokio::test]
 async fn a_name_that_turns_inward_after_the_check_reaches_nothing(#[case] inside: &str) {
     shared::tls::install_provider();

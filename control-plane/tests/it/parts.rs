@@ -4,6 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use control_plane::{
+    audit,
     auth::{Keyring, TenantScope},
     db::Db,
     jobs::{Bell, Direct},
@@ -38,6 +39,16 @@ impl Parts {
         Some(Self { config: storage.config(), storage })
     }
 
+    /// Of any server over it.
+    pub fn config(&self) -> control_plane::config::Config {
+        self.config.clone()
+    }
+
+    /// Where its files lie.
+    pub fn folder(&self) -> &std::path::Path {
+        self.storage.folder()
+    }
+
     /// The parts of one replica.
     pub async fn replica(&self) -> App {
         let config = self.config.clone();
@@ -53,6 +64,7 @@ impl Parts {
             limits: Limits::new(config.rate_limits.clone(), redis.clone()),
             redis,
             key_cache: KeyCache::default(),
+            audit: audit::Log::new(&master_key),
             config,
             db,
             master_key,

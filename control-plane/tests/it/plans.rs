@@ -21,7 +21,8 @@ use shared::{
 
 use crate::{
     fleet::{FakeWorker, Program, until},
-    harness::{Answer, Engine, Owner, TestApp},
+    harness::{Answer, Engine, Owner, TestApp, mail_links},
+    parts::eventually,
 };
 
 #[derive(Parser)]
@@ -153,6 +154,65 @@ async fn a_new_tenant_tries_what_new_tenants_may_try(#[case] engine: Engine) {
     assert_eq!((&plan["plan"], &plan["source"]), (&json!("pro"), &json!("trial")));
     plans(&app, &["assign", &after.tenant_id, "free"]).await;
     assert_eq!(plan_of(&app, &after).await["source"], "subscription", "the trial ends with it");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_who_accept_an_invitation_at_once_as_many_join_as_the_plan_allows(#[case] engine: Engine) {
+    const INVITED: usize = 6;
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    let other = if engine == Engine::Postgres { app.replica().await } else { app.base_url() };
+    let owner = app.sign_up().await;
+    let tenant = owner.tenant_id.as_str();
+    let invite = async |name: &str| {
+        let body = json!({"email": format!("{name}@example.com"), "role": "viewer"});
+        Answer::of(app.post("/api/v1/invitations", &body).bearer_auth(&owner.access_token)).await
+    };
+    let accept = async |base: &str, token: &str| {
+        let body = json!({"token": token, "name": "Grace", "password": "correct horse battery"});
+        Answer::of(app.http.post(format!("{base}/api/v1/invitations/accept")).json(&body)).await
+    };
+    let members = async || app.count(&format!("SELECT COUNT(*) FROM members WHERE tenant_id = '{tenant}'")).await;
+    // The owner is one of them.
+    plans(&app, &["override", tenant, "--limit", "members=1"]).await;
+    invite("early").await.assert_problem(402, "quota-exceeded");
+    plans(&app, &["override", tenant, "--limit", "members=3"]).await;
+    for n in 0..INVITED {
+        assert_eq!(invite(&format!("invited-{n}")).await.status, 201, "an invitation takes no place");
+    }
+    let tokens = || -> Vec<String> {
+        let links = mail_links().into_iter().filter(|link| link.contains("/accept-invitation#"));
+        links.map(|link| link.split("#token=").nth(1).unwrap().trim_matches('"').to_owned()).collect()
+    };
+    eventually("all are mailed", async || tokens().len() == INVITED).await;
+    let tokens = tokens();
+    let here = app.base_url();
+    let answers =
+        join_all(tokens.iter().enumerate().map(|(n, token)| accept(if n % 2 == 0 { &here } else { &other }, token)));
+    let answers = answers.await;
+    let (joined, refused): (Vec<_>, Vec<_>) = tokens.iter().zip(&answers).partition(|(_, answer)| answer.status == 200);
+    assert_eq!((joined.len(), refused.len()), (2, INVITED - 2), "{answers:?}");
+    for (_, answer) in &refused {
+        answer.assert_problem(402, "quota-exceeded");
+    }
+    assert_eq!(members().await, 3);
+    invite("late").await.assert_problem(402, "quota-exceeded");
+
+    // Whom there was no room for has lost nothing: the invitation works once there is, and until then no account was made.
+    assert_eq!(app.count("SELECT COUNT(*) FROM users").await, 3);
+    plans(&app, &["override", tenant, "--limit", "members=4"]).await;
+    let now = join_all(refused.iter().map(|(token, _)| accept(&here, token))).await;
+    assert_eq!(now.iter().filter(|answer| answer.status == 200).count(), 1, "{now:?}");
+    assert_eq!(members().await, 4);
+    // Nor does one who leaves take the place along.
+    let gone = joined[0].1.json()["user_id"].as_str().unwrap().to_owned();
+    let removed = app.request(reqwest::Method::DELETE, &format!("/api/v1/members/{gone}"));
+    assert_eq!(Answer::of(removed.bearer_auth(&owner.access_token)).await.status, 204);
+    assert_eq!(invite("late").await.status, 201);
+    assert_eq!(limit(&plan_of(&app, &owner).await, "members"), (json!(4), 3));
     app.stop().await;
 }
 

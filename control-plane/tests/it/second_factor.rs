@@ -36,7 +36,7 @@ async fn second_step(app: &TestApp, challenge: &Value, code: &str) -> Answer {
 }
 
 /// Switches it on; gives the device and the recovery codes. The code of the step before now is used up.
-async fn switch_on(app: &TestApp, owner: &Owner) -> (Device, Vec<String>) {
+pub async fn switch_on(app: &TestApp, owner: &Owner) -> (Device, Vec<String>) {
     let enrolled = person(app, owner, "totp", &json!({"password": owner.password})).await;
     assert_eq!(enrolled.status, 200, "{enrolled:?}");
     let secret = enrolled.json();

@@ -8,6 +8,7 @@ mod m0003_numbered_events;
 mod m0004_identity;
 mod m0005_members;
 mod m0006_plans;
+mod m0007_audit;
 mod m0010_operators;
 mod m0011_operator_second_factors;
 
@@ -24,6 +25,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0004_identity::Migration),
             Box::new(m0005_members::Migration),
             Box::new(m0006_plans::Migration),
+            Box::new(m0007_audit::Migration),
             Box::new(m0010_operators::Migration),
             Box::new(m0011_operator_second_factors::Migration),
         ]

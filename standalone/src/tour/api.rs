@@ -27,6 +27,11 @@ impl Api {
         Self { credentials: Some(credentials), ..self.clone() }
     }
 
+    /// What it is called with.
+    pub fn credentials(&self) -> Option<&str> {
+        self.credentials.as_deref()
+    }
+
     /// `GET /api/v1/{path}`.
     pub async fn get(&self, path: &str) -> Result<Value> {
         self.call(Method::GET, path, None).await

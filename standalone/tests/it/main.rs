@@ -9,6 +9,7 @@ mod fault_run;
 mod fault_table;
 mod history;
 mod hygiene;
+mod idempotency;
 mod linking;
 mod operating;
 mod outages;

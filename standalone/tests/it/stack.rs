@@ -34,6 +34,7 @@ pub struct Stack {
     settings: BTreeMap<&'static str, String>,
     log_level: String,
     control_plane: Option<Child>,
+    other_control_plane: Option<Child>,
     worker: Option<Child>,
     other_worker: Option<Child>,
     starts: usize,
@@ -94,6 +95,7 @@ impl Stack {
             settings,
             log_level: log_level.to_owned(),
             control_plane: None,
+            other_control_plane: None,
             worker: None,
             other_worker: None,
             starts: 0,
@@ -138,12 +140,18 @@ impl Stack {
     pub async fn start_control_plane(&mut self, extra: &[(&str, &str)]) {
         assert!(self.control_plane.is_none());
         self.control_plane = Some(self.spawn("control-plane", extra));
-        let ready = format!("{}/readyz", self.base());
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().unwrap();
-        until("the control plane is ready", PATIENCE, async || {
-            http.get(&ready).send().await.is_ok_and(|answer| answer.status().is_success()).then_some(())
-        })
-        .await;
+        ready(&self.base()).await;
+    }
+
+    /// A second replica of the control plane on the same database; gives where it is reached.
+    pub async fn start_other_control_plane(&mut self) -> String {
+        assert!(self.other_control_plane.is_none());
+        let (public, internal) = (free_address(), free_address());
+        let own = [("LISTEN", public.as_str()), ("INTERNAL_LISTEN", internal.as_str())];
+        self.other_control_plane = Some(self.spawn("control-plane", &own));
+        let base = format!("http://{public}");
+        ready(&base).await;
+        base
     }
 
     pub fn start_worker(&mut self) {
@@ -284,6 +292,7 @@ impl Drop for Stack {
         kill(self.worker.take());
         kill(self.other_worker.take());
         kill(self.control_plane.take());
+        kill(self.other_control_plane.take());
         if std::thread::panicking() {
             let kept = std::env::temp_dir().join(format!("switchboard-failed-{}", std::process::id()));
             if std::fs::create_dir_all(&kept).is_ok() {
@@ -341,6 +350,15 @@ pub async fn until<T>(what: &str, within: Duration, mut check: impl AsyncFnMut()
         assert!(Instant::now() < deadline, "not within {} s: {what}", within.as_secs());
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+async fn ready(base: &str) {
+    let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(2)).build().unwrap();
+    until("the control plane is ready", PATIENCE, async || {
+        let answer = http.get(format!("{base}/readyz")).send().await;
+        answer.is_ok_and(|answer| answer.status().is_success()).then_some(())
+    })
+    .await;
 }
 
 async fn query(url: &str, sql: &str) -> Vec<String> {

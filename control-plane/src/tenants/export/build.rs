@@ -18,6 +18,7 @@ use super::{
     name_of,
 };
 use crate::{
+    audit,
     auth::TenantScope,
     error::{ApiError, ApiResult, database_error_kind},
     events,
@@ -171,10 +172,11 @@ enum Part {
     Webhooks,
     Deliveries,
     Usage,
+    AuditLog,
 }
 
 impl Part {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Members,
         Self::Invitations,
         Self::ApiKeys,
@@ -184,6 +186,7 @@ impl Part {
         Self::Webhooks,
         Self::Deliveries,
         Self::Usage,
+        Self::AuditLog,
     ];
 
     const fn file(self) -> &'static str {
@@ -197,6 +200,7 @@ impl Part {
             Self::Webhooks => "webhooks.jsonl",
             Self::Deliveries => "deliveries.jsonl",
             Self::Usage => "usage.jsonl",
+            Self::AuditLog => "audit-log.jsonl",
         }
     }
 
@@ -219,6 +223,7 @@ impl Part {
             Self::Webhooks => lines(&webhooks::service::list(db, scope, page).await?),
             Self::Deliveries => lines(&webhooks::service::all_deliveries(db, scope, page).await?),
             Self::Usage => lines(&usage::page(db, scope, page).await?),
+            Self::AuditLog => lines(&audit::everything(db, scope, page).await?),
         }
     }
 }
