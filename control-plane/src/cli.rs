@@ -267,12 +267,8 @@ async fn remove_operator(values: &Values, email: String) -> anyhow::Result<()> {
 
 async fn reset_second_factor(values: &Values, email: String) -> anyhow::Result<()> {
     let app = server::open(Config::read(values)?).await?;
-    let was_on = recorded(&app.audit, &app.db, "reset_operator_second_factor", async {
-        let (id, was_on) = operators::reset_second_factor(&app, email).await?;
-        audit::about(id.as_str());
-        Ok(was_on)
-    })
-    .await?;
+    let reset = async { Ok(operators::reset_second_factor(&app, email).await?) };
+    let was_on = recorded(&app.audit, &app.db, "reset_operator_second_factor", reset).await?;
     println!("{}", if was_on { "two-step login is off" } else { "two-step login was off" });
     app.db.clone().close().await;
     Ok(())

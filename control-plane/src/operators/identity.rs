@@ -138,12 +138,12 @@ pub async fn remove(app: &App, email: String) -> Result<OperatorId, OperatorErro
     Ok(present.id)
 }
 
-/// Switches an operator's second factor off and ends their logins: they have lost their device and their recovery codes. Says whose it
-/// is, and whether it was on.
+/// Switches an operator's second factor off and ends their logins: they have lost their device and their recovery codes. Says whether
+/// it was on.
 ///
 /// # Errors
 /// [`OperatorError`].
-pub async fn reset_second_factor(app: &App, email: String) -> Result<(OperatorId, bool), OperatorError> {
+pub async fn reset_second_factor(app: &App, email: String) -> Result<bool, OperatorError> {
     let email = address(email)?;
     let tx = app.db.write().await?;
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
@@ -151,7 +151,8 @@ pub async fn reset_second_factor(app: &App, email: String) -> Result<(OperatorId
     end_logins(&tx, &present.id).await?;
     second_factor::disable(&tx, &present.id).await?;
     tx.commit().await?;
-    Ok((present.id, was_on))
+    audit::about(present.id.as_str());
+    Ok(was_on)
 }
 
 async fn find<C: ConnectionTrait>(connection: &C, email: &EmailAddress) -> Result<Option<operator::Model>, DbErr> {
@@ -200,7 +201,6 @@ pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: Operator
     let who = challenged.as_ref().map(OperatorId::as_str);
     auth::admit(app, Attempt::SecondFactor, caller.address(), who).await?;
     let Some(id) = challenged else { return Err(over().into()) };
-    audit::by(ActorType::Operator, id.as_str());
     let tx = app.db.write().await?;
     if !second_factor::count_try::<OperatorId>(app, &tx, &challenge).await? {
         tx.commit().await?;
@@ -212,6 +212,7 @@ pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: Operator
     }
     second_factor::end_challenges(&tx, &id).await?;
     let operator = operator::Entity::find_by_id(id).one(&tx).await?.ok_or_else(over)?;
+    audit::by(ActorType::Operator, operator.id.as_str());
     let token = begin(app, &tx, operator).await?;
     tx.commit().await?;
     auth::forgive(app, Attempt::SecondFactor, token.operator.id.as_str()).await?;

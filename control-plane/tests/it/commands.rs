@@ -124,6 +124,30 @@ fn settings_that_can_t_be_used_stop_the_program_with_one_sentence() {
     }
 }
 
+#[test]
+fn the_audit_log_of_commands_is_verified() {
+    let shell = Shell::new();
+    shell.prints(&["migrate"], "");
+    shell.prints(&["create-operator", "grace@example.com"], "");
+    assert!(!shell.run(&["create-operator", "grace@example.com"], &[], "").status.success());
+    let told = shell.prints(&["verify-audit"], "");
+    assert_eq!(told, "1 logs, 4 rows, 0 files of heads: as written\n");
+    let nil = shared::ids::TenantId::nil().to_string();
+    assert_eq!(shell.prints(&["verify-audit", "--tenant", &nil], ""), told);
+
+    let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let db = Database::connect(url).await.unwrap();
+        let change = "UPDATE audit_log SET operation = 'other' WHERE result = 'failed'";
+        assert_eq!(db.execute_unprepared(change).await.unwrap().rows_affected(), 1);
+    });
+    let output = shell.run(&["verify-audit"], &[], "");
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("was inserted or changed") && told.contains("1 findings"), "{told}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_command_changes_every_replica_hears_at_once() {
     let Some(redis) = RedisServer::start().await else { return };
@@ -168,28 +192,4 @@ async fn what_a_command_changes_every_replica_hears_at_once() {
     let told = tokio::time::timeout(PATIENCE, heard.on_message().next()).await.unwrap().unwrap();
     assert_eq!(told.get_payload::<String>().unwrap(), "tenants.export");
     app.stop().await;
-}
-
-#[test]
-fn the_audit_log_of_commands_is_verified() {
-    let shell = Shell::new();
-    shell.prints(&["migrate"], "");
-    shell.prints(&["create-operator", "grace@example.com"], "");
-    assert!(!shell.run(&["create-operator", "grace@example.com"], &[], "").status.success());
-    let told = shell.prints(&["verify-audit"], "");
-    assert_eq!(told, "1 logs, 4 rows, 0 files of heads: as written\n");
-    let nil = shared::ids::TenantId::nil().to_string();
-    assert_eq!(shell.prints(&["verify-audit", "--tenant", &nil], ""), told);
-
-    let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let db = Database::connect(url).await.unwrap();
-        let change = "UPDATE audit_log SET operation = 'other' WHERE result = 'failed'";
-        assert_eq!(db.execute_unprepared(change).await.unwrap().rows_affected(), 1);
-    });
-    let output = shell.run(&["verify-audit"], &[], "");
-    let told = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(1), "{told}");
-    assert!(told.contains("was inserted or changed") && told.contains("1 findings"), "{told}");
 }

@@ -285,6 +285,13 @@ impl TestApp {
 
     /// Stops everything, removes the database, and looks whether anything was logged as an error.
     pub async fn stop(self) {
+        self.stop_after_errors().await;
+        let errors = ERRORS.lock().unwrap();
+        assert!(errors.is_empty(), "logged as errors: {errors:#?}");
+    }
+
+    /// Stops everything and removes the database, after something was broken that is logged as an error.
+    pub async fn stop_after_errors(self) {
         for replica in self.replicas {
             replica.shutdown().await;
         }
@@ -292,8 +299,6 @@ impl TestApp {
         self.server.shutdown().await;
         db.close().await;
         self.storage.remove().await;
-        let errors = ERRORS.lock().unwrap();
-        assert!(errors.is_empty(), "logged as errors: {errors:#?}");
     }
 }
 
