@@ -205,6 +205,11 @@ impl TestApp {
         format!("http://{}", self.server.public_address())
     }
 
+    /// What Prometheus reads.
+    pub async fn figures(&self) -> Answer {
+        Answer::of(self.http.get(format!("{}/metrics", self.internal_url()))).await
+    }
+
     /// A request to a path.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base_url()))
