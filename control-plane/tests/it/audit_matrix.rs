@@ -335,6 +335,8 @@ async fn audit_matrix_every_operation_that_may_change_something_is_recorded_with
     let mut failed = Vec::new();
     for operation in operations().into_iter().filter(Operation::writes) {
         driven.insert(operation.id.clone());
+        // The whole takes longer than a worker may be silent.
+        worker.beat().await;
         let world = World::new(&mint).await;
         let (operation, mut who) = ready(&mint, &worker, &world, operation).await;
         let id = |prefix: &str| world.id(prefix);

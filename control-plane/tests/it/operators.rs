@@ -34,6 +34,7 @@ async fn log_in_with(app: &TestApp, password: &str) -> Answer {
 /// An operator's token.
 pub async fn operator(app: &TestApp) -> String {
     operators::create(app.app(), new(true, PASSWORD)).await.unwrap();
+    operators::reset_second_factor(app.app(), EMAIL.into()).await.unwrap();
     let answer = log_in_with(app, PASSWORD).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()["access_token"].as_str().unwrap().to_owned()
