@@ -326,7 +326,7 @@ async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<(
         }
         JobsCommand::Cancel { id } => {
             let cancel = async {
-                let waited = dead::cancel(db.autocommit(), &id).await.map_err(said_no)?;
+                let waited = dead::cancel(db.autocommit(), &id).await?;
                 anyhow::ensure!(waited, "no job with this id waits; one that runs can't be called off");
                 audit::about(id.as_str());
                 Ok(())

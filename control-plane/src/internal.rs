@@ -3,7 +3,7 @@
 //! A call carries a token that the worker signed ([`shared::identity`]). It is checked with the key that is bound to
 //! the worker's name, must name that worker as its issuer, and the run (`inc`) that joined last: 410 `worker-unknown`
 //! for a name that isn't known, 409 `worker-superseded` for a run that has been replaced, 401 for anything else. Bodies
-//! are bounded at 4 MiB, which the largest batch of outbox rows fits into.
+//! are bounded at 4 MiB, which the largest batch of outbox rows fits into. Besides, `/metrics` for whoever watches the installation.
 
 use axum::{
     Router,
@@ -21,6 +21,7 @@ use shared::{
 
 use crate::{
     error::{ApiError, ApiResult, Kind, Refusal},
+    health,
     messages::ingest,
     sessions::reports,
     state::App,
@@ -42,6 +43,7 @@ pub fn router(app: App) -> Router {
         .route("/jwks", get(routes::jwks));
     Router::new()
         .nest("/internal/v1", v1)
+        .route("/metrics", get(health::figures))
         .fallback(|| async { Refusal::from(Kind::NotFound) })
         .method_not_allowed_fallback(|| async { Refusal::from(Kind::MethodNotAllowed) })
         .layer(DefaultBodyLimit::max(BODY_LIMIT))

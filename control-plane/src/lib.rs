@@ -36,6 +36,7 @@ pub mod seed;
 pub mod server;
 pub mod sessions;
 pub mod state;
+mod sweep;
 pub mod tenants;
 pub mod upkeep;
 pub mod usage;

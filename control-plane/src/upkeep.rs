@@ -1,10 +1,10 @@
-//! What the installation does for itself by the clock: deleting what is past its time. Each in batches, so that no
-//! transaction is long; what a batch leaves waits for the next time.
+//! What the installation does for itself by the clock: deleting what is past its time, in batches, so that no
+//! transaction is long. Each sweep stands by itself: one that fails doesn't keep the others from their work.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm::DbErr;
 use shared::time::Timestamp;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     messages::{self, ingest},
     operators,
     state::App,
-    tenants,
+    sweep, tenants,
 };
 
 /// When what is done.
@@ -28,7 +28,7 @@ pub const SCHEDULE: &[Entry] = &[
 
 /// How long events and finished deliveries are kept.
 const KEEP_EVENTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
-/// How many rows one sweep takes.
+/// How many rows one statement takes.
 const BATCH: i64 = 10_000;
 
 /// Runs the jobs of [`SCHEDULE`].
@@ -85,25 +85,27 @@ impl Handler for Upkeep {
 }
 
 async fn expired(app: &App) -> Result<(), DbErr> {
-    idempotency::prune(app).await?;
-    ingest::prune(app).await?;
-    operators::prune(app).await?;
-    auth::prune(app).await?;
-    tenants::prune(app).await
+    let done = [
+        idempotency::prune(app).await.map(drop),
+        ingest::prune(app).await.map(drop),
+        operators::prune(app).await,
+        auth::prune(app).await,
+        tenants::prune(app).await,
+    ];
+    done.into_iter().collect()
 }
 
 /// Events that somebody still has to be told of stay; so do deliveries that are not finished.
 async fn retention(app: &App) -> Result<(), DbErr> {
-    messages::retention::erase(app).await?;
     let before = Timestamp::now().minus(KEEP_EVENTS);
+    let mut done = vec![messages::retention::erase(app).await];
     for statement in [
         "DELETE FROM deliveries WHERE id IN \
          (SELECT id FROM deliveries WHERE completed_at IS NOT NULL AND completed_at <= $1 LIMIT $2)",
         "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE occurred_at <= $1 \
          AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id) LIMIT $2)",
     ] {
-        let statement = Statement::from_sql_and_values(app.db.engine(), statement, [before.into(), BATCH.into()]);
-        app.db.autocommit().execute_raw(statement).await?;
+        done.push(sweep::before(app, BATCH, statement, before).await.map(drop));
     }
-    Ok(())
+    done.into_iter().collect()
 }

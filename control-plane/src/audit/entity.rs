@@ -92,6 +92,8 @@ pub(super) enum Phase {
     Intent,
     /// After.
     Outcome,
+    /// After, in another log than the intent: whose it is became known on the way.
+    OutcomeElsewhere,
     /// The only one.
     Sole,
 }
@@ -101,6 +103,7 @@ impl Phase {
         match self {
             Self::Intent => "intent",
             Self::Outcome => "outcome",
+            Self::OutcomeElsewhere => "outcome_elsewhere",
             Self::Sole => "sole",
         }
     }

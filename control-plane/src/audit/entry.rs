@@ -29,6 +29,8 @@ struct Known {
     tenant: Option<TenantId>,
     actor: Option<(ActorType, Option<String>)>,
     resource: Option<(String, String)>,
+    /// In whose log the intent is.
+    begun_in: Option<TenantId>,
 }
 
 /// What an answer says.
@@ -92,14 +94,25 @@ impl Entry {
 
     /// A row of it.
     pub(super) fn fact(&self, phase: Phase, answered: Answered) -> Fact {
-        let known = self.known().clone();
+        let mut known = self.known();
+        let tenant = known.tenant.clone().unwrap_or_else(installation);
+        let phase = match phase {
+            Phase::Intent => {
+                known.begun_in = Some(tenant.clone());
+                phase
+            }
+            Phase::Outcome if known.begun_in.as_ref().is_some_and(|begun_in| *begun_in != tenant) => {
+                Phase::OutcomeElsewhere
+            }
+            other => other,
+        };
         Fact {
             id: self.id.clone(),
             phase,
-            tenant: known.tenant.unwrap_or_else(installation),
-            actor: known.actor,
+            tenant,
+            actor: known.actor.clone(),
             operation: self.operation.clone(),
-            resource: known.resource,
+            resource: known.resource.clone(),
             request_id: self.request_id.clone(),
             address: self.address.clone(),
             result: answered.result,

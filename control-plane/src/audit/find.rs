@@ -27,9 +27,8 @@ const ENTRIES: &str = "\
     COALESCE(done.status, head.status) AS status, COALESCE(done.problem, head.problem) AS problem, \
     COALESCE(done.replayed, head.replayed) AS replayed, head.request_id, head.address, head.position \
     FROM audit_log AS head LEFT JOIN audit_log AS done \
-    ON done.id = head.id AND done.phase = 'outcome' AND head.phase = 'intent' \
-    WHERE head.tenant_id = $1 AND (head.phase <> 'outcome' OR NOT EXISTS (SELECT 1 FROM audit_log AS begun \
-    WHERE begun.id = head.id AND begun.phase = 'intent' AND begun.tenant_id = head.tenant_id))";
+    ON done.id = head.id AND done.phase IN ('outcome', 'outcome_elsewhere') AND head.phase = 'intent' \
+    WHERE head.tenant_id = $1 AND head.phase <> 'outcome'";
 
 #[derive(FromQueryResult)]
 struct Row {

@@ -124,9 +124,13 @@ async fn seal_some(app: &App, tx: &DatabaseTransaction, log: &str) -> Result<usi
         .collect();
     let update = format!(
         "UPDATE audit_log SET position = placed.column3, link = placed.column4 FROM (VALUES {}) AS placed \
-         WHERE audit_log.id = placed.column1 AND audit_log.phase = placed.column2 AND audit_log.position IS NULL",
-        places.join(", ")
+         WHERE audit_log.id = placed.column1 AND audit_log.phase = placed.column2 AND audit_log.tenant_id = ${} \
+         AND audit_log.position IS NULL",
+        places.join(", "),
+        values.len() + 1
     );
+    // Of the log, so that the index of what is to be sealed serves.
+    values.push(log.into());
     let done = tx.execute_raw(Statement::from_sql_and_values(tx.get_database_backend(), update, values)).await?;
     if done.rows_affected() != rows.len() as u64 {
         return Err(DbErr::RecordNotUpdated);

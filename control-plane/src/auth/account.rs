@@ -123,7 +123,8 @@ pub(super) async fn forgot_password(app: &App, caller: Caller, wanted: ForgotPas
     Ok(())
 }
 
-/// Sets another password with the token of a mail, and ends all logins. The second factor stays on.
+/// Sets another password with the token of a mail, and ends all logins. The second factor stays on, unless the address was never
+/// verified before.
 pub(super) async fn reset_password(app: &App, caller: Caller, wanted: ResetPassword) -> ApiResult<()> {
     throttle::admit(app, Attempt::MailToken, caller.address, None).await?;
     let token = wanted.token.into_secret();
@@ -146,6 +147,10 @@ pub(super) async fn reset_password(app: &App, caller: Caller, wanted: ResetPassw
     }
     .update(&tx)
     .await?;
+    if user.email_verified_at.is_none() {
+        // Until now nobody knew whose the address is, and so not whose device that is.
+        second_factor::disable(&tx, &user_id).await?;
+    }
     after_change(app, &tx, &user_id, None).await?;
     tx.commit().await?;
     throttle::forgive(app, Attempt::LogIn, &user.email).await?;

@@ -14,6 +14,7 @@ use super::tokens;
 use crate::{
     error::{ApiError, ApiResult},
     state::App,
+    sweep,
 };
 
 /// How many expired tokens one sweep forgets.
@@ -147,15 +148,9 @@ pub(super) async fn forget<C: ConnectionTrait>(connection: &C, purpose: Purpose,
         .map(drop)
 }
 
-/// Forgets tokens that have expired, a bounded number of them.
-pub(super) async fn prune<C: ConnectionTrait>(connection: &C) -> Result<(), DbErr> {
-    connection
-        .execute_raw(Statement::from_sql_and_values(
-            connection.get_database_backend(),
-            "DELETE FROM email_tokens WHERE token_hash IN \
-             (SELECT token_hash FROM email_tokens WHERE expires_at <= $1 LIMIT $2)",
-            [Timestamp::now().into(), PRUNE_BATCH.into()],
-        ))
-        .await
-        .map(drop)
+/// Forgets tokens that are past their time.
+pub(super) async fn prune(app: &App) -> Result<u64, DbErr> {
+    let statement = "DELETE FROM email_tokens WHERE token_hash IN \
+                     (SELECT token_hash FROM email_tokens WHERE expires_at <= $1 LIMIT $2)";
+    sweep::before(app, PRUNE_BATCH, statement, Timestamp::now()).await
 }

@@ -1,5 +1,7 @@
 //! Logging in, staying logged in, and seeing and ending one's logins.
 
+use std::time::Duration;
+
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
     QueryOrder, QuerySelect, Set, Statement, sea_query::Expr,
@@ -27,10 +29,12 @@ use crate::{
     error::{ApiError, ApiResult, Kind},
     extract::page::{Page, PageQuery},
     state::App,
-    tenants,
+    sweep, tenants,
 };
 
-/// How many ended logins one sweep forgets.
+/// How long it is remembered that a refresh token was used, so that its login ends when it comes again.
+const USED_FOR: Duration = Duration::from_secs(24 * 3600);
+/// How many rows of what has ended one statement takes.
 const PRUNE_BATCH: i64 = 500;
 
 impl From<PasswordError> for ApiError {
@@ -64,6 +68,10 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: LogIn) -> ApiResul
     audit::by(ActorType::User, user.id.as_str());
     throttle::forgive(app, Attempt::LogIn, email.as_str()).await?;
     let tx = app.db.write().await?;
+    // Comparing took its time. Whoever changed the password meanwhile ended all logins that there were: this one wasn't yet.
+    if hold(&tx, &user.id).await?.is_none_or(|now| now.password_hash != user.password_hash || now.email != user.email) {
+        return Err(Kind::InvalidCredentials.into());
+    }
     let outcome = if second_factor::is_on(&tx, &user.id).await? {
         LoggedIn::CodeRequired(second_factor::challenge(app, &tx, &user.id).await?)
     } else {
@@ -71,6 +79,16 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: LogIn) -> ApiResul
     };
     tx.commit().await?;
     Ok(outcome)
+}
+
+/// The person, who stays as they are until the transaction ends. What ends all of somebody's logins changes their row first; so it
+/// either waits for a login that begins and then ends it too, or the login waits and finds what has changed.
+async fn hold(tx: &DatabaseTransaction, user: &UserId) -> Result<Option<user::Model>, DbErr> {
+    let mut query = user::Entity::find_by_id(user.clone());
+    if tx.get_database_backend() == DbBackend::Postgres {
+        query = query.lock_shared();
+    }
+    query.one(tx).await
 }
 
 /// The second step: a code of the device, or a recovery code.
@@ -85,6 +103,7 @@ pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: LogInCod
     audit::by(ActorType::User, user_id.as_str());
     throttle::admit(app, Attempt::SecondFactor, caller.address, Some(user_id.as_str())).await?;
     let tx = app.db.write().await?;
+    hold(&tx, &user_id).await?;
     if !second_factor::count_try::<UserId>(app, &tx, &challenge).await? {
         tx.commit().await?;
         return Err(over().into());
@@ -115,6 +134,7 @@ async fn start_in(
 pub(super) async fn switch(app: &App, caller: Caller, person: Person<'_>, wanted: &TenantId) -> ApiResult<Tokens> {
     let now = Timestamp::now();
     let tx = app.db.write().await?;
+    hold(&tx, person.id).await?;
     let tenant = tenants::choose(&tx, person.id, Some(wanted)).await?;
     let present = login::Entity::find_by_id(person.login.clone()).one(&tx).await?;
     let present = present.ok_or(ApiError::Defect("a login that just worked is missing"))?;
@@ -256,6 +276,7 @@ async fn refresh_in(app: &App, tx: &DatabaseTransaction, token: &SecretString) -
             }
             .update(tx)
             .await?;
+            tidy(tx, &login.id, now).await?;
             successor
         }
         (Some(used_at), Some(sealed)) if now.since(used_at) <= REUSE_WINDOW => {
@@ -270,6 +291,23 @@ async fn refresh_in(app: &App, tx: &DatabaseTransaction, token: &SecretString) -
     };
     login::ActiveModel { id: Set(login.id.clone()), last_used_at: Set(now), ..Default::default() }.update(tx).await?;
     Ok(Refresh::Tokens(Box::new(answer(app, &login, successor, now)?)))
+}
+
+/// Forgets, of a login that goes on, successors that aren't answered again, and tokens that were used long ago: to show one of those
+/// again is refused as any token that isn't known. So a login has as many tokens as are used in a day.
+async fn tidy(tx: &DatabaseTransaction, login: &LoginId, now: Timestamp) -> Result<(), DbErr> {
+    for (statement, before) in [
+        ("DELETE FROM refresh_tokens WHERE login_id = $1 AND used_at <= $2", now.minus(USED_FOR)),
+        (
+            "UPDATE refresh_tokens SET sealed_successor = NULL \
+             WHERE login_id = $1 AND used_at <= $2 AND sealed_successor IS NOT NULL",
+            now.minus(REUSE_WINDOW),
+        ),
+    ] {
+        let values = [login.clone().into(), before.into()];
+        tx.execute_raw(Statement::from_sql_and_values(tx.get_database_backend(), statement, values)).await?;
+    }
+    Ok(())
 }
 
 /// Ends the login that a refresh token belongs to, if there is one.
@@ -355,23 +393,25 @@ pub(super) async fn end(tx: &DatabaseTransaction, user: &UserId, login: &LoginId
     if done.rows_affected == 0 { Err(Kind::NotFound.into()) } else { Ok(()) }
 }
 
-/// Forgets logins that ended by themselves, and whatever else of identity is past its time: a bounded number of each.
+/// Forgets logins that ended by themselves, and whatever else of identity is past its time.
 ///
 /// # Errors
-/// As the driver.
+/// As the driver; the others are swept all the same.
 pub async fn prune(app: &App) -> Result<(), DbErr> {
-    let engine = app.db.engine();
     let now = Timestamp::now();
-    let tx = app.db.write().await?;
+    let mut done = Vec::new();
     for statement in [
-        "DELETE FROM refresh_tokens WHERE login_id IN (SELECT id FROM logins WHERE expires_at <= $1 ORDER BY id LIMIT $2)",
-        "DELETE FROM logins WHERE id IN (SELECT id FROM logins WHERE expires_at <= $1 ORDER BY id LIMIT $2)",
+        // Tokens first, and by themselves: one login can have many.
+        "DELETE FROM refresh_tokens WHERE token_hash IN (SELECT refresh_tokens.token_hash FROM logins \
+         JOIN refresh_tokens ON refresh_tokens.login_id = logins.id WHERE logins.expires_at <= $1 LIMIT $2)",
+        "DELETE FROM logins WHERE id IN (SELECT id FROM logins WHERE expires_at <= $1 \
+         AND NOT EXISTS (SELECT 1 FROM refresh_tokens WHERE refresh_tokens.login_id = logins.id) LIMIT $2)",
         "DELETE FROM login_challenges WHERE token_hash IN \
          (SELECT token_hash FROM login_challenges WHERE expires_at <= $1 LIMIT $2)",
     ] {
-        tx.execute_raw(Statement::from_sql_and_values(engine, statement, [now.into(), PRUNE_BATCH.into()])).await?;
+        done.push(sweep::before(app, PRUNE_BATCH, statement, now).await);
     }
-    email_tokens::prune(&tx).await?;
-    throttle::prune(&tx).await?;
-    tx.commit().await
+    done.push(email_tokens::prune(app).await);
+    done.push(throttle::prune(app).await);
+    done.into_iter().try_for_each(|one| one.map(drop))
 }

@@ -54,7 +54,7 @@ use sea_orm::ConnectionTrait;
 use shared::identity::{KeySet, SigningKey};
 
 pub(crate) use account::confirm_password;
-pub(crate) use authenticate::{authenticate, identify};
+pub(crate) use authenticate::{authenticate, identify, looks_good};
 pub(crate) use caller::Caller;
 pub(crate) use dto::{
     Code, ConfirmPassword, EmailAddress, MIN_PASSWORD, RecoveryCodes, SecondFactor, SecondFactorRequired,

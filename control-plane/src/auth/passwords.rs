@@ -58,6 +58,11 @@ impl PasswordPool {
         })
     }
 
+    /// The hash of a password that nobody knows.
+    pub(super) fn of_nobody(&self) -> &str {
+        &self.nobody
+    }
+
     /// The hash to store, as a PHC string.
     pub(super) async fn hash(&self, password: SecretString) -> Result<String, PasswordError> {
         self.on_a_thread(move || hash(password.expose_secret())).await

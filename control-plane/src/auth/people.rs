@@ -102,14 +102,14 @@ pub(crate) async fn make_invited(
     make(tx, &wanted, Some(now), now).await
 }
 
-/// Gives an account whose address was never verified to the person who now shows that the address is theirs: whoever made it
-/// may be somebody else. It gets another password, and nothing that let its maker in works any more.
-pub(crate) async fn claim(tx: &DatabaseTransaction, id: &UserId, name: String, password_hash: String) -> ApiResult<()> {
+/// Takes the address from an account that never showed that it is its own, for the person who now does. Whoever made the account
+/// may be somebody else: it keeps what it has, and what it made keeps its owner, but nobody can log in to it any more. The
+/// person gets an account of their own, so that nothing of the other's is theirs: no tenant, no colleague, no API key.
+pub(crate) async fn take_address(app: &App, tx: &DatabaseTransaction, id: &UserId) -> ApiResult<()> {
     user::ActiveModel {
         id: Set(id.clone()),
-        name: Set(name),
-        password_hash: Set(password_hash),
-        email_verified_at: Set(Some(Timestamp::now())),
+        email: Set(format!("{id}@unclaimed.invalid")),
+        password_hash: Set(app.keyring.passwords.of_nobody().to_owned()),
         ..Default::default()
     }
     .update(tx)

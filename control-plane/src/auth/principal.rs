@@ -17,13 +17,14 @@ use super::permissions::{Permission, Role, Scope};
 pub struct TenantScope {
     tenant: TenantId,
     sessions: Option<Arc<[SessionId]>>,
+    network: Option<Network>,
 }
 
 impl TenantScope {
     /// The scope of work that was found in a row of this tenant (a job, a session, an event).
     #[must_use]
     pub const fn of_row(tenant: TenantId) -> Self {
-        Self { tenant, sessions: None }
+        Self { tenant, sessions: None, network: None }
     }
 
     /// Only what concerns these sessions: everything else is as if it didn't exist. Whoever reads sessions, messages or events asks
@@ -31,6 +32,19 @@ impl TenantScope {
     #[must_use]
     pub(crate) fn only(self, sessions: Vec<SessionId>) -> Self {
         Self { sessions: Some(sessions.into()), ..self }
+    }
+
+    /// Only what concerns sessions of this network: others are as if they didn't exist. Whoever reads sessions, messages or events asks
+    /// [`network`](Self::network).
+    #[must_use]
+    pub(crate) fn of_network(self, network: Network) -> Self {
+        Self { network: Some(network), ..self }
+    }
+
+    /// The network that it is limited to, if it is.
+    #[must_use]
+    pub const fn network(&self) -> Option<Network> {
+        self.network
     }
 
     /// The sessions that it is limited to, if it is.
@@ -41,8 +55,9 @@ impl TenantScope {
 
     /// Whether a session of the tenant lies in it.
     #[must_use]
-    pub fn reaches(&self, session: &SessionId) -> bool {
+    pub fn reaches(&self, session: &SessionId, network: Network) -> bool {
         self.sessions.as_ref().is_none_or(|only| only.contains(session))
+            && self.network.is_none_or(|only| only == network)
     }
 
     /// The tenant.

@@ -13,7 +13,7 @@
 use std::time::Duration;
 
 use rand::Rng;
-use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement, TryGetable};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, Statement, TryGetable};
 use secrecy::{ExposeSecret, SecretString};
 use shared::{
     ids::{OperatorId, UserId},
@@ -167,6 +167,8 @@ pub(crate) async fn confirm<H: Holder>(
     of: &H,
     code: &SecretString,
 ) -> ApiResult<RecoveryCodes> {
+    // The secret that the code is of is the one that is switched on, whoever asks for another at this moment.
+    hold(tx, of).await?;
     let factor = stored(app, tx, of).await?.filter(|factor| !factor.confirmed);
     let Some(factor) = factor else {
         return Err(Kind::Conflict.because("there is nothing to confirm: ask for a secret first").into());
@@ -183,12 +185,29 @@ pub(crate) async fn confirm<H: Holder>(
     new_recovery_codes(app, tx, of).await
 }
 
-/// Makes recovery codes in place of the earlier ones.
-pub(crate) async fn new_recovery_codes<H: Holder>(
+/// Makes recovery codes in place of the earlier ones, if it is on.
+pub(crate) async fn renew_recovery_codes<H: Holder>(
     app: &App,
     tx: &DatabaseTransaction,
     of: &H,
 ) -> ApiResult<RecoveryCodes> {
+    hold(tx, of).await?;
+    if !is_on(tx, of).await? {
+        return Err(Kind::Conflict.because("two-step login is off").into());
+    }
+    new_recovery_codes(app, tx, of).await
+}
+
+/// Takes the factor's row for the transaction: of two that change it, or its codes, the second sees what the first has done.
+async fn hold<H: Holder>(tx: &DatabaseTransaction, of: &H) -> Result<(), DbErr> {
+    if tx.get_database_backend() == DbBackend::Postgres {
+        let query = format!("SELECT 1 AS one FROM {} WHERE {} = $1 FOR UPDATE", H::FACTORS, H::COLUMN);
+        tx.query_one_raw(Statement::from_sql_and_values(DbBackend::Postgres, query, [of.clone().into()])).await?;
+    }
+    Ok(())
+}
+
+async fn new_recovery_codes<H: Holder>(app: &App, tx: &DatabaseTransaction, of: &H) -> ApiResult<RecoveryCodes> {
     let engine = tx.get_database_backend();
     let earlier = format!("DELETE FROM {} WHERE {} = $1", H::CODES, H::COLUMN);
     tx.execute_raw(Statement::from_sql_and_values(engine, earlier, [of.clone().into()])).await?;

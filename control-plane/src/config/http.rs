@@ -35,11 +35,12 @@ shared::settings! {
         /// The largest head of a request (path, query and headers).
         HEADER_LIMIT_BYTES header_limit: u32 = Origin::Default("32768"), "a number of bytes from 8192 to 1048576",
             |text| text.parse().ok().filter(|size| (8192..=1 << 20).contains(size));
-        /// How long a caller may take to send the head of a request, once it has begun.
+        /// How long a caller may take to send the head of a request, once it has begun; and the first one of a connection, from its
+        /// beginning. Over HTTP/2 later ones have what is left of `KEEP_ALIVE_TIMEOUT`.
         HEADER_TIMEOUT header_timeout: Duration = Origin::Default("10s"), TIME, time;
         /// How long a request may take, from its head to the head of its answer. Then it is answered 503.
         REQUEST_TIMEOUT request_timeout: Duration = Origin::Default("30s"), TIME, time;
-        /// How long a connection without a request is kept. Should be longer than the same setting of a proxy in front.
+        /// How long a connection without a request is kept, whatever else is said on it. Should be longer than the same setting of a proxy in front.
         KEEP_ALIVE_TIMEOUT keep_alive: Duration = Origin::Default("75s"), TIME, time;
         /// How many connections are held at once; more wait until one ends.
         CONNECTION_LIMIT connection_limit: usize = Origin::Default("10000"), "a number from 1 to 1000000",
@@ -57,13 +58,17 @@ shared::settings! {
         TLS_KEY tls_key: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
         /// Certificates, in PEM, one of which must have signed the certificate of each client (mTLS).
         TLS_CLIENT_CA tls_client_ca: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// What Prometheus shows as a bearer token to read `/metrics` here. Without it they are on the workers' listener only.
+        METRICS_TOKEN metrics_token: Option<SecretString> = Origin::Optional, "a secret of 16 characters or more",
+            |text| (text.len() >= 16).then(|| Some(text.into()));
     }
 }
 
 shared::settings! {
     /// The workers' listener
     ///
-    /// Keep it on a private network. It can speak HTTPS and ask for client certificates as the API's listener can.
+    /// Keep it on a private network. It can speak HTTPS and ask for client certificates as the API's listener can. It also gives
+    /// `/metrics`.
     pub struct InternalConfig {
         /// Where workers connect.
         INTERNAL_LISTEN listen: SocketAddr = Origin::Default("127.0.0.1:8081"), ADDRESS;

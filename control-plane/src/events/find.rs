@@ -1,13 +1,13 @@
 //! Finding stored events again.
 
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select};
+use sea_orm::{ColumnTrait, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select};
 use shared::{
     ids::EventId,
     seal::{DataKey, SealError},
 };
 
 use super::{Envelope, EventType, entity, number::number, record::place};
-use crate::{auth::TenantScope, db::Db};
+use crate::{auth::TenantScope, db::Db, sessions};
 
 /// A stored event can't be given.
 #[derive(Debug, thiserror::Error)]
@@ -33,11 +33,16 @@ impl From<FindError> for crate::error::ApiError {
     }
 }
 
-/// A tenant's events; of a scope that is limited to sessions, those that are about one of them.
+/// A tenant's events; of a scope that is limited to sessions, those that are about one of them; of one that is limited to a network,
+/// those that are about no session of another.
 fn of_tenant(scope: &TenantScope) -> Select<entity::Entity> {
     entity::Entity::find()
         .filter(entity::Column::TenantId.eq(scope.id().clone()))
         .apply_if(scope.sessions(), |query, only| query.filter(entity::Column::SessionId.is_in(only.iter().cloned())))
+        .apply_if(scope.network(), |query, only| {
+            let of_network = sessions::entity::Entity::ids_of_network(scope, only);
+            query.filter(entity::Column::SessionId.is_null().or(entity::Column::SessionId.in_subquery(of_network)))
+        })
 }
 
 /// One event of the tenant, opened with the tenant's key.

@@ -5,9 +5,11 @@ use std::time::Duration;
 use axum::{
     Json,
     extract::State,
-    http::{HeaderName, StatusCode, header},
+    http::{HeaderMap, HeaderName, StatusCode, header},
 };
 use sea_orm::{ConnectionTrait, DbBackend};
+use secrecy::ExposeSecret;
+use sha2::{Digest, Sha256};
 use tokio::time::{Instant, timeout};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -16,10 +18,10 @@ use super::{
     metrics,
 };
 use crate::{
-    auth::{Auth, scopes},
     error::{ApiError, ApiResult, Kind},
     jobs,
-    openapi::{ReadProblems, problem_responses},
+    openapi::problem_responses,
+    operators::Operator,
     state::App,
     workers,
 };
@@ -72,15 +74,17 @@ async fn get_health(State(app): State<App>) -> ApiResult<Json<Health>> {
     ready(&app).await
 }
 
+problem_responses!(KnownProblems = &[Kind::Unauthenticated]);
+
 /// Get health in detail
 ///
-/// Each part and its figures. Nothing of any tenant's.
+/// Each part and its figures, for operators. Nothing of any tenant's.
 #[utoipa::path(
     get, path = "/health/detailed", operation_id = "get_detailed_health", tag = "health",
-    security(("person" = []), ("api_key" = []), ("api_key_header" = [])),
-    responses((status = 200, description = "Each part.", body = DetailedHealth), ReadProblems),
+    security(("operator" = [])),
+    responses((status = 200, description = "Each part.", body = DetailedHealth), KnownProblems),
 )]
-async fn get_detailed_health(State(app): State<App>, _caller: Auth<scopes::Anyone>) -> ApiResult<Json<DetailedHealth>> {
+async fn get_detailed_health(State(app): State<App>, _: Operator) -> ApiResult<Json<DetailedHealth>> {
     let database = database(&app).await;
     // Health is asked when things are broken: a part that can't be read is left out, and the rest is still told.
     let (workers, queues) = if database.status == Status::Ok {
@@ -126,12 +130,24 @@ async fn get_readiness(State(app): State<App>) -> ApiResult<Json<Health>> {
 
 /// Get metrics
 ///
-/// In Prometheus' text format.
+/// In Prometheus' text format. Here for whoever shows `METRICS_TOKEN`, if that is set; the workers' listener gives them without.
 #[utoipa::path(
     get, path = "/metrics", operation_id = "get_metrics", tag = "health",
-    security(()),
-    responses((status = 200, description = "The figures.", body = String, content_type = "text/plain"), HealthProblems),
+    security(("metrics_token" = [])),
+    responses((status = 200, description = "The figures.", body = String, content_type = "text/plain"), KnownProblems),
 )]
-async fn get_metrics() -> (StatusCode, [(HeaderName, &'static str); 1], String) {
+async fn get_metrics(State(app): State<App>, headers: HeaderMap) -> ApiResult<Figures> {
+    let shown = headers.get(header::AUTHORIZATION).and_then(|value| value.as_bytes().strip_prefix(b"Bearer "));
+    let good = app.config.http.metrics_token.as_ref().zip(shown).is_some_and(|(token, shown)| {
+        // Hashed, so that how long comparing takes tells nothing.
+        Sha256::digest(token.expose_secret()) == Sha256::digest(shown)
+    });
+    if good { Ok(figures().await) } else { Err(Kind::Unauthenticated.into()) }
+}
+
+type Figures = (StatusCode, [(HeaderName, &'static str); 1], String);
+
+/// The figures, for those who reach the workers' listener.
+pub(crate) async fn figures() -> Figures {
     (StatusCode::OK, [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::render())
 }

@@ -39,7 +39,7 @@ use crate::{
     error::{ApiError, ApiResult, Kind},
     extract::BodyDigest,
     state::App,
-    tenants,
+    sweep, tenants,
 };
 
 /// How long an answer is kept, unless the operation says otherwise.
@@ -48,8 +48,8 @@ pub const DAY: Duration = Duration::from_secs(24 * 3600);
 /// The longest key, in bytes.
 const MAX_KEY_LEN: usize = 255;
 const REPLAYED: HeaderName = HeaderName::from_static("idempotent-replayed");
-/// How many expired rows one sweep takes.
-const PRUNE_BATCH: u64 = 1000;
+/// How many expired rows one statement takes.
+const PRUNE_BATCH: i64 = 1000;
 
 /// The header as the OpenAPI document lists it: `params(IdempotencyKey)`.
 #[derive(IntoParams)]
@@ -294,21 +294,12 @@ async fn try_lock(tx: &DatabaseTransaction, scope: &TenantScope, principal: &str
     Ok(row.try_get("", "locked")?)
 }
 
-/// Deletes rows that are past their time, a bounded number of them. Gives how many.
+/// Deletes rows that are past their time. Gives how many.
 ///
 /// # Errors
 /// As the driver.
 pub async fn prune(app: &App) -> Result<u64, sea_orm::DbErr> {
-    let engine = app.db.engine();
-    let done = app
-        .db
-        .autocommit()
-        .execute_raw(Statement::from_sql_and_values(
-            engine,
-            "DELETE FROM idempotency_keys WHERE (tenant_id, principal, idempotency_key) IN \
-             (SELECT tenant_id, principal, idempotency_key FROM idempotency_keys WHERE expires_at <= $1 LIMIT $2)",
-            [Timestamp::now().into(), i64::try_from(PRUNE_BATCH).unwrap_or(i64::MAX).into()],
-        ))
-        .await?;
-    Ok(done.rows_affected())
+    let statement = "DELETE FROM idempotency_keys WHERE (tenant_id, principal, idempotency_key) IN \
+                     (SELECT tenant_id, principal, idempotency_key FROM idempotency_keys WHERE expires_at <= $1 LIMIT $2)";
+    sweep::before(app, PRUNE_BATCH, statement, Timestamp::now()).await
 }

@@ -95,16 +95,41 @@ pub async fn redrive_all(db: &Db, kind: JobKind) -> Result<u64, DbErr> {
     Ok(done.rows_affected())
 }
 
-/// Calls a job off that waits. Says whether it was there and waited: one that runs is beyond recall.
+/// A job could not be called off.
+#[derive(Debug, thiserror::Error)]
+pub enum CancelError {
+    /// It is a step of something that would be left half done for ever.
+    #[error("a job of the kind {} can't be called off: what it is part of would stay half done", .0.as_str())]
+    Needed(JobKind),
+    /// The database said no.
+    #[error("the database said no ({})", crate::error::database_error_kind(.0))]
+    Database(#[from] DbErr),
+}
+
+/// Calls a job off that waits: it has no attempts left, so the next runner gives it to [`give_up`](super::Handler::give_up) at once, and
+/// what the job is about learns of it. Says whether it was there and waited: one that runs is beyond recall.
 ///
 /// # Errors
-/// As the database.
-pub async fn cancel<C: ConnectionTrait>(conn: &C, id: &JobId) -> Result<bool, DbErr> {
+/// [`CancelError`].
+pub async fn cancel<C: ConnectionTrait>(conn: &C, id: &JobId) -> Result<bool, CancelError> {
+    let engine = conn.get_database_backend();
+    let query = "SELECT kind FROM jobs WHERE id = $1 AND state = 'ready'";
+    let Some(row) = conn.query_one_raw(Statement::from_sql_and_values(engine, query, [id.clone().into()])).await?
+    else {
+        return Ok(false);
+    };
+    let kind: String = row.try_get("", "kind")?;
+    if let Some(kind @ (JobKind::DeleteTenant | JobKind::Upkeep)) = JobKind::named(&kind) {
+        return Err(CancelError::Needed(kind));
+    }
     let done = conn
         .execute_raw(Statement::from_sql_and_values(
-            conn.get_database_backend(),
-            "UPDATE jobs SET state = 'cancelled', finished_at = $1 WHERE id = $2 AND state = 'ready'",
-            [Timestamp::now().into(), id.clone().into()],
+            engine,
+            // Some have all the attempts that a number holds: one more must be more.
+            "UPDATE jobs SET attempts = CASE WHEN max_attempts > $3 THEN $3 ELSE max_attempts END, \
+             max_attempts = CASE WHEN max_attempts > $3 THEN $3 ELSE max_attempts END, run_at = $1, \
+             last_error = 'called off' WHERE id = $2 AND state = 'ready' AND attempts < max_attempts",
+            [Timestamp::now().into(), id.clone().into(), i64::from(i32::MAX).into()],
         ))
         .await?;
     Ok(done.rows_affected() == 1)

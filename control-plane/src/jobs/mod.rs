@@ -31,8 +31,8 @@
 //! stop hands its leases back, uncounted. Lease ends are in the database's time; due times (`run_at`) in the enqueuer's.
 //!
 //! # States
-//! `ready → running → done`, or back to `ready` at a stored time, or `dead`; from `ready` also `cancelled`. The dead are kept
-//! two weeks, and [`dead::redrive`] makes them ready again. Attempts count when a job is claimed; a job that
+//! `ready → running → done`, or back to `ready` at a stored time, or `dead`. One that is [called off](dead::cancel) is as one without attempts left.
+//! The dead are kept two weeks, and [`dead::redrive`] makes them ready again. Attempts count when a job is claimed; a job that
 //! has had all of them is given to [`Handler::give_up`] instead of being run. Finished rows are pruned.
 //!
 //! # Invariants

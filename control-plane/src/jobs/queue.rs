@@ -9,7 +9,7 @@ use shared::{
 };
 
 use super::{Claimed, Outcome, handler::back_off};
-use crate::db::Db;
+use crate::{db::Db, state::App, sweep};
 
 /// What sort of work a job is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -322,23 +322,20 @@ pub(super) async fn release(db: &Db, owner: &str) -> Result<u64, DbErr> {
     Ok(done.rows_affected())
 }
 
-/// Deletes finished rows: those done before `done`, those dead before `dead`. At most 1,000 of each at once.
-pub(super) async fn prune(db: &Db, done: Timestamp, dead: Timestamp) -> Result<u64, DbErr> {
-    let mut pruned = 0;
+/// Deletes finished rows: those done before `done`, those dead before `dead`.
+pub(super) async fn prune(app: &App, done: Timestamp, dead: Timestamp) -> Result<(), DbErr> {
+    const BATCH: i64 = 1000;
     for (state, before) in [("done", done), ("cancelled", done), ("dead", dead)] {
-        let values: [Value; 2] = [before.into(), state.into()];
-        pruned += db
-            .autocommit()
-            .execute_raw(Statement::from_sql_and_values(
-                db.engine(),
-                "DELETE FROM jobs WHERE id IN \
-                 (SELECT id FROM jobs WHERE finished_at IS NOT NULL AND finished_at < $1 AND state = $2 LIMIT 1000)",
-                values,
-            ))
-            .await?
-            .rows_affected();
+        let values: [Value; 3] = [before.into(), state.into(), BATCH.into()];
+        let statement = Statement::from_sql_and_values(
+            app.db.engine(),
+            "DELETE FROM jobs WHERE id IN \
+             (SELECT id FROM jobs WHERE finished_at IS NOT NULL AND finished_at < $1 AND state = $2 LIMIT $3)",
+            values,
+        );
+        sweep::all(app, BATCH, statement).await?;
     }
-    Ok(pruned)
+    Ok(())
 }
 
 /// How much of one kind waits and runs.

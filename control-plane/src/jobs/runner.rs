@@ -111,6 +111,7 @@ impl Runner {
         }
         claimers.close();
         tasks.spawn(maintain(Arc::clone(&context)));
+        tasks.spawn(prune(Arc::clone(&context)));
         tasks.spawn(doorbell::tell(app.clone()));
         tasks.spawn(doorbell::listen(app.clone()));
         tasks.spawn(wind_up(context, claimers, lanes));
@@ -327,13 +328,12 @@ async fn keep_lease(context: &Context, jobs: &[Claimed]) {
     }
 }
 
-/// Brings back what was lost, prunes what is finished, and measures.
+/// Brings back what was lost, and measures.
 async fn maintain(context: Arc<Context>) {
     let db = &context.app.db;
     let mut reclaim = tokio::time::interval(context.options.reclaim_every);
-    let mut prune = tokio::time::interval(PRUNE_EVERY);
     let mut measure = tokio::time::interval(MEASURE_EVERY);
-    for interval in [&mut reclaim, &mut prune, &mut measure] {
+    for interval in [&mut reclaim, &mut measure] {
         interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     }
     loop {
@@ -344,18 +344,30 @@ async fn maintain(context: Arc<Context>) {
                     tracing::warn!(jobs, "took back jobs whose lease had ended");
                 }
             })),
-            _ = prune.tick() => {
-                let now = Timestamp::now();
-                let pruned = queue::prune(db, now.minus(KEEP_DONE), now.minus(KEEP_DEAD)).await;
-                ("prune", match pruned {
-                    Ok(_) => claim::forget_turns(db).await.map(|_| ()),
-                    Err(error) => Err(error),
-                })
-            }
             _ = measure.tick() => ("measure", queue::figures(db).await.map(|figures| metrics::measured(&figures))),
         };
         if let Err(error) = done {
             tracing::warn!(kind = database_error_kind(&error), doing, "the upkeep of jobs failed; trying again");
+        }
+    }
+}
+
+/// Prunes what is finished. Beside [`maintain`]: however much there is, what was lost comes back in time.
+async fn prune(context: Arc<Context>) {
+    let mut every = tokio::time::interval(PRUNE_EVERY);
+    every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = context.app.stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let now = Timestamp::now();
+        let pruned = match queue::prune(&context.app, now.minus(KEEP_DONE), now.minus(KEEP_DEAD)).await {
+            Ok(()) => claim::forget_turns(&context.app.db).await.map(drop),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = pruned {
+            tracing::warn!(kind = database_error_kind(&error), "finished jobs were not pruned; trying again");
         }
     }
 }

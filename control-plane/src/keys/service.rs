@@ -192,6 +192,19 @@ pub(super) async fn rotate(
     if present.expires_at.is_some_and(|end| end <= now) {
         return Err(Kind::Conflict.because("this key has expired: make a new one").into());
     }
+    // Else each rotation made one more key that works beside those that the plan allows.
+    let before = entity::Entity::find()
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::ReplacedBy.eq(id.clone()))
+        .filter(entity::Column::RevokedAt.is_null())
+        .filter(entity::Column::ExpiresAt.gt(now))
+        .one(tx)
+        .await?;
+    if before.is_some() {
+        return Err(Kind::Conflict
+            .because("the key that this one replaced still works: delete it, or wait until it has ended")
+            .into());
+    }
     let overlap = wanted.overlap_seconds.map_or(OVERLAP, |seconds| Duration::from_secs(seconds.into()));
     let ends = now.plus(overlap);
     let lived = present.expires_at.map(|end| end.since(present.created_at));

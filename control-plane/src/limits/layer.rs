@@ -65,6 +65,16 @@ async fn limited(State(app): State<App>, request: Request, next: Next) -> Respon
 async fn buckets(app: &App, parts: &mut Parts) -> ApiResult<Vec<Bucket>> {
     let limits = &app.limits;
     let bucket = |by, id: String| limits.rate(by).map(|rate| Bucket { by, id, rate });
+    let by_address = || {
+        let address = ClientAddress::of_request(parts, app);
+        bucket(By::Address, app.keyring.address_hash(&address.host()))
+    };
+    if auth::looks_good(parts, app) == Some(false)
+        && let Some(address) = by_address()
+        && !limits.may_look_up(&address)
+    {
+        return Ok(vec![address]);
+    }
     let known = match auth::identify(parts, app).await {
         Ok(known) => known,
         // What is wrong with the credentials the operation says, if it asks for any.

@@ -6,9 +6,14 @@
 //! Redis, because the number is needed just when Redis is away.
 //!
 //! **Going over.** A replica remembers the TATs that Redis told it. While Redis is away it goes on from them, and when Redis is back,
-//! whether empty or out of date, it says what they have become and Redis takes the later ones. So neither way gives anybody a
+//! whether empty or out of date, it says what they have become and Redis takes the later ones. A bucket that it hasn't seen
+//! while Redis was there begins empty: it gives its share of the rate, and no burst. So neither way gives anybody a
 //! new burst, which is why both sides share one policy ([`policy`]) rather than each having a limiter of its own: one with a state
 //! of its own, such as the crate `governor`, can be told nothing and asked nothing.
+//!
+//! **Floods.** Who is not known is counted by address, and to know whether somebody is, the database is asked. Once an address has
+//! used up its requests, that is asked only for credentials that look good without it, and now and then for others; so what is
+//! refused costs next to nothing.
 //!
 //! **Invariants.** A request that is refused by one bucket costs none of the others. Redis never makes a request fail. Memory is
 //! bounded: the buckets that were not used for longest are forgotten, and those were full again but for floods.
@@ -40,6 +45,10 @@ use crate::{
 const BUCKETS: u64 = 200_000;
 /// How long: longer than any burst takes to come back at sensible settings.
 const REMEMBERED: Duration = Duration::from_secs(3600);
+
+/// How often credentials that nobody knows are looked up for an address that has used up its requests: often enough for a good one
+/// that comes from there for the first time, too seldom to keep the database busy.
+const LOOKED_UP: Rate = Rate { per_minute: 60, burst: 5 };
 
 /// Who is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,6 +103,8 @@ pub struct Limits {
     script: Script,
     /// The TATs that were last known here.
     known: Cache<String, Micros>,
+    /// The hashes of keys that were good lately. It says nothing about whether they still are.
+    good: Cache<Vec<u8>, ()>,
     /// One decision at a time, here.
     deciding: Mutex<()>,
     replicas: AtomicU32,
@@ -112,6 +123,7 @@ impl Limits {
             redis,
             script: Script::new(include_str!("gcra.lua")),
             known: Cache::builder().max_capacity(BUCKETS).time_to_idle(REMEMBERED).build(),
+            good: Cache::builder().max_capacity(BUCKETS).time_to_idle(REMEMBERED).build(),
             deciding: Mutex::new(()),
             replicas: AtomicU32::new(1),
             count_again: Notify::new(),
@@ -162,6 +174,34 @@ impl Limits {
         standing(buckets, &verdict, now, |rate| rate.share_of(replicas))
     }
 
+    /// A key was found to be good.
+    pub(crate) fn note_good(&self, hash: Vec<u8>) {
+        self.good.insert(hash, ());
+    }
+
+    /// Whether it was lately.
+    pub(crate) fn was_good(&self, hash: &[u8]) -> bool {
+        self.good.contains_key(hash)
+    }
+
+    /// Whether credentials that don't look good may be looked up: if the address that they come from has requests left, as far as is
+    /// known here, and now and then if not.
+    fn may_look_up(&self, address: &Bucket) -> bool {
+        let now = here().saturating_add_signed(self.ahead.load(Ordering::Acquire));
+        let tat = self.known.get(&name(address)).unwrap_or(0);
+        let replicas = if self.redis.is_some() { 1 } else { self.replicas.load(Ordering::Acquire) };
+        if address.rate.share_of(replicas).remaining(tat, now) > 0 {
+            return true;
+        }
+        let _one_at_a_time = self.deciding.lock().unwrap_or_else(PoisonError::into_inner);
+        let name = format!("look:{}", address.id);
+        let verdict = admit(&[(LOOKED_UP.gcra(), self.known.get(&name).unwrap_or(0))], now);
+        if let (true, [tat]) = (verdict.admitted(), verdict.tats.as_slice()) {
+            self.known.insert(name, *tat);
+        }
+        verdict.admitted()
+    }
+
     async fn take_together(&self, redis: &Redis, buckets: &[Bucket]) -> Result<(Verdict, Micros), Away> {
         let names: Vec<String> = buckets.iter().map(name).collect();
         let mut call = self.script.prepare_invoke();
@@ -189,7 +229,12 @@ impl Limits {
         let states: Vec<_> = buckets
             .iter()
             .zip(&names)
-            .map(|(bucket, name)| (bucket.rate.share_of(replicas), self.known.get(name).unwrap_or(0)))
+            .map(|(bucket, name)| {
+                let gcra = bucket.rate.share_of(replicas);
+                // What others let through while Redis counted for all isn't known here.
+                let unknown = if self.redis.is_some() { now + gcra.tolerance } else { 0 };
+                (gcra, self.known.get(name).unwrap_or(unknown))
+            })
             .collect();
         let verdict = admit(&states, now);
         if verdict.admitted() {

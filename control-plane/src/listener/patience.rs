@@ -1,7 +1,8 @@
 //! How long a connection may say nothing.
 //!
 //! Two clocks, of which one runs while no request is in flight: that of an idle connection, and, from the first byte of a
-//! request's head, that of the head, which further bytes don't wind again. When one runs out the peer seems to
+//! request's head, that of the head, which further bytes don't wind again. Over HTTP/2 there is one: heads come in frames beside
+//! others, so everything between two requests is idling, whatever frames come. When one runs out the peer seems to
 //! have closed the connection, and it is closed. A third runs while an answer can't be written.
 //!
 //! hyper has one clock for the first two: either idle connections are closed under proxies that keep them for a minute, or
@@ -32,6 +33,8 @@ use super::Terms;
 #[derive(Debug, Default)]
 pub(super) struct Watch {
     in_flight: AtomicUsize,
+    /// How many have come: one can come and go between two looks.
+    begun: AtomicUsize,
     /// Frames of HTTP/2 are no heads.
     http2: AtomicBool,
     /// It isn't HTTP any more.
@@ -44,6 +47,7 @@ impl Watch {
         if version == Version::HTTP_2 {
             self.http2.store(true, Ordering::Relaxed);
         }
+        self.begun.fetch_add(1, Ordering::Relaxed);
         self.in_flight.fetch_add(1, Ordering::Relaxed);
         Served(Arc::clone(self))
     }
@@ -107,6 +111,8 @@ pub(super) struct Patient<S> {
     header_timeout: Duration,
     keep_alive: Duration,
     phase: Phase,
+    /// How many requests had come at the last look.
+    seen: usize,
     reading: Pin<Box<Sleep>>,
     /// Runs while something can't be written.
     writing: Option<Pin<Box<Sleep>>>,
@@ -120,6 +126,7 @@ impl<S> Patient<S> {
             header_timeout: terms.header_timeout,
             keep_alive: terms.keep_alive,
             phase: Phase::Idle,
+            seen: 0,
             // A connection is opened to be used.
             reading: Box::pin(tokio::time::sleep(terms.header_timeout)),
             writing: None,
@@ -133,18 +140,19 @@ impl<S> Patient<S> {
 
     /// Which clock runs now.
     fn look(&mut self) {
+        let begun = self.watch.begun.load(Ordering::Relaxed);
+        let others = begun != std::mem::replace(&mut self.seen, begun);
         if self.watch.in_flight.load(Ordering::Relaxed) > 0 || self.watch.upgraded.load(Ordering::Relaxed) {
             self.phase = Phase::Busy;
-        } else if self.phase == Phase::Busy {
+        } else if others || self.phase == Phase::Busy {
             self.wind(Phase::Idle, self.keep_alive);
         }
     }
 
-    /// The peer has said something.
+    /// The peer has said something. On HTTP/2 that is no head, but the answer to a ping of ours, say: it says that the peer is alive, not
+    /// that it wants anything.
     fn heard(&mut self) {
-        if self.watch.http2.load(Ordering::Relaxed) {
-            self.wind(self.phase, self.keep_alive);
-        } else if self.phase == Phase::Idle {
+        if self.phase == Phase::Idle && !self.watch.http2.load(Ordering::Relaxed) {
             self.wind(Phase::Head, self.header_timeout);
         }
     }
@@ -290,10 +298,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn frames_of_http_2_are_no_heads() {
+    async fn frames_of_http_2_are_no_heads_and_keep_no_connection_that_nobody_uses() {
         let (mut patient, mut far, watch) = pair();
         drop(watch.begin(Version::HTTP_2));
-        patient.phase = Phase::Busy;
         tokio::spawn(async move {
             for _ in 0..3 {
                 tokio::time::sleep(KEEP / 2).await;
@@ -301,7 +308,7 @@ mod tests {
             }
             std::future::pending::<()>().await;
         });
-        assert_about(closed_after(&mut patient).await, KEEP / 2 * 3 + KEEP);
+        assert_about(closed_after(&mut patient).await, KEEP);
     }
 
     #[tokio::test]

@@ -10,7 +10,7 @@ use shared::{
 use utoipa::ToSchema;
 
 use super::policy::{MessageStatus, Progress};
-use crate::auth::TenantScope;
+use crate::{auth::TenantScope, sessions};
 
 /// The sender of what the session's own account wrote.
 pub const ME: &str = "me";
@@ -175,5 +175,8 @@ impl Entity {
         Self::find()
             .filter(Column::TenantId.eq(scope.id().clone()))
             .apply_if(scope.sessions(), |query, only| query.filter(Column::SessionId.is_in(only.iter().cloned())))
+            .apply_if(scope.network(), |query, only| {
+                query.filter(Column::SessionId.in_subquery(sessions::entity::Entity::ids_of_network(scope, only)))
+            })
     }
 }

@@ -32,6 +32,7 @@ use crate::{
     jobs::JobKind,
     sessions::{self, entity as session},
     state::App,
+    sweep,
     usage::{self, Fact, Meter},
     workers::entity as worker,
 };
@@ -82,7 +83,7 @@ pub(crate) async fn take_events(
     Ok(Json(OutboxAccepted { seq: last }))
 }
 
-/// Forgets rows that were seen long ago, a bounded number at a time: a worker deletes what was accepted, so only one that
+/// Forgets rows that were seen long ago: a worker deletes what was accepted, so only one that
 /// was cut off right then ships a row again, and messages have an identity of their own besides.
 ///
 /// # Errors
@@ -90,13 +91,9 @@ pub(crate) async fn take_events(
 pub async fn prune(app: &App) -> Result<u64, DbErr> {
     const KEEP: Duration = Duration::from_secs(30 * 24 * 60 * 60);
     const BATCH: i64 = 10_000;
-    let statement = Statement::from_sql_and_values(
-        app.db.engine(),
-        "DELETE FROM outbox_rows_seen WHERE (session_id, epoch, outbox_seq) IN \
-         (SELECT session_id, epoch, outbox_seq FROM outbox_rows_seen WHERE seen_at <= $1 LIMIT $2)",
-        [Timestamp::now().minus(KEEP).into(), BATCH.into()],
-    );
-    Ok(app.db.autocommit().execute_raw(statement).await?.rows_affected())
+    let statement = "DELETE FROM outbox_rows_seen WHERE (session_id, epoch, outbox_seq) IN \
+                     (SELECT session_id, epoch, outbox_seq FROM outbox_rows_seen WHERE seen_at <= $1 LIMIT $2)";
+    sweep::before(app, BATCH, statement, Timestamp::now().minus(KEEP)).await
 }
 
 /// Checks a batch's form; gives its last sequence number.

@@ -3,15 +3,13 @@
 //! The row stays, with who, when and how it ended: it is what usage is explained by. What it said goes, and so do the stored events
 //! that repeat it, once every endpoint was told of them. A message that still waits keeps its content, for it is to be sent.
 
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement};
+use sea_orm::{DbBackend, DbErr};
 use shared::time::Timestamp;
 
-use crate::state::App;
+use crate::{state::App, sweep};
 
 /// How many rows one statement takes.
 const BATCH: i64 = 1000;
-/// How many statements of a sort one sweep makes; what is left waits for the next.
-const BATCHES: u32 = 50;
 
 /// What is erased, in this order: an event goes once its deliveries have. `$1` is now, `$2` the batch.
 const STATEMENTS: [&str; 3] = [
@@ -29,25 +27,17 @@ const STATEMENTS: [&str; 3] = [
      AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = it.id) LIMIT $2 {free})",
 ];
 
-/// Erases what is past its tenant's retention, in batches, a bounded number of them. Doing it again changes nothing more.
+/// Erases what is past its tenant's retention, in batches. Doing it again changes nothing more.
 ///
 /// # Errors
 /// As the driver.
 pub async fn erase(app: &App) -> Result<(), DbErr> {
     let now = Timestamp::now();
-    let engine = app.db.engine();
     // What somebody works on is left for the next sweep: no lock is waited for, in whatever order others take them.
-    let free = if engine == DbBackend::Postgres { "FOR UPDATE OF it SKIP LOCKED" } else { "" };
+    let free = if app.db.engine() == DbBackend::Postgres { "FOR UPDATE OF it SKIP LOCKED" } else { "" };
     for statement in STATEMENTS {
-        for _ in 0..BATCHES {
-            let values = [now.into(), BATCH.into()];
-            let statement = Statement::from_sql_and_values(engine, statement.replace("{free}", free), values);
-            let done = app.db.autocommit().execute_raw(statement).await?.rows_affected();
-            metrics::counter!("retention_erased_rows_total").increment(done);
-            if done < u64::try_from(BATCH).unwrap_or(u64::MAX) {
-                break;
-            }
-        }
+        let done = sweep::before(app, BATCH, &statement.replace("{free}", free), now).await?;
+        metrics::counter!("retention_erased_rows_total").increment(done);
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ use crate::{
         worker_route::{self, WorkerRoute},
     },
     state::App,
+    tenants::{TenantStatus, TenantTable},
     workers::{
         self,
         client::{Peer, WorkerCallError},
@@ -53,6 +54,8 @@ const BLOCKED: (Duration, Duration) = (Duration::from_millis(250), Duration::fro
 const PENDING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
 /// Pauses after a failure of ours.
 const OURS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long what a tenant that may not write has queued waits before it is looked at again.
+const FROZEN: Duration = Duration::from_secs(15);
 /// How long after its expiry a message with an open try is asked for.
 const OPEN_FOR: Duration = Duration::from_secs(24 * 3600);
 
@@ -87,6 +90,14 @@ impl Handler for SendHandler {
 
     async fn run(&self, app: &App, jobs: Vec<Claimed>) -> Vec<Outcome> {
         told(&jobs, work(app, &jobs).await)
+    }
+
+    async fn give_up(&self, app: &App, job: &Claimed) -> Result<(), DbErr> {
+        match fail(app, job).await {
+            Ok(()) => Ok(()),
+            Err(SendError::Database(error) | SendError::Event(RecordError::Database(error))) => Err(error),
+            Err(SendError::Event(_)) => Err(DbErr::Custom("an event could not be made".into())),
+        }
     }
 }
 
@@ -127,6 +138,21 @@ impl Handler for HandOver {
         };
         told(&jobs, hand_over(app, &self.scope, &self.message.session_id, &jobs, prepared).await)
     }
+}
+
+/// Ends a message whose job was called off: what it has reserved is given back, and its chat goes on.
+async fn fail(app: &App, job: &Claimed) -> Result<(), SendError> {
+    let Some((scope, session)) = whose(app, std::slice::from_ref(job)).await? else { return Ok(()) };
+    let now = Timestamp::now();
+    let tx = app.db.write().await?;
+    sessions::entity::lock(&tx, &session).await?;
+    let mut told = Vec::new();
+    for (_, message) in load(&tx, &scope, &session, std::slice::from_ref(job)).await? {
+        // What may have been written already isn't called off.
+        let reason = if message.try_open { "outcome_unknown" } else { "cancelled" };
+        told.extend(learn(&tx, &scope, message, &Word::Failed(reason.into(), now), now).await?.1);
+    }
+    finish(app, tx, &scope, told).await
 }
 
 fn retry(job: &Claimed, pauses: (Duration, Duration), why: &'static str) -> Outcome {
@@ -241,6 +267,9 @@ async fn prepare(
         },
     };
     let holder = route.as_ref().map(|route| Holder { peer: route.peer(), generation: route.generation });
+    // One that is suspended or being deleted sends nothing, not even what it had queued before.
+    let tenant = TenantTable::find_by_id(scope.id().clone()).one(&tx).await?;
+    let frozen = tenant.is_none_or(|tenant| tenant.status != TenantStatus::Active);
     let messages = load(&tx, scope, session, jobs).await?;
     let blocked = blocked_chats(&tx, session, messages.values()).await?;
     let mut prepared = Prepared { outcomes: vec![None; jobs.len()], items: Vec::new(), holder };
@@ -262,6 +291,8 @@ async fn prepare(
         if let Some(end) = end_of(&message, row.is_some(), now) {
             told.extend(learn(&tx, scope, message, &end, now).await?.1);
             prepared.outcomes[place] = Some(Outcome::Done);
+        } else if frozen {
+            prepared.outcomes[place] = Some(Outcome::WaitUntil(now.plus(FROZEN)));
         } else if blocked.contains(&message.id) || held_up.contains(&message.chat) {
             held_up.insert(message.chat.clone());
             prepared.outcomes[place] = Some(retry(job, BLOCKED, "an older message of the chat waits"));

@@ -7,8 +7,8 @@ use axum::{
     http::{HeaderValue, header, request::Parts},
 };
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Set, Statement,
-    sea_query::OnConflict,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Set,
+    sea_query::{LockType, OnConflict},
 };
 use secrecy::{ExposeSecret, SecretString};
 use shared::{ids::OperatorId, time::Timestamp};
@@ -24,13 +24,14 @@ use crate::{
     error::{ApiError, ApiResult, Kind, Refusal},
     internal::bearer,
     state::App,
+    sweep,
 };
 
 /// What a token of an operator begins with.
 const PREFIX: &str = "sbo_";
 /// How long a login lasts.
 pub(super) const LOGIN_TTL: Duration = Duration::from_secs(12 * 3600);
-/// How many ended logins one sweep forgets.
+/// How many ended logins one statement forgets.
 const PRUNE_BATCH: i64 = 500;
 
 /// An operator to be made.
@@ -109,8 +110,6 @@ pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorE
         return Err(OperatorError::Exists);
     }
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
-    end_logins(&tx, &present.id).await?;
-    second_factor::end_challenges(&tx, &present.id).await?;
     operator::Entity::update(operator::ActiveModel {
         id: Set(present.id.clone()),
         name: Set(new.name.trim().into()),
@@ -119,6 +118,9 @@ pub async fn create(app: &App, new: NewOperator) -> Result<OperatorId, OperatorE
     })
     .exec(&tx)
     .await?;
+    // After the change, which a login that begins waits for, or is waited for.
+    end_logins(&tx, &present.id).await?;
+    second_factor::end_challenges(&tx, &present.id).await?;
     tx.commit().await?;
     Ok(present.id)
 }
@@ -131,6 +133,7 @@ pub async fn remove(app: &App, email: String) -> Result<OperatorId, OperatorErro
     let email = address(email)?;
     let tx = app.db.write().await?;
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
+    hold(&tx, &present.id, LockType::Update).await?;
     end_logins(&tx, &present.id).await?;
     second_factor::disable(&tx, &present.id).await?;
     operator::Entity::delete_by_id(present.id.clone()).exec(&tx).await?;
@@ -147,6 +150,7 @@ pub async fn reset_second_factor(app: &App, email: String) -> Result<bool, Opera
     let email = address(email)?;
     let tx = app.db.write().await?;
     let present = find(&tx, &email).await?.ok_or(OperatorError::Unknown)?;
+    hold(&tx, &present.id, LockType::Update).await?;
     let was_on = second_factor::is_on(&tx, &present.id).await?;
     end_logins(&tx, &present.id).await?;
     second_factor::disable(&tx, &present.id).await?;
@@ -157,6 +161,15 @@ pub async fn reset_second_factor(app: &App, email: String) -> Result<bool, Opera
 
 async fn find<C: ConnectionTrait>(connection: &C, email: &EmailAddress) -> Result<Option<operator::Model>, DbErr> {
     operator::Entity::find().filter(operator::Column::Email.eq(email.as_str())).one(connection).await
+}
+
+/// An operator, who stays as they are until the transaction ends.
+async fn hold(tx: &DatabaseTransaction, id: &OperatorId, lock: LockType) -> Result<Option<operator::Model>, DbErr> {
+    let mut query = operator::Entity::find_by_id(id.clone());
+    if tx.get_database_backend() == DbBackend::Postgres {
+        query = query.lock(lock);
+    }
+    query.one(tx).await
 }
 
 async fn end_logins<C: ConnectionTrait>(connection: &C, operator: &OperatorId) -> Result<(), DbErr> {
@@ -183,6 +196,11 @@ pub(super) async fn log_in(app: &App, caller: Caller, wanted: OperatorLogIn) -> 
     audit::by(ActorType::Operator, operator.id.as_str());
     auth::forgive(app, Attempt::LogIn, &account).await?;
     let tx = app.db.write().await?;
+    // As with people: the password may have been changed while it was compared.
+    let present = hold(&tx, &operator.id, LockType::Share).await?;
+    if present.is_none_or(|present| present.password_hash != operator.password_hash) {
+        return Err(Kind::InvalidCredentials.into());
+    }
     let outcome = if second_factor::is_on(&tx, &operator.id).await? {
         LoggedIn::CodeRequired(second_factor::challenge(app, &tx, &operator.id).await?)
     } else {
@@ -202,6 +220,7 @@ pub(super) async fn log_in_with_code(app: &App, caller: Caller, wanted: Operator
     auth::admit(app, Attempt::SecondFactor, caller.address(), who).await?;
     let Some(id) = challenged else { return Err(over().into()) };
     let tx = app.db.write().await?;
+    hold(&tx, &id, LockType::Share).await?;
     if !second_factor::count_try::<OperatorId>(app, &tx, &challenge).await? {
         tx.commit().await?;
         return Err(over().into());
@@ -288,17 +307,17 @@ pub(super) async fn log_out(app: &App, parts: &Parts) -> ApiResult<()> {
     Ok(())
 }
 
-/// Forgets logins and challenges that ended by themselves, a bounded number.
+/// Forgets logins and challenges that ended by themselves.
 ///
 /// # Errors
 /// As the driver.
 pub async fn prune(app: &App) -> Result<(), DbErr> {
+    let mut done = Vec::new();
     for table in ["operator_logins", "operator_login_challenges"] {
         let statement = format!(
             "DELETE FROM {table} WHERE token_hash IN (SELECT token_hash FROM {table} WHERE expires_at <= $1 LIMIT $2)"
         );
-        let values = [Timestamp::now().into(), PRUNE_BATCH.into()];
-        app.db.autocommit().execute_raw(Statement::from_sql_and_values(app.db.engine(), statement, values)).await?;
+        done.push(sweep::before(app, PRUNE_BATCH, &statement, Timestamp::now()).await);
     }
-    Ok(())
+    done.into_iter().try_for_each(|one| one.map(drop))
 }

@@ -193,17 +193,18 @@ impl PlansCommand {
 
 /// Name, version and terms, with tabs between them.
 fn line(version: &PlanVersion) -> String {
-    let Terms { features, limits, pool } = &version.terms;
+    let Terms { features, limits, pool, listed } = &version.terms;
     let features: Vec<_> = features.iter().map(|feature| feature.as_str()).collect();
     let limits: Vec<_> = limits.iter().map(|(limit, allowed)| format!("{}={allowed}", limit.as_str())).collect();
     let pool = pool.as_deref().unwrap_or("shared");
     format!(
-        "{}\t{}\t{}\t{}\t{}\tpool={pool}\n",
+        "{}\t{}\t{}\t{}\t{}\tpool={pool}{}\n",
         version.plan,
         version.version,
         version.title,
         features.join(","),
-        limits.join(",")
+        limits.join(","),
+        if *listed { "" } else { "\tnot listed" }
     )
 }
 

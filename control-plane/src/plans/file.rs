@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 
-use super::terms::{Feature, Limit, Terms};
+use super::terms::{Feature, Limit, Terms, listed};
 
 /// All plans of an installation, as JSON; see `docs/plans.md`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -46,11 +46,19 @@ pub struct PlanSpec {
     /// The workers that its sessions run on.
     #[serde(default)]
     pub pool: Option<String>,
+    /// Whether it is shown to those who don't have it.
+    #[serde(default = "listed")]
+    pub listed: bool,
 }
 
 impl PlanSpec {
     pub(super) fn terms(&self) -> Terms {
-        Terms { features: self.features.clone(), limits: self.limits.clone(), pool: self.pool.clone() }
+        Terms {
+            features: self.features.clone(),
+            limits: self.limits.clone(),
+            pool: self.pool.clone(),
+            listed: self.listed,
+        }
     }
 }
 

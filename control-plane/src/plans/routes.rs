@@ -72,7 +72,7 @@ async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<Cu
 
 /// List plans
 ///
-/// The newest version of each plan of this installation, by name.
+/// The newest version of each plan of this installation, by name: those that anybody may have, and the tenant's own.
 #[utoipa::path(
     get, path = "/api/v1/plans", operation_id = "list_plans", tag = "plans",
     security(("person" = []), ("api_key" = ["usage:read"]), ("api_key_header" = ["usage:read"])),
@@ -83,7 +83,8 @@ async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<Cu
         ReadProblems,
     ),
 )]
-async fn list_plans(State(app): State<App>, _auth: Auth<scopes::UsageRead>, known: Known) -> ApiResult<Response> {
-    let plans = store::all(app.db.read()).await?;
-    known.or(&Plans { data: plans.into_iter().map(Plan::from).collect() })
+async fn list_plans(State(app): State<App>, auth: Auth<scopes::UsageRead>, known: Known) -> ApiResult<Response> {
+    let own = store::entitlements(app.db.read(), auth.tenant(), Timestamp::now()).await?.plan.plan;
+    let plans = store::all(app.db.read()).await?.into_iter().filter(|plan| plan.terms.listed || plan.plan == own);
+    known.or(&Plans { data: plans.map(Plan::from).collect() })
 }

@@ -64,7 +64,7 @@ impl Limit {
 }
 
 /// What one version of a plan says.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Terms {
     /// What may be done.
@@ -76,6 +76,18 @@ pub struct Terms {
     /// The workers that its sessions run on, and no others; absent: those without a pool.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pool: Option<String>,
+    /// Whether it is shown to those who don't have it: not, say, if it is made for one customer.
+    #[serde(default = "listed", skip_serializing_if = "is_listed")]
+    pub listed: bool,
+}
+
+pub(super) const fn listed() -> bool {
+    true
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+const fn is_listed(listed: &bool) -> bool {
+    *listed
 }
 
 /// The workers of a tenant whose plan says otherwise.
@@ -229,7 +241,7 @@ mod tests {
             collection::btree_map(sample::select(Limit::ALL.to_vec()), 0_u32..100, 0..5),
             option::of("[a-z]{1,8}"),
         )
-            .prop_map(|(features, limits, pool)| Terms { features, limits, pool })
+            .prop_map(|(features, limits, pool)| Terms { features, limits, pool, listed: true })
     }
 
     fn plan(name: &'static str) -> impl Strategy<Value = PlanVersion> {

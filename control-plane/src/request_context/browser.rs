@@ -62,14 +62,16 @@ pub(super) fn cors(origins: &[String]) -> Option<CorsLayer> {
                 "if-match",
                 "if-none-match",
                 "last-event-id",
+                "prefer",
                 "x-api-key",
                 "x-request-id",
             ]))
             .expose_headers(named(&[
                 "etag",
                 "idempotent-replayed",
-                "ratelimit",
-                "ratelimit-policy",
+                "ratelimit-limit",
+                "ratelimit-remaining",
+                "ratelimit-reset",
                 "retry-after",
                 "x-request-id",
             ]))

@@ -1,8 +1,8 @@
 //! What happens around every request, whichever route it takes: an id, a line of the access log, figures, a deadline, the
 //! headers that browsers heed, compression, and a problem document for whatever goes wrong outside of a handler.
 //!
-//! The access log has the target `access`. A line names the route and not the path, no query and no address: ids and whatever
-//! callers write into a URL stay out of it.
+//! The access log has the target `access`. A line names the route and not the path, no query and no address, and of the methods those that HTTP
+//! has: ids and whatever callers write into a request stay out of it.
 
 mod browser;
 mod drain;
@@ -13,7 +13,7 @@ use axum::{
     Router,
     body::Body,
     extract::{MatchedPath, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, Response as HttpResponse, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Response as HttpResponse, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
@@ -101,7 +101,11 @@ impl Around {
             None => router,
         };
         // Identifying writes the body of a problem anew, so what is compressed is compressed after it.
-        let large = SizeAbove::new(COMPRESSED_FROM).and(NotForContentType::IMAGES).and(NotForContentType::SSE);
+        let large = SizeAbove::new(COMPRESSED_FROM)
+            .and(NotForContentType::IMAGES)
+            .and(NotForContentType::SSE)
+            // An archive is compressed already, and its length tells whoever fetches it when they have it whole.
+            .and(NotForContentType::const_new("application/zip"));
         router
             .layer(middleware::from_fn(move |request, next| identified(https, request, next)))
             .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(large))
@@ -124,7 +128,7 @@ async fn identified(https: bool, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let id = RequestId::of(request.headers());
     request.extensions_mut().insert(id.clone());
-    let method = request.method().clone();
+    let method = name_of(request.method());
     // Never the path itself: it can hold a phone number.
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
@@ -140,12 +144,12 @@ async fn identified(https: bool, mut request: Request, next: Next) -> Response {
     browser::secure(headers, is_docs, https);
     let took = started.elapsed();
     let status = response.status().as_u16();
-    let labels = [("method", method.as_str().to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
+    let labels = [("method", method.to_owned()), ("route", route.to_owned()), ("status", status.to_string())];
     metrics::counter!("http_requests_total", &labels).increment(1);
     metrics::histogram!("http_request_duration_seconds", &labels[..2]).record(took.as_secs_f64());
     tracing::info!(
         target: "access",
-        method = method.as_str(),
+        method,
         route,
         status,
         ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
@@ -153,6 +157,13 @@ async fn identified(https: bool, mut request: Request, next: Next) -> Response {
         "answered"
     );
     response
+}
+
+/// A method as figures and the log name it. HTTP lets a caller write any word there, of any length: figures are kept for every one
+/// that they were ever given, and nothing that a caller wrote is logged.
+fn name_of(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT", "TRACE"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("OTHER")
 }
 
 fn with_request_id(response: Response, mut problem: Problem, id: &RequestId) -> Response {
@@ -169,7 +180,10 @@ fn with_request_id(response: Response, mut problem: Problem, id: &RequestId) -> 
 
 /// Explains the figures to whoever reads `/metrics`.
 pub(crate) fn describe_metrics() {
-    metrics::describe_counter!("http_requests_total", "Requests answered, by method, route and status.");
+    metrics::describe_counter!(
+        "http_requests_total",
+        "Requests answered, by method (OTHER: none of HTTP's own), route and status."
+    );
     metrics::describe_histogram!(
         "http_request_duration_seconds",
         metrics::Unit::Seconds,
@@ -232,12 +246,15 @@ mod tests {
             shared::telemetry::subscriber("info", shared::telemetry::LogFormat::Json, move || sink.clone()).unwrap();
         let guard = tracing::subscriber::set_default(subscriber);
         let router = Around::internal().wrap(Router::new().route("/things/{id}", get(async || "hello")));
-        let request = Request::builder()
-            .uri("/things/sentinel?q=sentinel")
-            .header("authorization", "Bearer sentinel")
-            .body(Body::empty())
-            .unwrap();
-        router.oneshot(request).await.unwrap();
+        for method in ["GET", "sentinel"] {
+            let request = Request::builder()
+                .method(method)
+                .uri("/things/sentinel?q=sentinel")
+                .header("authorization", "Bearer sentinel")
+                .body(Body::empty())
+                .unwrap();
+            router.clone().oneshot(request).await.unwrap();
+        }
         drop(guard);
         let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
         assert!(text.contains(r#""target":"access""#) && text.contains("/things/{id}"), "{text}");

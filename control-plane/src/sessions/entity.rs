@@ -1,6 +1,8 @@
 //! The table `sessions`.
 
-use sea_orm::{DatabaseTransaction, DbBackend, QuerySelect, QueryTrait, entity::prelude::*};
+use sea_orm::{
+    DatabaseTransaction, DbBackend, QuerySelect, QueryTrait, entity::prelude::*, sea_query::SelectStatement,
+};
 use serde::{Deserialize, Serialize};
 use shared::{
     ids::{Incarnation, SessionId, StoreId, TenantId, WorkerId},
@@ -170,6 +172,17 @@ impl Entity {
             .filter(Column::TenantId.eq(scope.id().clone()))
             .filter(Column::DeletedAt.is_null())
             .apply_if(scope.sessions(), |query, only| query.filter(Column::Id.is_in(only.iter().cloned())))
+            .apply_if(scope.network(), |query, only| query.filter(Column::Network.eq(NetworkColumn::from(only))))
+    }
+
+    /// The ids of a tenant's sessions of one network, those that were deleted too: what is left of them is known by these.
+    pub fn ids_of_network(scope: &TenantScope, network: session::Network) -> SelectStatement {
+        Self::find()
+            .select_only()
+            .column(Column::Id)
+            .filter(Column::TenantId.eq(scope.id().clone()))
+            .filter(Column::Network.eq(NetworkColumn::from(network)))
+            .into_query()
     }
 }
 

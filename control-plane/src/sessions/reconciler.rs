@@ -4,8 +4,8 @@ use std::{collections::HashMap, time::Duration};
 
 use futures_util::{StreamExt, stream};
 use sea_orm::{
-    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect,
-    sea_query::Expr,
+    ActiveModelTrait, ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, ExprTrait, IntoActiveModel, QueryFilter,
+    QueryOrder, QuerySelect, sea_query::Expr,
 };
 use shared::{
     ids::{SessionId, WorkerId},
@@ -312,6 +312,24 @@ fn forget(row: &mut Model, now: Timestamp) {
     row.sealed_data_key = Vec::new();
     row.sealed_account = None;
     row.reconcile_at = NEVER;
+}
+
+/// Gives a session up for good that a worker may still hold, which hasn't answered for so long that nobody waits for it: its place is
+/// given back. Should the worker come back, it is told that the session isn't its.
+///
+/// # Errors
+/// As the driver.
+pub(crate) async fn abandon(app: &App, id: &SessionId) -> Result<(), DbErr> {
+    let now = Timestamp::now();
+    let tx = app.db.write().await?;
+    if let Some(mut row) = entity::lock(&tx, id).await? {
+        if let Some(left) = row.worker_id.take() {
+            placement::give_back(&tx, &left).await?;
+        }
+        forget(&mut row, now);
+        row.into_active_model().reset_all().update(&tx).await?;
+    }
+    tx.commit().await
 }
 
 /// Writes what came of a call, if the row is still at the generation that was told.

@@ -288,7 +288,9 @@ pub enum Wish {
 /// `not-found`.
 pub async fn locked(tx: &DatabaseTransaction, scope: &TenantScope, id: &SessionId) -> ApiResult<Model> {
     let row = entity::lock(tx, id).await?;
-    let mine = |row: &Model| row.tenant_id == *scope.id() && scope.reaches(&row.id) && row.deleted_at.is_none();
+    let mine = |row: &Model| {
+        row.tenant_id == *scope.id() && scope.reaches(&row.id, row.network.into()) && row.deleted_at.is_none()
+    };
     Ok(row.filter(mine).ok_or(Kind::NotFound)?)
 }
 

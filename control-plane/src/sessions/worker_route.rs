@@ -9,7 +9,10 @@
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use shared::ids::{SessionId, TenantId, WorkerId};
+use shared::{
+    ids::{SessionId, TenantId, WorkerId},
+    wire::session::Network,
+};
 
 use super::entity::{DesiredColumn, Model};
 use crate::{
@@ -26,6 +29,7 @@ const KEEP: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerRoute {
     tenant_id: TenantId,
+    network: Network,
     worker_id: WorkerId,
     endpoint: String,
     /// Under which placement.
@@ -39,6 +43,7 @@ impl WorkerRoute {
         let placed = row.worker_id.as_ref() == Some(&holder.id) && row.desired == DesiredColumn::Running;
         placed.then(|| Self {
             tenant_id: row.tenant_id.clone(),
+            network: row.network.into(),
             worker_id: holder.id.clone(),
             endpoint: holder.endpoint.clone(),
             generation: row.generation,
@@ -65,8 +70,8 @@ pub async fn remembered(app: &App, session: &SessionId) -> Option<WorkerRoute> {
 
 /// The route as it is remembered, if the session is the caller's.
 pub(super) async fn remembered_of(app: &App, scope: &TenantScope, session: &SessionId) -> Option<WorkerRoute> {
-    let route = if scope.reaches(session) { remembered(app, session).await } else { None };
-    route.filter(|route| route.tenant_id == *scope.id())
+    let route = remembered(app, session).await;
+    route.filter(|route| route.tenant_id == *scope.id() && scope.reaches(session, route.network))
 }
 
 /// Remembers where a session is, as the database says.

@@ -8,7 +8,8 @@
 //! over or an archive that fails changes nothing but the time it takes.
 //!
 //! **Invariants.** Nothing is deleted without a ready archive that was begun after the sessions had stopped. A deletion that was
-//! taken back leaves everything but the sessions, which stay stopped, as it was.
+//! taken back leaves everything but the sessions, which stay stopped, as it was. Whether it still can be is one row's question: the
+//! point of no return is written before anything of the tenant goes.
 
 use std::time::Duration;
 
@@ -175,7 +176,8 @@ async fn step(app: &App, id: &TenantId) -> ApiResult<Option<Timestamp>> {
     let now = Timestamp::now();
     let Some(tenant) = tenant::Entity::find_by_id(id.clone()).one(app.db.read()).await? else { return Ok(None) };
     // Taken back, or suspended by the operator meanwhile: nothing more happens.
-    let (TenantStatus::Deleting, Some(delete_at)) = (tenant.status, tenant.delete_at) else { return Ok(None) };
+    let (TenantStatus::Deleting, Some(stored)) = (tenant.status, tenant.delete_at) else { return Ok(None) };
+    let (delete_at, decided) = due(stored);
     let scope = TenantScope::of_row(id.clone());
     if tell_sessions(app, &scope, DesiredColumn::Running, &Wish::Stop).await? > 0 {
         return Ok(Some(now.plus(LOOK_AGAIN)));
@@ -183,8 +185,21 @@ async fn step(app: &App, id: &TenantId) -> ApiResult<Option<Timestamp>> {
     if !has_archive(app, &scope, &tenant, delete_at).await? {
         return Ok(Some(now.plus(LOOK_AGAIN)));
     }
-    if now < delete_at {
-        return Ok(Some(delete_at));
+    if !decided {
+        if now < delete_at {
+            return Ok(Some(delete_at));
+        }
+        // From here on there is no way back, by whichever replica's clock.
+        let done = tenant::Entity::update_many()
+            .col_expr(tenant::Column::DeleteAt, Expr::value(-delete_at.as_millis()))
+            .filter(tenant::Column::Id.eq(id.clone()))
+            .filter(tenant::Column::Status.eq(TenantStatus::Deleting))
+            .filter(tenant::Column::DeleteAt.eq(delete_at))
+            .exec(app.db.autocommit())
+            .await?;
+        if done.rows_affected == 0 {
+            return Ok(Some(now));
+        }
     }
     for desired in [DesiredColumn::Stopped, DesiredColumn::LoggedOut] {
         if tell_sessions(app, &scope, desired, &Wish::Delete).await? > 0 {
@@ -195,10 +210,18 @@ async fn step(app: &App, id: &TenantId) -> ApiResult<Option<Timestamp>> {
     if left.is_some() && now < delete_at.plus(UNLINKING) {
         return Ok(Some(now.plus(LOOK_AGAIN)));
     }
-    purge(app, &scope).await?;
+    if !purge(app, &scope).await? {
+        return Ok(Some(now.plus(LOOK_AGAIN)));
+    }
     metrics::counter!("tenants_deleted_total").increment(1);
     tracing::info!(tenant = %id, "a tenant was deleted");
     Ok(None)
+}
+
+/// When a tenant is deleted, and whether that can't be taken back any more: the stored time is negative then. A replica whose clock
+/// is ahead may come to that before the others think that the week is over.
+pub(super) fn due(stored: Timestamp) -> (Timestamp, bool) {
+    (Timestamp::from_millis(stored.as_millis().abs()), stored.as_millis() < 0)
 }
 
 /// Tells some of the sessions that are to be one thing to be another; says how many.
@@ -245,9 +268,19 @@ async fn has_archive(app: &App, scope: &TenantScope, tenant: &Tenant, delete_at:
     }
 }
 
-/// Deletes every row of the tenant, its archives, and the people who belong to no other.
-async fn purge(app: &App, scope: &TenantScope) -> ApiResult<()> {
+/// Deletes every row of the tenant, its archives, and the people who belong to no other; no, if an operator did something else with
+/// it meanwhile.
+async fn purge(app: &App, scope: &TenantScope) -> ApiResult<bool> {
     exports::delete_all(app, scope).await?;
+    loop {
+        let left = sessions::entity::Entity::all_of_tenant(scope).limit(SESSIONS).all(app.db.read()).await?;
+        for session in &left {
+            sessions::reconciler::abandon(app, &session.id).await?;
+        }
+        if left.is_empty() {
+            break;
+        }
+    }
     for statement in ROWS {
         loop {
             let values = [scope.id().clone().into(), BATCH.into()];
@@ -265,9 +298,17 @@ async fn purge(app: &App, scope: &TenantScope) -> ApiResult<()> {
             people::forget(&tx, &person.user_id).await?;
         }
     }
-    tenant::Entity::delete_by_id(scope.id().clone()).exec(&tx).await?;
+    let gone = tenant::Entity::delete_many()
+        .filter(tenant::Column::Id.eq(scope.id().clone()))
+        .filter(tenant::Column::Status.eq(TenantStatus::Deleting))
+        .exec(&tx)
+        .await?;
+    if gone.rows_affected == 0 {
+        tx.rollback().await?;
+        return Ok(false);
+    }
     audit::system(&app.audit, &tx, &installation(), audit::TENANT_DELETED, ("tenant", scope.id().as_str())).await?;
     tx.commit().await?;
     keys::forget(app, scope.id()).await;
-    Ok(())
+    Ok(true)
 }

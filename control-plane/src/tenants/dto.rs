@@ -39,7 +39,10 @@ impl From<Tenant> for TenantDto {
             name: tenant.name,
             status: tenant.status,
             retention_days: tenant.retention_days,
-            delete_at: tenant.delete_at.filter(|_| tenant.status == TenantStatus::Deleting),
+            delete_at: tenant
+                .delete_at
+                .filter(|_| tenant.status == TenantStatus::Deleting)
+                .map(|stored| super::deletion::due(stored).0),
             created_at: tenant.created_at,
         }
     }

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set, Statement, sea_query::Expr,
+    QuerySelect, Set, Statement,
+    sea_query::{Expr, OnConflict},
 };
 use secrecy::{ExposeSecret, SecretString};
 use shared::{
-    ids::{InvitationId, TenantId},
+    ids::{InvitationId, TenantId, UserId},
     problem::FieldError,
     time::Timestamp,
 };
@@ -35,6 +36,7 @@ use crate::{
     mail,
     plans::{self, Limit},
     state::App,
+    sweep,
 };
 
 /// How long an invitation can be accepted.
@@ -68,19 +70,16 @@ pub(super) async fn create(
     actor: Person<'_>,
     wanted: &CreateInvitation,
 ) -> ApiResult<Invitation> {
-    policy::may_invite(actor.role, wanted.role)?;
+    // What the person is now: an invitation mustn't outlive the role that it was sent by.
+    let role = members::role_held(tx, scope.id(), actor.id).await?.ok_or(Kind::NotFound)?;
+    policy::may_invite(actor.role.min(role), wanted.role)?;
     let email = wanted.email.as_str();
     if let Some(known) = people::by_email(tx, email).await?
         && members::role(tx, scope.id(), &known.id).await?.is_some()
     {
         return Err(Kind::Conflict.because("this person belongs to the account already").into());
     }
-    entity::Entity::delete_many()
-        .filter(entity::Column::TenantId.eq(scope.id().clone()))
-        .filter(entity::Column::Email.eq(email))
-        .exec(tx)
-        .await?;
-    if waiting(scope).count(tx).await? >= MOST_WAITING {
+    if waiting(scope).filter(entity::Column::Email.ne(email)).count(tx).await? >= MOST_WAITING {
         return Err(Kind::Conflict.because(format!("{MOST_WAITING} invitations wait already: delete some")).into());
     }
     // Whoever accepts is counted again: others may be faster.
@@ -106,6 +105,19 @@ pub(super) async fn create(
         created_at: Set(row.created_at),
         expires_at: Set(row.expires_at),
     })
+    // An earlier one of the address, or one that somebody sends at this moment.
+    .on_conflict(
+        OnConflict::columns([entity::Column::TenantId, entity::Column::Email])
+            .update_columns([
+                entity::Column::Id,
+                entity::Column::Role,
+                entity::Column::TokenHash,
+                entity::Column::InvitedBy,
+                entity::Column::CreatedAt,
+                entity::Column::ExpiresAt,
+            ])
+            .to_owned(),
+    )
     .exec_without_returning(tx)
     .await?;
     mail::ask(app, tx, letters::INVITATION, &AboutInvitation { invitation_id: row.id.clone() }).await?;
@@ -142,6 +154,24 @@ pub(super) async fn delete(tx: &DatabaseTransaction, scope: &TenantScope, id: &I
         .exec(tx)
         .await?;
     if done.rows_affected == 0 { Err(Kind::NotFound.into()) } else { Ok(()) }
+}
+
+/// Forgets the invitations that a person sent to roles above one, or all of them: whoever may not invite to a role any more doesn't
+/// come back as one by an invitation to another address of theirs.
+pub(super) async fn forget_sent_above(
+    tx: &DatabaseTransaction,
+    tenant: &TenantId,
+    by: &UserId,
+    role: Option<Role>,
+) -> ApiResult<()> {
+    let above = Role::ALL.into_iter().filter(|other| role.is_none_or(|role| *other > role)).map(Role::as_str);
+    entity::Entity::delete_many()
+        .filter(entity::Column::TenantId.eq(tenant.clone()))
+        .filter(entity::Column::InvitedBy.eq(by.clone()))
+        .filter(entity::Column::Role.is_in(above))
+        .exec(tx)
+        .await?;
+    Ok(())
 }
 
 /// An invitation that waits, and a new token for its mail, in place of one that an earlier try to send it made.
@@ -190,7 +220,7 @@ pub(super) async fn accept(app: &App, address: ClientAddress, wanted: AcceptInvi
         }
     };
     let tx = app.db.write().await?;
-    let joined = accept_in(&tx, &hash, account).await?;
+    let joined = accept_in(app, &tx, &hash, account).await?;
     audit::by(ActorType::User, joined.user_id.as_str());
     tx.commit().await?;
     tracing::info!(tenant = %joined.tenant_id, user = %joined.user_id, "somebody joined a tenant");
@@ -215,7 +245,7 @@ fn new_person(name: Option<String>, password: Option<SecretString>) -> Result<Ne
     }
 }
 
-async fn accept_in(tx: &DatabaseTransaction, hash: &[u8], account: Account) -> ApiResult<Joined> {
+async fn accept_in(app: &App, tx: &DatabaseTransaction, hash: &[u8], account: Account) -> ApiResult<Joined> {
     let statement = Statement::from_sql_and_values(
         tx.get_database_backend(),
         "DELETE FROM invitations WHERE token_hash = $1 AND expires_at > $2 RETURNING tenant_id, email, role",
@@ -235,8 +265,8 @@ async fn accept_in(tx: &DatabaseTransaction, hash: &[u8], account: Account) -> A
     let user_id = match (people::by_email(tx, &email).await?, account) {
         (Some(known), Account::There) => known.id,
         (Some(known), Account::New { name, password_hash }) if !known.verified => {
-            people::claim(tx, &known.id, name, password_hash).await?;
-            known.id
+            people::take_address(app, tx, &known.id).await?;
+            people::make_invited(tx, &email, name, password_hash).await?.ok_or_else(meanwhile)?
         }
         (None, Account::New { name, password_hash }) => {
             people::make_invited(tx, &email, name, password_hash).await?.ok_or_else(meanwhile)?
@@ -254,10 +284,9 @@ async fn accept_in(tx: &DatabaseTransaction, hash: &[u8], account: Account) -> A
     Ok(Joined { tenant_id: tenant.id, tenant_name: tenant.name, role, user_id })
 }
 
-/// Forgets invitations that have expired, a bounded number of them.
-pub(super) async fn prune<C: ConnectionTrait>(connection: &C) -> Result<(), DbErr> {
-    let statement = "DELETE FROM invitations WHERE id IN (SELECT id FROM invitations WHERE expires_at <= $1 LIMIT $2)";
-    let values = [Timestamp::now().into(), PRUNE_BATCH.into()];
-    let engine = connection.get_database_backend();
-    connection.execute_raw(Statement::from_sql_and_values(engine, statement, values)).await.map(drop)
+/// Forgets invitations that have expired.
+pub(super) async fn prune(app: &App) -> Result<u64, DbErr> {
+    let statement = "DELETE FROM invitations WHERE id IN \
+                     (SELECT id FROM invitations WHERE expires_at <= $1 LIMIT $2)";
+    sweep::before(app, PRUNE_BATCH, statement, Timestamp::now()).await
 }

@@ -119,7 +119,8 @@ async fn ownership_offered(app: &App, about: &AboutOffer) -> Result<Option<Lette
 async fn deletion(app: &App, about: &AboutDeletion) -> Result<Option<Letter>, WriteError> {
     // Taken back meanwhile: no mail.
     let tenant = service::find(app.db.read(), &TenantScope::of_row(about.tenant_id.clone())).await?;
-    let (TenantStatus::Deleting, Some(delete_at)) = (tenant.status, tenant.delete_at) else { return Ok(None) };
+    let (TenantStatus::Deleting, Some(stored)) = (tenant.status, tenant.delete_at) else { return Ok(None) };
+    let (delete_at, _) = super::deletion::due(stored);
     let mut found = people::profiles(app.db.read(), std::slice::from_ref(&about.owner)).await?;
     let Some(person) = found.remove(&about.owner) else { return Ok(None) };
     Ok(Some(Letter {

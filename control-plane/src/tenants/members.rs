@@ -1,8 +1,8 @@
 //! Who belongs to a tenant, and as what.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder,
-    QuerySelect, Set,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter,
+    QueryOrder, QuerySelect, Set,
     sea_query::{Expr, OnConflict},
 };
 use shared::{
@@ -14,7 +14,7 @@ use super::{
     Tenant,
     dto::{Member, Membership},
     entity::{member, tenant},
-    ownership,
+    invitations, ownership,
     policy::{self, RoleRefused},
 };
 use crate::{
@@ -47,6 +47,15 @@ pub(super) async fn role<C: ConnectionTrait>(
     user: &UserId,
 ) -> ApiResult<Option<Role>> {
     member::Entity::find_by_id((tenant.clone(), user.clone())).one(connection).await?.as_ref().map(role_of).transpose()
+}
+
+/// As [`role`], held until the transaction ends: who is removed or given another role waits for it, or it for them.
+pub(super) async fn role_held(tx: &DatabaseTransaction, tenant: &TenantId, user: &UserId) -> ApiResult<Option<Role>> {
+    let mut query = member::Entity::find_by_id((tenant.clone(), user.clone()));
+    if tx.get_database_backend() == DbBackend::Postgres {
+        query = query.lock_shared();
+    }
+    query.one(tx).await?.as_ref().map(role_of).transpose()
 }
 
 /// The people of a tenant, those who signed up last first.
@@ -118,7 +127,7 @@ pub(super) async fn change_role(
     get(tx, scope, user).await
 }
 
-/// Writes a role, if the present one is still what was decided on.
+/// Writes a role, if the present one is still what was decided on. With a lower one end the invitations to what stands above it.
 pub(super) async fn set_role(
     tx: &DatabaseTransaction,
     tenant: &TenantId,
@@ -133,14 +142,20 @@ pub(super) async fn set_role(
         .filter(member::Column::Role.eq(present.as_str()))
         .exec(tx)
         .await?;
-    if done.rows_affected == 0 { Err(changed_meanwhile()) } else { Ok(()) }
+    if done.rows_affected == 0 {
+        return Err(changed_meanwhile());
+    }
+    if wanted < present {
+        invitations::forget_sent_above(tx, tenant, user, Some(wanted)).await?;
+    }
+    Ok(())
 }
 
 fn changed_meanwhile() -> ApiError {
     Kind::Conflict.because("somebody else changed this person's role at the same moment: look again").into()
 }
 
-/// Removes a person, and ends their logins here. API keys that they made are the tenant's, and stay.
+/// Removes a person, and ends their logins here and the invitations that they sent. API keys that they made are the tenant's, and stay.
 pub(super) async fn remove(
     tx: &DatabaseTransaction,
     scope: &TenantScope,
@@ -170,6 +185,7 @@ async fn take_out(tx: &DatabaseTransaction, tenant: &TenantId, user: &UserId, pr
         return Err(changed_meanwhile());
     }
     ownership::forget_offer_to(tx, tenant, user).await?;
+    invitations::forget_sent_above(tx, tenant, user, None).await?;
     people::end_logins(tx, user, tenant).await
 }
 

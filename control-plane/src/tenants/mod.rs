@@ -7,7 +7,8 @@
 //! **People.** Somebody belongs to a tenant with one role ([`crate::auth::permissions`] says what that may do), and can belong to
 //! several tenants: a login is for one of them, and `POST /auth/switch` goes to another. A role is looked up in every
 //! request, so another one, or being removed, takes effect at once. Who is not a member yet gets an [invitation](invitations) by
-//! mail, whether they have an account or not.
+//! mail, whether they have an account or not. With a person's membership end the invitations that they sent, and with a lower role
+//! those to roles above it.
 //!
 //! **The owner** is exactly one person, which a unique index sees to. They can't leave, be removed or be given another role; they
 //! hand the tenant over by an [offer](ownership) that the other accepts, both with their passwords.
@@ -52,12 +53,12 @@ pub(crate) fn describe_metrics() {
     metrics::describe_counter!("tenant_exports_total", "Archives of tenants, by outcome (ready, failed).");
 }
 
-/// Forgets invitations, offers and archives that have expired, a bounded number of each.
+/// Forgets invitations, offers and archives that have expired.
 ///
 /// # Errors
-/// As the driver.
+/// As the driver; the others are swept all the same.
 pub async fn prune(app: &App) -> Result<(), DbErr> {
-    invitations::prune(app.db.autocommit()).await?;
-    ownership::prune(app.db.autocommit()).await?;
-    export::prune(app).await
+    let done =
+        [invitations::prune(app).await.map(drop), ownership::prune(app).await.map(drop), export::prune(app).await];
+    done.into_iter().collect()
 }

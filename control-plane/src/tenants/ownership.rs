@@ -22,6 +22,7 @@ use crate::{
     error::{ApiResult, Kind},
     mail,
     state::App,
+    sweep,
 };
 
 /// How long an offer stands.
@@ -129,11 +130,9 @@ pub(super) async fn forget_offer_to(tx: &DatabaseTransaction, tenant: &TenantId,
     Ok(())
 }
 
-/// Forgets offers that have ended, a bounded number of them.
-pub(super) async fn prune<C: ConnectionTrait>(connection: &C) -> Result<(), DbErr> {
+/// Forgets offers that have expired.
+pub(super) async fn prune(app: &App) -> Result<u64, DbErr> {
     let statement = "DELETE FROM ownership_offers WHERE tenant_id IN \
                      (SELECT tenant_id FROM ownership_offers WHERE expires_at <= $1 LIMIT $2)";
-    let values = [Timestamp::now().into(), PRUNE_BATCH.into()];
-    let engine = connection.get_database_backend();
-    connection.execute_raw(Statement::from_sql_and_values(engine, statement, values)).await.map(drop)
+    sweep::before(app, PRUNE_BATCH, statement, Timestamp::now()).await
 }

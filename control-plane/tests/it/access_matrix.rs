@@ -11,6 +11,7 @@
 //! | a role with it | anything documented but that |
 //! | another tenant's owner | byte for byte as for ids that don't exist; without ids, nothing of this tenant's |
 //! | a key that is limited to another session | likewise |
+//! | a key of the sandbox | likewise, of sessions of the real network |
 //! | a suspended tenant's owner and key | reads as ever; 403 `tenant-suspended` for writes |
 
 use std::collections::BTreeMap;
@@ -28,7 +29,19 @@ use crate::{
 };
 
 /// About the person, or taking the deletion of the tenant back, so also possible while the tenant may only read.
-const WHILE_SUSPENDED: [&str; 4] = ["end_login", "keep_tenant", "leave_tenant", "switch_tenant"];
+const WHILE_SUSPENDED: [&str; 11] = [
+    "ask_to_verify_email",
+    "change_password",
+    "confirm_second_factor",
+    "disable_second_factor",
+    "end_login",
+    "enrol_second_factor",
+    "keep_tenant",
+    "leave_tenant",
+    "renew_recovery_codes",
+    "switch_tenant",
+    "update_me",
+];
 /// What the owner of a tenant with everything in it finds nothing for: it is for whom the tenant is offered to.
 const NOT_FOR_OWNERS: [&str; 1] = ["accept_ownership"];
 /// Headers that differ by request.
@@ -280,6 +293,45 @@ async fn access_matrix_a_key_limited_to_another_session_finds_as_little_as_a_str
         }
     }
     assert!(by_id >= 10, "{by_id}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn access_matrix_a_key_of_the_sandbox_finds_nothing_of_real_sessions(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let mint = Mint::new(&app).await;
+    let world = World::new(&mint).await;
+    let (_, key) = world.api_key(&app, key_body(&Scope::ALL)).await;
+    let (_, real_key) = world.api_key(&app, json!({"name": "k", "network": "whatsapp", "scopes": Scope::ALL})).await;
+    let list = async |key: &str, path: &str| Answer::of(app.get(&format!("/api/v1/{path}")).bearer_auth(key)).await;
+    assert!(list(&key, "sessions").await.text.contains(&world.id("ses")), "while it is one of the sandbox");
+    assert!(list(&key, "messages").await.text.contains(&world.id("msg")));
+    app.sql("UPDATE sessions SET network = 'whatsapp' WHERE id = $1", [world.id("ses").into()]).await;
+    let mut by_id = 0;
+    for operation in operations() {
+        let what = &operation.id;
+        let Access::Tenant { permission: Some(permission), keys: true, .. } = &operation.access else { continue };
+        if !permission.scope().is_some_and(Scope::is_of_sessions) {
+            continue;
+        }
+        let real = |prefix: &str| world.id(prefix);
+        let answer = operation.call(&app, &real, Some(&key)).await;
+        if operation.has_ids() {
+            by_id += 1;
+            let none = operation.call(&app, &unknown, Some(&key)).await;
+            assert_eq!(seen(&answer), seen(&none), "{what}");
+        } else {
+            for prefix in ["ses", "msg"] {
+                assert!(!answer.text.contains(&world.id(prefix)), "{what}: {answer:?}");
+            }
+        }
+    }
+    assert!(by_id >= 10, "{by_id}");
+    assert!(list(&real_key, "sessions").await.text.contains(&world.id("ses")), "and nothing of it was changed");
+    assert!(list(&real_key, "messages").await.text.contains(&world.id("msg")));
     app.stop().await;
 }
 

@@ -13,9 +13,10 @@ use reqwest::Method;
 use rstest::rstest;
 use sea_orm::{ConnectionTrait, Statement};
 use serde_json::{Value, json};
-use shared::ids::TenantId;
+use shared::ids::{SessionId, TenantId};
 
 use crate::{
+    fleet::Program,
     harness::{Answer, Engine, TestApp},
     operators,
     parts::{Parts, eventually, execute, number},
@@ -195,7 +196,7 @@ async fn log(app: &TestApp, token: &str, query: &str) -> Vec<Value> {
 async fn settled(app: &TestApp) {
     eventually("all outcomes are written", async || {
         app.count("SELECT COUNT(*) FROM audit_log WHERE phase = 'intent'").await
-            == app.count("SELECT COUNT(*) FROM audit_log WHERE phase = 'outcome'").await
+            == app.count("SELECT COUNT(*) FROM audit_log WHERE phase LIKE 'outcome%'").await
     })
     .await;
 }
@@ -239,6 +240,11 @@ async fn owners_and_admins_search_their_own_log(#[case] engine: Engine) {
     })
     .await;
 
+    let figures = Answer::of(app.get("/metrics")).await.text;
+    for figure in ["audit_rows_to_seal", "audit_oldest_to_seal_seconds", "audit_rows_sealed_total"] {
+        assert!(figures.contains(&format!("\n{figure} ")), "{figure}");
+    }
+
     let found = async |query: String| log(&app, &owner.access_token, &query).await.len();
     assert_eq!(found(format!("?actor={}", admin.user_id)).await, 2);
     assert_eq!(found("?operation=create_api_key".into()).await, 2);
@@ -261,6 +267,40 @@ async fn owners_and_admins_search_their_own_log(#[case] engine: Engine) {
     assert_eq!((&unknown[0]["outcome"], &unknown[0]["status"]), (&json!("unknown"), &Value::Null));
     assert!(unknown[0]["completed_at"].is_null());
     app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_recorded_by_one_row_in_its_own_transaction(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let program = Program::new(&app).await;
+    let session = program.session().await;
+    let body = json!({"session_id": session, "to": "+15550001234", "type": "text", "text": {"body": "hello"}});
+    let send = || app.post("/api/v1/messages/send", &body).bearer_auth(&program.key).header("idempotency-key", "one");
+    let of_sends = "SELECT COUNT(*) FROM audit_log WHERE operation = 'send_message'";
+    let taken = Answer::of(send()).await;
+    assert_eq!((taken.status.as_u16(), app.count(of_sends).await), (202, 1), "{taken:?}");
+    let row = format!("{of_sends} AND phase = 'sole' AND status = 202 AND resource_id");
+    assert_eq!(app.count(&format!("{row} = '{}'", taken.json()["id"].as_str().unwrap())).await, 1);
+
+    assert_eq!(Answer::of(send()).await.header("idempotent-replayed"), Some("true"));
+    let replayed = format!("{of_sends} AND replayed");
+    eventually("the replay is recorded", async || app.count(&replayed).await == 1).await;
+
+    let none = SessionId::new();
+    program.send(&none, "+15550001234", "hello").await.assert_problem(404, "not-found");
+    let refused = format!("{of_sends} AND status = 404 AND result = 'refused'");
+    eventually("the refusal is recorded", async || app.count(&refused).await == 1).await;
+    assert_eq!(app.count(of_sends).await, 3);
+
+    // Without its row no message is taken.
+    app.sql("ALTER TABLE audit_log RENAME TO audit_log_away", []).await;
+    assert_eq!(program.send(&session, "+15550001234", "hello").await.status, 500);
+    app.sql("ALTER TABLE audit_log_away RENAME TO audit_log", []).await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM messages").await, 1);
+    app.stop_after_errors().await;
 }
 
 #[rstest]
@@ -332,7 +372,7 @@ async fn the_last_outcomes_are_written_before_the_process_stops() {
     }
     server.shutdown().await;
     let app = parts.replica().await;
-    assert_eq!(number(&app, "SELECT COUNT(*) FROM audit_log WHERE phase = 'outcome'").await, 5);
+    assert_eq!(number(&app, "SELECT COUNT(*) FROM audit_log WHERE phase LIKE 'outcome%'").await, 5);
     drop(app);
     parts.remove().await;
 }

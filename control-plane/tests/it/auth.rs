@@ -226,3 +226,32 @@ async fn a_suspended_tenant_reads_and_does_not_write(#[case] engine: Engine) {
     assert_eq!(app.count("SELECT COUNT(*) FROM tenants WHERE name = 'Other'").await, 0);
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_keeps_the_tokens_of_a_day_and_no_successor_that_is_not_answered_again(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let mut token = owner.refresh_token.clone();
+    let mut refresh = async || {
+        let answer = Answer::of(app.post("/api/v1/auth/refresh", &json!({"refresh_token": token}))).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        token = answer.json()["refresh_token"].as_str().unwrap().to_owned();
+    };
+    for _ in 0..3 {
+        refresh().await;
+    }
+    app.sql("UPDATE refresh_tokens SET used_at = used_at - 11000", []).await;
+    refresh().await;
+    let sealed = "SELECT COUNT(*) FROM refresh_tokens WHERE sealed_successor IS NOT NULL";
+    assert_eq!(app.count(sealed).await, 1, "of the last exchange");
+    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 5);
+    app.sql("UPDATE refresh_tokens SET used_at = used_at - 86400000", []).await;
+    refresh().await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 2, "the one used just now, and its successor");
+    let old = json!({"refresh_token": owner.refresh_token});
+    Answer::of(app.post("/api/v1/auth/refresh", &old)).await.assert_problem(401, "unauthenticated");
+    app.stop().await;
+}

@@ -84,7 +84,10 @@ fn every_operation_is_documented_whole() {
             needed.extend(["401", "403"]);
         }
         if security.iter().any(|scheme| scheme.get("operator").is_some()) {
-            assert!(path.starts_with("/api/v1/admin/"), "{what}");
+            assert!(path.starts_with("/api/v1/admin/") || path == "/health/detailed", "{what}");
+            needed.push("401");
+        }
+        if security.iter().any(|scheme| scheme.get("metrics_token").is_some()) {
             needed.push("401");
         }
         if path.contains('{') {
@@ -141,7 +144,7 @@ async fn the_documented_scopes_are_the_ones_that_are_asked_for(#[case] engine: E
         nobody.assert_problem(401, "unauthenticated");
         let garbage = app.request(method.clone(), &filled(&path)).bearer_auth("garbage");
         Answer::of(garbage).await.assert_problem(401, "unauthenticated");
-        if of("operator").is_some() {
+        if of("operator").is_some() || of("metrics_token").is_some() {
             let key = app.api_key(&owner, "sandbox", &all).await;
             for stranger in [&owner.access_token, &key] {
                 let answer = Answer::of(app.request(method.clone(), &filled(&path)).bearer_auth(stranger)).await;

@@ -14,6 +14,7 @@ use sea_orm::{ConnectionTrait, Statement};
 use serde_json::{Value, json};
 
 use crate::{
+    fleet::FakeWorker,
     harness::{Answer, Engine, Owner, TestApp},
     parts::eventually,
 };
@@ -118,8 +119,10 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
     let owner = app.sign_up().await;
     let stranger = app.sign_up().await;
     let colleague = app.colleague(&owner, "developer").await;
+    let worker = FakeWorker::active(&app, "w1").await;
     for who in [&owner, &stranger] {
-        session(&app, who).await;
+        let id = session(&app, who).await.parse().unwrap();
+        worker.told(&id, |_| true).await;
         app.api_key(who, "sandbox", &["webhooks"]).await;
         let webhook = json!({"url": "https://93.184.216.34/hook", "event_types": ["*"]});
         let post = app.post("/api/v1/webhooks", &webhook).bearer_auth(&who.access_token);
@@ -129,6 +132,9 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
         let made = Answer::of(app.post("/api/v1/invitations", &invitation).bearer_auth(&who.access_token)).await;
         assert_eq!(made.status, 201, "{made:?}");
     }
+    // It never answers again.
+    assert_eq!(app.count("SELECT assigned FROM workers").await, 2);
+    drop(worker);
     audit::seal(app.app()).await.unwrap();
     heads::export(app.app()).await.unwrap();
     assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
@@ -139,6 +145,7 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
     let left = format!("SELECT COUNT(*) FROM tenants WHERE id = '{}'", owner.tenant_id);
     hurried(&app, "the tenant is gone", async || app.count(&left).await == 0).await;
 
+    assert_eq!(app.count("SELECT assigned FROM workers").await, 1, "what was deleted holds no place there");
     let said = "SELECT COUNT(*) FROM audit_log WHERE operation = 'tenant_deleted' AND resource_id";
     assert_eq!(app.count(&format!("{said} = '{}'", owner.tenant_id)).await, 1, "the installation's log says so");
     // Nor is a log missed that went with its tenant.
@@ -171,5 +178,26 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
     assert_eq!(Answer::of(app.post("/api/v1/auth/signup", &again)).await.status, 201);
     let body = json!({"email": colleague.email, "password": colleague.password});
     assert_eq!(Answer::of(app.post("/api/v1/auth/login", &body)).await.status, 200, "they have a tenant of their own");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_one_replica_has_begun_to_delete_no_other_lets_be_kept(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let begun = delete(&app, &owner, &owner.password).await;
+    assert_eq!(begun.status, 202, "{begun:?}");
+    eventually("nobody works on it here", async || {
+        app.sql("DELETE FROM jobs WHERE kind = 'tenants.delete' AND state = 'ready'", []).await == 1
+    })
+    .await;
+    // A replica whose clock is ahead has come to the end of the week.
+    app.sql("UPDATE tenants SET delete_at = -delete_at", []).await;
+    keep(&app, &owner).await.assert_problem(409, "conflict");
+    let shown = get(&app, &owner, "/api/v1/tenant").await.json();
+    assert_eq!((&shown["status"], &shown["delete_at"]), (&json!("deleting"), &begun.json()["delete_at"]));
     app.stop().await;
 }

@@ -87,8 +87,11 @@ async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_sec
     assert_eq!(asked.status, 202, "{asked:?}");
     let path = format!("{PATH}/{}", asked.json()["id"].as_str().unwrap());
     eventually("the archive is ready", async || get(&app, &owner, &path).await.json()["status"] == "ready").await;
-    let archive = app.get(&format!("{path}/archive")).bearer_auth(&owner.access_token).send().await.unwrap();
+    let archive = app.get(&format!("{path}/archive")).bearer_auth(&owner.access_token);
+    let archive = archive.header("accept-encoding", "gzip, br").send().await.unwrap();
     assert_eq!(archive.headers()["content-type"], "application/zip");
+    assert!(archive.headers().get("content-encoding").is_none(), "it is compressed already");
+    assert!(archive.headers().contains_key("content-length"), "so that whoever fetches it knows when it is whole");
     let archive = archive.bytes().await.unwrap();
     assert_eq!(get(&app, &owner, &path).await.json()["bytes"], archive.len());
 
@@ -117,10 +120,13 @@ async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_sec
     }
     let listed = get(&app, &owner, PATH).await.json();
     assert_eq!(listed["data"].as_array().unwrap().len(), 1);
+    let file = format!("exports/{}/{}.zip", owner.tenant_id, asked.json()["id"].as_str().unwrap());
+    app.app().objects.delete(&file).await.unwrap();
+    get(&app, &owner, &format!("{path}/archive")).await.assert_problem(409, "conflict");
     app.sql("UPDATE exports SET expires_at = 1", []).await;
+    get(&app, &owner, &format!("{path}/archive")).await.assert_problem(404, "not-found");
     control_plane::tenants::prune(app.app()).await.unwrap();
     get(&app, &owner, &path).await.assert_problem(404, "not-found");
-    let file = format!("exports/{}/{}.zip", owner.tenant_id, asked.json()["id"].as_str().unwrap());
     assert!(app.app().objects.read(&file).await.is_err(), "the file is gone too");
     app.stop().await;
 }

@@ -202,7 +202,7 @@ async fn a_dead_job_can_be_redriven_and_a_waiting_one_called_off(#[case] engine:
     assert!(dead::cancel(app.db.autocommit(), &found[0].id).await.unwrap());
     assert!(!dead::cancel(app.db.autocommit(), &found[0].id).await.unwrap());
     assert!(!dead::cancel(app.db.autocommit(), &JobId::new()).await.unwrap());
-    assert_eq!(number(&app, "SELECT COUNT(*) FROM jobs WHERE state = 'cancelled'").await, 1);
+    assert_eq!(number(&app, "SELECT COUNT(*) FROM jobs WHERE state = 'ready' AND attempts = max_attempts").await, 1);
     app.db.clone().close().await;
     parts.remove().await;
 }

@@ -205,6 +205,11 @@ impl TestApp {
         format!("http://{}", self.server.public_address())
     }
 
+    /// What Prometheus reads.
+    pub async fn figures(&self) -> Answer {
+        Answer::of(self.http.get(format!("{}/metrics", self.internal_url()))).await
+    }
+
     /// A request to a path.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base_url()))
@@ -285,6 +290,13 @@ impl TestApp {
 
     /// Stops everything, removes the database, and looks whether anything was logged as an error.
     pub async fn stop(self) {
+        self.stop_after_errors().await;
+        let errors = ERRORS.lock().unwrap();
+        assert!(errors.is_empty(), "logged as errors: {errors:#?}");
+    }
+
+    /// Stops everything and removes the database, after something was broken that is logged as an error.
+    pub async fn stop_after_errors(self) {
         for replica in self.replicas {
             replica.shutdown().await;
         }
@@ -292,8 +304,6 @@ impl TestApp {
         self.server.shutdown().await;
         db.close().await;
         self.storage.remove().await;
-        let errors = ERRORS.lock().unwrap();
-        assert!(errors.is_empty(), "logged as errors: {errors:#?}");
     }
 }
 

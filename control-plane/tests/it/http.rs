@@ -267,3 +267,50 @@ async fn a_certificate_that_can_t_be_used_stops_the_start_with_its_setting_s_nam
         assert!(told.contains(named) && !told.contains("sentinel"), "{told}");
     }
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_may_send_and_read_every_header_that_the_document_names(#[case] engine: Engine) {
+    let listed = "https://app.example.com";
+    let Some(app) = TestApp::start_with(engine, |config| config.http.cors_origins = vec![listed.into()]).await else {
+        return;
+    };
+    let preflight = app
+        .request(Method::OPTIONS, "/api/v1/messages/send")
+        .header("origin", listed)
+        .header("access-control-request-method", "POST")
+        .header("access-control-request-headers", "authorization,content-type,prefer");
+    let preflight = Answer::of(preflight).await;
+    let call = Answer::of(app.get("/api/v1/sessions").header("origin", listed)).await;
+    let names = |answer: &Answer, name: &str| -> Vec<String> {
+        answer.header(name).unwrap().split(',').map(|name| name.trim().to_ascii_lowercase()).collect()
+    };
+    let (sent, read) =
+        (names(&preflight, "access-control-allow-headers"), names(&call, "access-control-expose-headers"));
+    let document = serde_json::to_value(control_plane::app::document()).unwrap();
+    let operations =
+        document["paths"].as_object().unwrap().values().flat_map(|item| item.as_object().unwrap().values());
+    let mut seen = 0;
+    for operation in operations {
+        let what = &operation["operationId"];
+        for parameter in operation["parameters"].as_array().into_iter().flatten().filter(|one| one["in"] == "header") {
+            seen += 1;
+            let name = parameter["name"].as_str().unwrap().to_ascii_lowercase();
+            assert!(sent.contains(&name), "{what}: {name} can't be sent: {sent:?}");
+        }
+        for response in operation["responses"].as_object().unwrap().values() {
+            for name in response["headers"].as_object().into_iter().flat_map(|headers| headers.keys()) {
+                seen += 1;
+                let name = name.to_ascii_lowercase();
+                assert!(name == "set-cookie" || read.contains(&name), "{what}: {name} can't be read: {read:?}");
+            }
+        }
+    }
+    assert!(seen > 100, "{seen}");
+    for name in ["etag", "idempotent-replayed", "retry-after"] {
+        assert!(read.contains(&name.to_owned()), "{name}");
+    }
+    app.stop().await;
+}

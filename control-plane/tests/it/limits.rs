@@ -173,7 +173,7 @@ async fn at_the_limit(per_minute: u32, lasts: Duration, kill: bool) {
     // One burst, and one request of each replica's when it goes on alone.
     let (least, most) = (grown(lasts), grown(outcome.took) + u64::from(BURST) + 2);
     eprintln!("{} admitted of {}: {least} to {most}", outcome.admitted, outcome.admitted + outcome.refused);
-    let figures = Answer::of(app.get("/metrics")).await.text;
+    let figures = app.figures().await.text;
     for line in figures.lines().filter(|line| line.starts_with("redis_calls") || line.starts_with("rate_limit")) {
         eprintln!("  {line}");
     }
@@ -247,7 +247,7 @@ async fn a_limit_holds_through_an_outage_of_redis_and_after_it() {
         config.redis.url = Some(url.into());
     };
     let Some(app) = TestApp::start_with(Engine::Postgres, change).await else { return };
-    let (key, owner) = key_of(&app).await;
+    let (key, _) = key_of(&app).await;
     let ask = async || Answer::of(app.get("/api/v1/tenant").bearer_auth(&key)).await;
     let remaining = |answer: &Answer| answer.header("ratelimit-remaining").unwrap().parse::<u32>().unwrap();
     for left in (8..12).rev() {
@@ -258,8 +258,8 @@ async fn a_limit_holds_through_an_outage_of_redis_and_after_it() {
         let answer = ask().await;
         assert_eq!((answer.status.as_u16(), remaining(&answer)), (200, left), "goes on from what Redis knew");
     }
-    let health =
-        async || Answer::of(app.get("/health/detailed").bearer_auth(&owner.access_token)).await.json()["redis"].clone();
+    let operator = crate::operators::operator(&app).await;
+    let health = async || Answer::of(app.get("/health/detailed").bearer_auth(&operator)).await.json()["redis"].clone();
     assert_eq!(health().await, "down");
     redis.start_again().await;
     let asked = async || app.app().redis.as_ref().unwrap().is_up().then_some(());
@@ -270,6 +270,31 @@ async fn a_limit_holds_through_an_outage_of_redis_and_after_it() {
         assert_eq!((answer.status.as_u16(), remaining(&answer)), (200, left), "and Redis goes on from there");
     }
     ask().await.assert_problem(429, "rate-limited");
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_that_never_saw_a_key_gives_it_no_new_burst_when_redis_goes() {
+    let Some(mut redis) = RedisServer::start().await else { return };
+    let url = redis.url();
+    let limits = RateLimitConfig { key: rate(1, 12), ..RateLimitConfig::OFF };
+    let change = |config: &mut control_plane::config::Config| {
+        config.rate_limits = limits;
+        config.redis.url = Some(url.into());
+    };
+    let Some(mut app) = TestApp::start_with(Engine::Postgres, change).await else { return };
+    let other = app.replica().await;
+    let (key, _) = key_of(&app).await;
+    for _ in 0..12 {
+        assert_eq!(Answer::of(app.get("/api/v1/tenant").bearer_auth(&key)).await.status, 200);
+    }
+    redis.kill();
+    let mut admitted = 0;
+    for _ in 0..8 {
+        let answer = Answer::of(app.http.get(format!("{other}/api/v1/tenant")).bearer_auth(&key)).await;
+        admitted += u32::from(answer.status == 200);
+    }
+    assert!(admitted <= 1, "{admitted}");
     app.stop().await;
 }
 
@@ -287,7 +312,7 @@ async fn a_redis_that_hangs_delays_a_few_requests_by_its_deadline_and_fails_none
     let (key, _) = key_of(&app).await;
     let ask = async || Answer::of(app.get("/api/v1/tenant").bearer_auth(&key)).await;
     let calls = async |outcome: &str| {
-        let figures = Answer::of(app.get("/metrics")).await.text;
+        let figures = app.figures().await.text;
         let name = format!("redis_calls_total{{call=\"rate_limit\",outcome=\"{outcome}\"}} ");
         figures.lines().find_map(|line| line.strip_prefix(&name)?.parse::<u64>().ok()).unwrap_or(0)
     };
@@ -358,5 +383,43 @@ async fn a_warm_key_asks_no_database_and_a_revoked_one_is_refused_at_once_by_eve
         (ask().await.status == 401).then_some(())
     })
     .await;
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_flood_from_one_address_asks_no_database_once_it_is_refused(#[case] engine: Engine) {
+    let limits = RateLimitConfig { key: rate(1, 100), tenant: rate(1, 100), address: rate(1, 6) };
+    let change = |config: &mut control_plane::config::Config| {
+        config.rate_limits = limits;
+        config.http.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    };
+    let Some(app) = TestApp::start_with(engine, change).await else { return };
+    let (key, owner) = key_of(&app).await;
+    let from = |credential: &str| {
+        Answer::of(app.get("/api/v1/tenant").bearer_auth(credential).header("x-forwarded-for", "203.0.113.9"))
+    };
+    let mut dead = Vec::new();
+    for _ in 0..40 {
+        dead.push(app.api_key(&owner, "sandbox", &["sessions:read"]).await);
+    }
+    app.sql("UPDATE api_keys SET revoked_at = 1 WHERE id <> (SELECT MIN(id) FROM api_keys)", []).await;
+    // The burst of the address, and what it may have looked up besides.
+    for (n, dead) in dead[..20].iter().enumerate() {
+        let status = from(dead).await.status.as_u16();
+        assert_eq!(status, if n < 6 { 401 } else { 429 }, "{n}");
+    }
+    // A good key has its own limit. One that comes from there for the first time has to try more than once.
+    until("a good key is known", async || (from(&key).await.status == 200).then_some(())).await;
+    // Whoever asked the tables now would get no answer.
+    execute(app.app(), "ALTER TABLE api_keys RENAME TO hidden", []).await;
+    for dead in &dead[20..] {
+        from(dead).await.assert_problem(429, "rate-limited");
+    }
+    assert_eq!(from(&owner.access_token).await.status, 200, "a person has a limit of their own");
+    execute(app.app(), "ALTER TABLE hidden RENAME TO api_keys", []).await;
+    assert_eq!(from(&key).await.status, 200, "and so has a key that was good lately");
     app.stop().await;
 }

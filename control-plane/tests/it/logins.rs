@@ -152,3 +152,82 @@ async fn a_browser_s_refresh_token_lies_in_a_cookie_that_only_its_own_origin_use
     from("same-origin", "refresh", &nothing, &next).await.assert_problem(401, "unauthenticated");
     app.stop().await;
 }
+
+/// On SQLite nothing of a log-in goes on while somebody else writes, so this can be arranged on PostgreSQL only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_with_the_old_password_that_is_under_way_does_not_outlive_the_change() {
+    let Some(app) = TestApp::start(Engine::Postgres).await else { return };
+    let owner = app.sign_up().await;
+    let log_in = async |password: &str| {
+        let body = json!({"email": owner.email, "password": password});
+        Answer::of(app.post("/api/v1/auth/login", &body)).await
+    };
+    // A change of the password that has written and not committed.
+    let tx = app.app().db.write().await.unwrap();
+    let change =
+        "UPDATE users SET password_hash = (SELECT password_hash FROM users WHERE id = $1) || 'x' WHERE id = $1";
+    let statement =
+        sea_orm::Statement::from_sql_and_values(app.app().db.engine(), change, [owner.user_id.as_str().into()]);
+    sea_orm::ConnectionTrait::execute_raw(&tx, statement).await.unwrap();
+    let under_way = log_in(&owner.password);
+    let committed = async {
+        // Passwords are compared in turns: after so many others, this one was compared.
+        for _ in 0..8 {
+            log_in("not the password").await.assert_problem(401, "invalid-credentials");
+        }
+        tx.commit().await.unwrap();
+    };
+    let (late, ()) = tokio::join!(under_way, committed);
+    late.assert_problem(401, "invalid-credentials");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_logins_beside_a_change_of_the_password_none_goes_on(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    for _ in 0..4 {
+        let owner = app.sign_up().await;
+        let with_the_old = json!({"email": owner.email, "password": owner.password});
+        let logins = (0..6).map(|_| Answer::of(app.post("/api/v1/auth/login", &with_the_old)));
+        let body = json!({"current_password": owner.password, "new_password": "incorrect horse battery"});
+        let change = Answer::of(app.post("/api/v1/me/password", &body).bearer_auth(&owner.access_token));
+        let (change, logins) = tokio::join!(change, futures_util::future::join_all(logins));
+        assert_eq!(change.status, 204, "{change:?}");
+        for login in logins.iter().filter(|answer| answer.status == 200) {
+            let token = login.json()["access_token"].as_str().unwrap().to_owned();
+            Answer::of(app.get("/api/v1/me").bearer_auth(token)).await.assert_problem(401, "unauthenticated");
+        }
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_that_is_switched_while_all_end_ends_as_well() {
+    let Some(app) = TestApp::start(Engine::Postgres).await else { return };
+    let owner = app.sign_up().await;
+    // A reset of the password, as far as its first statement.
+    let tx = app.app().db.write().await.unwrap();
+    let run = async |statement: &str| {
+        let values = [owner.user_id.as_str().into()];
+        let statement = sea_orm::Statement::from_sql_and_values(app.app().db.engine(), statement, values);
+        sea_orm::ConnectionTrait::execute_raw(&tx, statement).await.unwrap();
+    };
+    run("UPDATE users SET name = 'Reset' WHERE id = $1").await;
+    let body = json!({"tenant_id": owner.tenant_id});
+    let switched = Answer::of(app.post("/api/v1/auth/switch", &body).bearer_auth(&owner.access_token));
+    let switched = tokio::spawn(switched);
+    crate::parts::eventually("the switch waits, or is through", async || {
+        let waits =
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        switched.is_finished() || app.count(waits).await > 0
+    })
+    .await;
+    run("UPDATE logins SET revoked_at = 1 WHERE user_id = $1 AND revoked_at IS NULL AND created_at < 9e15").await;
+    tx.commit().await.unwrap();
+    switched.await.unwrap().assert_problem(401, "unauthenticated");
+    assert_eq!(app.count("SELECT COUNT(*) FROM logins WHERE revoked_at IS NULL").await, 0);
+    app.stop().await;
+}

@@ -5,6 +5,7 @@ mod audit;
 mod audit_matrix;
 mod auth;
 mod bad_input;
+mod called_off;
 mod certificates;
 mod commands;
 mod contract;

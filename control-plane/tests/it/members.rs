@@ -117,8 +117,20 @@ async fn whoever_took_an_address_that_is_not_theirs_loses_the_account_to_the_one
     let old = json!({"email": squatter.email, "password": squatter.password});
     Answer::of(app.post("/api/v1/auth/login", &old)).await.assert_problem(401, "invalid-credentials");
     Answer::of(app.get("/api/v1/me").bearer_auth(&squatter.access_token)).await.assert_problem(401, "unauthenticated");
-    let new = json!({"email": squatter.email, "password": "incorrect horse battery", "tenant_id": owner.tenant_id});
-    assert_eq!(Answer::of(app.post("/api/v1/auth/login", &new)).await.status, 200);
+    let new = json!({"email": squatter.email, "password": "incorrect horse battery"});
+    let inside = Answer::of(app.post("/api/v1/auth/login", &new)).await;
+    assert_eq!(inside.status, 200, "{inside:?}");
+    assert_eq!(inside.json()["tenant_id"], owner.tenant_id, "not in what the squatter made");
+    let token = inside.json()["access_token"].as_str().unwrap().to_owned();
+    let mine = Answer::of(app.get("/api/v1/me/tenants").bearer_auth(&token)).await.json();
+    assert_eq!(mine["data"].as_array().unwrap().len(), 1, "{mine}");
+    // The squatter's account stays with nobody who could log in to it.
+    for email in [squatter.email.clone(), format!("{}@unclaimed.invalid", squatter.user_id)] {
+        let old = json!({"email": email, "password": squatter.password});
+        Answer::of(app.post("/api/v1/auth/login", &old)).await.assert_problem(401, "invalid-credentials");
+    }
+    let refresh = json!({"refresh_token": squatter.refresh_token});
+    Answer::of(app.post("/api/v1/auth/refresh", &refresh)).await.assert_problem(401, "unauthenticated");
     app.stop().await;
 }
 
@@ -327,5 +339,51 @@ async fn a_person_of_several_tenants_chooses_at_login_and_switches(#[case] engin
     app.sql("DELETE FROM members WHERE user_id = $1", [person.user_id.as_str().into()]).await;
     let body = json!({"email": person.email, "password": person.password});
     Answer::of(app.post("/api/v1/auth/login", &body)).await.assert_problem(403, "no-account");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn invitations_end_with_the_role_that_they_were_sent_by(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let (gone, lowered) = (app.colleague(&owner, "admin").await, app.colleague(&owner, "admin").await);
+    assert_eq!(invite(&app, &owner, "of-the-owner@example.com", "admin").await.status, 201);
+    for (who, email, role) in [
+        (&gone, "second-self@example.com", "admin"),
+        (&lowered, "too-high@example.com", "admin"),
+        (&lowered, "as-high@example.com", "agent"),
+    ] {
+        assert_eq!(invite(&app, who, email, role).await.status, 201);
+    }
+    assert_eq!(remove(&app, &owner, &gone.user_id).await.status, 204);
+    assert_eq!(change(&app, &owner, &lowered.user_id, "agent").await.status, 200);
+    let list = Answer::of(app.get("/api/v1/invitations").bearer_auth(&owner.access_token)).await.json();
+    let mut left: Vec<_> =
+        list["data"].as_array().unwrap().iter().map(|one| one["email"].as_str().unwrap().to_owned()).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["as-high@example.com", "of-the-owner@example.com"]);
+    app.stop().await;
+}
+
+/// A double click, and two admins at once.
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn two_invitations_of_one_address_at_once_are_one(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    for round in 0..5 {
+        let email = format!("grace-{round}@example.com");
+        let tries = (0..6).map(|_| invite(&app, &owner, &email, "viewer"));
+        for answer in futures_util::future::join_all(tries).await {
+            assert_eq!(answer.status, 201, "{answer:?}");
+        }
+        let query = format!("SELECT COUNT(*) FROM invitations WHERE email = '{email}'");
+        assert_eq!(app.count(&query).await, 1);
+    }
     app.stop().await;
 }

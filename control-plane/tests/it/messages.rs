@@ -249,3 +249,36 @@ async fn the_oldest_message_of_a_chat_goes_out_in_whatever_order_the_jobs_lie(#[
     }
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test]
+async fn what_a_suspended_tenant_has_queued_waits_until_it_is_taken_back(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    worker.report(&put.session_id, Observed::Reconnecting).await;
+    let mut ids = Vec::new();
+    for to in [TO, TO, "+15550005678"] {
+        ids.push(program.send(&put.session_id, to, "x").await.json()["id"].as_str().unwrap().to_owned());
+    }
+    let status = "UPDATE tenants SET status = $1 WHERE id = $2";
+    app.sql(status, ["suspended".into(), program.tenant.as_str().into()]).await;
+    worker.report(&put.session_id, Observed::Connected).await;
+    until("the runner has looked at all three, and counted nothing", async || {
+        let soon = shared::time::Timestamp::now().as_millis() + 5_000;
+        let query = "SELECT COUNT(*) FROM jobs WHERE kind = 'messages.send' AND state = 'ready' AND run_at > ";
+        (app.count(&format!("{query}{soon}")).await == 3).then_some(())
+    })
+    .await;
+    assert_eq!(worker.sent().len(), 0);
+    app.sql(status, ["active".into(), program.tenant.as_str().into()]).await;
+    app.sql("UPDATE jobs SET run_at = 0 WHERE state = 'ready'", []).await;
+    for id in &ids {
+        program.message(id, "sent").await;
+    }
+    assert_eq!(worker.sent().len(), 3);
+    app.stop().await;
+}

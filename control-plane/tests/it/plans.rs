@@ -486,3 +486,51 @@ async fn a_repeated_key_takes_one_unit_and_a_refused_send_takes_none(#[case] eng
     assert_eq!(used(&app).await, 1);
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn rotation_makes_no_more_keys_than_one_beside_each_that_the_plan_allows(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    plans(&app, &["override", &owner.tenant_id, "--limit", "api_keys=1"]).await;
+    let post = async |path: &str, body: Value| {
+        Answer::of(app.post(&format!("/api/v1/api-keys{path}"), &body).bearer_auth(&owner.access_token)).await
+    };
+    let first = post("", json!({"name": "a", "network": "sandbox", "scopes": ["messages:read"]})).await;
+    let id = |answer: &Answer| answer.json()["id"].as_str().unwrap().to_owned();
+    let overlap = json!({"overlap_seconds": 3600});
+    let second = post(&format!("/{}/rotate", id(&first)), overlap.clone()).await;
+    assert_eq!(second.status, 201, "{second:?}");
+    let rotate = format!("/{}/rotate", id(&second));
+    post(&rotate, overlap.clone()).await.assert_problem(409, "conflict");
+    let gone = app.request(reqwest::Method::DELETE, &format!("/api/v1/api-keys/{}", id(&first)));
+    assert_eq!(Answer::of(gone.bearer_auth(&owner.access_token)).await.status, 204);
+    assert_eq!(post(&rotate, overlap).await.status, 201);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_is_made_for_one_customer_is_shown_to_no_other(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let (customer, other) = (app.sign_up().await, app.sign_up().await);
+    let mut own = file(1);
+    own["plans"].as_array_mut().unwrap().push(json!({"name": "for-acme", "title": "Acme's own", "listed": false}));
+    apply(&app, &own).await;
+    let listed = plans(&app, &["list"]).await;
+    assert_eq!(listed.lines().filter(|line| line.ends_with("not listed")).count(), 1, "{listed}");
+    assert!(!apply(&app, &own).await.contains("new version"), "it says the same");
+    plans(&app, &["assign", &customer.tenant_id, "for-acme"]).await;
+    let seen = async |who: &Owner| -> Vec<String> {
+        let answer = Answer::of(app.get("/api/v1/plans").bearer_auth(&who.access_token)).await;
+        let plans = answer.json()["data"].as_array().unwrap().clone();
+        plans.iter().map(|plan| plan["plan"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(seen(&customer).await, ["for-acme", "free", "pro"]);
+    assert_eq!(seen(&other).await, ["free", "pro"]);
+    app.stop().await;
+}

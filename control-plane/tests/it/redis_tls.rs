@@ -33,8 +33,8 @@ fn as_client(redis: &RedisServer, authority: &Authority) -> RedisConfig {
 }
 
 async fn redis_is(app: &TestApp) -> String {
-    let owner = app.sign_up().await;
-    let health = Answer::of(app.get("/health/detailed").bearer_auth(&owner.access_token)).await;
+    let operator = crate::operators::operator(app).await;
+    let health = Answer::of(app.get("/health/detailed").bearer_auth(operator)).await;
     health.json()["redis"].as_str().unwrap().to_owned()
 }
 
@@ -55,7 +55,7 @@ async fn redis_is_spoken_with_over_tls_and_shown_a_certificate(#[case] engine: E
     assert_eq!(redis_is(&app).await, "ok");
     until("other replicas are heard", async || app.app().key_cache.works().then_some(())).await;
     let counted = async || {
-        let figures = Answer::of(app.get("/metrics")).await.text;
+        let figures = app.figures().await.text;
         let name = "redis_calls_total{call=\"rate_limit\",outcome=\"answered\"} ";
         figures.lines().find_map(|line| line.strip_prefix(name)?.parse::<u64>().ok()).unwrap_or(0)
     };

@@ -35,7 +35,7 @@ async fn put_back(redis: &RedisServer, values: &[(String, Vec<u8>)]) {
 }
 
 async fn routes(app: &TestApp, outcome: &str) -> u64 {
-    let figures = Answer::of(app.get("/metrics")).await.text;
+    let figures = app.figures().await.text;
     let name = format!("redis_values_total{{value=\"route\",outcome=\"{outcome}\"}} ");
     figures.lines().find_map(|line| line.strip_prefix(&name)?.parse().ok()).unwrap_or(0)
 }

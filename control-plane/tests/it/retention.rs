@@ -118,3 +118,114 @@ async fn what_messages_say_is_erased_after_the_tenants_days_and_nobody_elses_is(
     assert_eq!(with_content(&owner).await.0, 4);
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn one_sweep_takes_all_that_is_past_its_time_however_much_there_is(#[case] engine: Engine) {
+    const PAST: [(&str, &str, i64); 6] = [
+        (
+            "idempotency_keys",
+            "(tenant_id, principal, idempotency_key, operation, request_hash, status, sealed_body, created_at, expires_at) \
+             SELECT '{tenant}', 'p', CAST(i AS TEXT), 'o', $1, 200, $1, 1, 1 FROM n",
+            3_001,
+        ),
+        ("throttles", "(bucket, tat) SELECT {bytes}, 1 FROM n WHERE $1 IS NOT NULL", 3_001),
+        (
+            "login_challenges",
+            "(token_hash, user_id, tries, expires_at) SELECT {bytes}, '{user}', 0, 1 FROM n WHERE $1 IS NOT NULL",
+            1_501,
+        ),
+        (
+            "events",
+            "(id, tenant_id, type, position, occurred_at, sealed_data) SELECT CAST(i AS TEXT), '{tenant}', 't', i + 1000, 1, $1 FROM n",
+            25_000,
+        ),
+        (
+            "deliveries",
+            "(id, tenant_id, webhook_id, event_id, event_type, status, created_at, completed_at) \
+             SELECT CAST(i AS TEXT), '{tenant}', 'w', CAST(i AS TEXT), 't', 'x', 1, 1 FROM n WHERE $1 IS NOT NULL",
+            25_000,
+        ),
+        (
+            "jobs",
+            "(id, tenant_id, kind, lane, state, run_at, max_attempts, subject, created_at, finished_at) \
+             SELECT CAST(i AS TEXT), 'ten', 'mail.send', 'l', 'done', 1, 1, 's', 1, 1 FROM n WHERE $1 IS NOT NULL",
+            3_001,
+        ),
+    ];
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let bytes =
+        if engine == Engine::Sqlite { "CAST(CAST(i AS TEXT) AS BLOB)" } else { "CAST(CAST(i AS TEXT) AS BYTEA)" };
+    let given = if engine == Engine::Sqlite { "CAST($1 AS BLOB)" } else { "CAST($1 AS BYTEA)" };
+    for (table, rows, count) in PAST {
+        let rows = rows.replace("{bytes}", bytes).replace("$1", given);
+        let rows = rows.replace("{user}", &owner.user_id).replace("{tenant}", &owner.tenant_id);
+        let statement = format!(
+            "INSERT INTO {table} {}",
+            rows.replace(
+                "FROM n",
+                &format!("FROM (WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) SELECT i FROM n) AS n")
+            )
+        );
+        assert_eq!(app.sql(&statement, [vec![0_u8].into()]).await, u64::try_from(count).unwrap(), "{table}");
+    }
+    // As the schedule does. Another replica, whose first sweep of jobs is at once.
+    for name in ["expired", "retention"] {
+        let job = control_plane::jobs::NewJob {
+            tenant_id: control_plane::jobs::schedule::installation(),
+            kind: control_plane::jobs::JobKind::Upkeep,
+            lane: format!("upkeep:{name}"),
+            subject: name.into(),
+            run_at: Timestamp::now(),
+            max_attempts: 1,
+        };
+        control_plane::jobs::enqueue(app.app().db.autocommit(), job).await.unwrap();
+    }
+    app.app().bell.ring(control_plane::jobs::JobKind::Upkeep);
+    let mut app = app;
+    app.replica().await;
+    let left = async || {
+        let mut left = Vec::new();
+        for (table, ..) in PAST {
+            let past = if table == "jobs" { " WHERE lane = 'l'" } else { "" };
+            if app.count(&format!("SELECT COUNT(*) FROM {table}{past}")).await > 0 {
+                left.push(table);
+            }
+        }
+        left
+    };
+    crate::parts::eventually("nothing is left", async || {
+        let left = left().await;
+        eprintln!("left: {left:?}");
+        left.is_empty()
+    })
+    .await;
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sweep_that_fails_keeps_no_other_from_its_work(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    app.sql("INSERT INTO throttles (bucket, tat) VALUES ($1, 1)", [vec![7_u8].into()]).await;
+    app.sql("ALTER TABLE idempotency_keys RENAME TO hidden", []).await;
+    let job = control_plane::jobs::NewJob {
+        tenant_id: control_plane::jobs::schedule::installation(),
+        kind: control_plane::jobs::JobKind::Upkeep,
+        lane: "upkeep:expired".into(),
+        subject: "expired".into(),
+        run_at: Timestamp::now(),
+        max_attempts: 1,
+    };
+    control_plane::jobs::enqueue(app.app().db.autocommit(), job).await.unwrap();
+    app.app().bell.ring(control_plane::jobs::JobKind::Upkeep);
+    crate::parts::eventually("the others were swept", async || app.count("SELECT COUNT(*) FROM throttles").await == 0)
+        .await;
+    app.sql("ALTER TABLE hidden RENAME TO idempotency_keys", []).await;
+    app.stop().await;
+}

@@ -156,3 +156,74 @@ async fn a_challenge_bears_five_codes_and_five_minutes_and_is_its_person_s_own(#
     assert_eq!(second_step(&app, &challenge, &device.code(0)).await.status, 200);
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_renewals_at_once_the_codes_of_one_work(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    switch_on(&app, &owner).await;
+    for _ in 0..3 {
+        let body = json!({"password": owner.password});
+        let renewals = (0..6).map(|_| person(&app, &owner, "totp/recovery-codes", &body));
+        for answer in futures_util::future::join_all(renewals).await {
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+        assert_eq!(app.count("SELECT COUNT(*) FROM recovery_codes").await, 10);
+    }
+    app.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secret_that_no_device_has_is_not_switched_on() {
+    let Some(app) = TestApp::start(Engine::Postgres).await else { return };
+    let owner = app.sign_up().await;
+    let enrolled = person(&app, &owner, "totp", &json!({"password": owner.password})).await;
+    let device = Device::new(&enrolled.json()["secret"]);
+    // A second tab that asks for another secret, and has not committed.
+    let tx = app.app().db.write().await.unwrap();
+    let other = "UPDATE second_factors SET sealed_secret = sealed_secret || sealed_secret, last_step = 0";
+    sea_orm::ConnectionTrait::execute_unprepared(&tx, other).await.unwrap();
+    let body = json!({"code": device.code(0)});
+    let request = app.post("/api/v1/me/totp/confirm", &body).bearer_auth(&owner.access_token);
+    let confirmed = tokio::spawn(Answer::of(request));
+    crate::parts::eventually("it waits", async || {
+        let waits =
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+        app.count(waits).await > 0
+    })
+    .await;
+    tx.commit().await.unwrap();
+    let answer = confirmed.await.unwrap();
+    assert!(!answer.status.is_success(), "{answer:?}");
+    assert_eq!(app.count("SELECT COUNT(*) FROM second_factors WHERE confirmed_at IS NOT NULL").await, 0);
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_took_an_address_locks_nobody_out_of_it_with_a_device(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    // Neither of them has verified the address.
+    let (squatter, other) = (app.sign_up().await, app.sign_up().await);
+    switch_on(&app, &squatter).await;
+    switch_on(&app, &other).await;
+    app.sql("UPDATE users SET email_verified_at = 1 WHERE id = $1", [other.user_id.as_str().into()]).await;
+    for (count, person, wanted) in [(1, &squatter, 200), (2, &other, 202)] {
+        let asked = Answer::of(app.post("/api/v1/auth/password/forgot", &json!({"email": person.email}))).await;
+        assert_eq!(asked.status, 202, "{asked:?}");
+        let links = || -> Vec<_> {
+            crate::harness::mail_links().into_iter().filter(|link| link.contains("/reset-password#")).collect()
+        };
+        crate::parts::eventually("a mail comes", async || links().len() == count).await;
+        let token = links()[count - 1].split("#token=").nth(1).unwrap().trim_matches('"').to_owned();
+        let body = json!({"token": token, "password": "incorrect horse battery"});
+        assert_eq!(Answer::of(app.post("/api/v1/auth/password/reset", &body)).await.status, 204);
+        let body = json!({"email": person.email, "password": "incorrect horse battery"});
+        assert_eq!(Answer::of(app.post("/api/v1/auth/login", &body)).await.status, wanted);
+    }
+    app.stop().await;
+}

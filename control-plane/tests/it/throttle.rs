@@ -101,3 +101,23 @@ async fn one_address_is_limited_over_all_accounts_and_no_other_address_is(#[case
     assert_eq!(app.count("SELECT COUNT(*) FROM throttles").await, 0, "nobody is remembered for longer than needed");
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tenant_invites_so_many_and_then_waits_from_wherever_it_asks(#[case] engine: Engine) {
+    let Some(app) = TestApp::start_with(engine, on).await else { return };
+    let (owner, other) = (app.sign_up().await, app.sign_up().await);
+    let invite = async |who: &crate::harness::Owner, n: u32| {
+        let body = json!({"email": format!("person-{n}@example.com"), "role": "viewer"});
+        let request = app.post("/api/v1/invitations", &body).header("x-forwarded-for", format!("203.0.113.{n}"));
+        Answer::of(request.bearer_auth(&who.access_token)).await
+    };
+    for n in 0..20 {
+        assert_eq!(invite(&owner, n).await.status, 201, "{n}");
+    }
+    invite(&owner, 20).await.assert_problem(429, "rate-limited");
+    assert_eq!(invite(&other, 21).await.status, 201, "another tenant doesn't wait");
+    app.stop().await;
+}

@@ -202,3 +202,21 @@ async fn a_rotated_key_signs_at_once_is_known_to_every_replica_and_the_old_one_v
     me(&after, &fresh).await.assert_problem(401, "unauthenticated");
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_jwt_is_looked_for_among_no_keys(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    // Whoever read the keys now would find none.
+    app.sql("ALTER TABLE signing_keys RENAME TO hidden", []).await;
+    let until = tokio::time::Instant::now() + std::time::Duration::from_millis(600);
+    while tokio::time::Instant::now() < until {
+        for token in ["sbo_of-an-operator", "sbr_for-refreshing", "garbage"] {
+            Answer::of(app.get("/api/v1/tenant").bearer_auth(token)).await.assert_problem(401, "unauthenticated");
+        }
+    }
+    app.sql("ALTER TABLE hidden RENAME TO signing_keys", []).await;
+    app.stop().await;
+}

@@ -25,7 +25,7 @@ into tables at any `_`: `rate_limit_auth = \"off\"` is the same as `[rate_limit]
 3. the environment. Lists have commas. An empty value counts as unset.
 
 A program does not start, and says why in one sentence, if a setting is missing or can't be read, if settings contradict each \
-other, if the file holds a name that isn't a setting, or if a variable of the environment is almost the name of one. Values are \
+other, if the file holds a name that isn't a setting of this program (so each program has a file of its own), or if a variable of the environment is almost the name of one. Values are \
 never shown: a secret may stand in the wrong place. Times have a unit: `500ms`, `30s`, `5m`, `1h`.
 ";
 

@@ -1,6 +1,6 @@
 //! Values, one layer above the other.
 
-use std::{collections::HashMap, fmt, fs};
+use std::{collections::HashMap, ffi::OsString, fmt, fs};
 
 use super::{ConfigError, Group, Origin, Read};
 
@@ -40,10 +40,7 @@ impl Values {
     /// # Errors
     /// [`ConfigError`] if the file can't be read, or for a name that isn't a setting.
     pub fn of_process(groups: &[Group]) -> Result<Self, ConfigError> {
-        Self::layered(
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))),
-            groups,
-        )
+        Self::layered(readable(std::env::vars_os(), groups)?, groups)
     }
 
     /// As [`of_process`](Self::of_process), of another environment.
@@ -154,6 +151,23 @@ impl Values {
         }
         Ok(())
     }
+}
+
+/// The variables that are text. What is set to something else is no setting that isn't set: it is a mistake.
+fn readable(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+    groups: &[Group],
+) -> Result<Vec<(String, String)>, ConfigError> {
+    let named = environment.into_iter().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    named
+        .filter_map(|(name, value)| match value.into_string() {
+            Ok(text) => Some(Ok((name, text))),
+            Err(_) if known(groups, &name) => {
+                Some(Err(ConfigError::Contradiction(format!("{name} is set to something that is no text in UTF-8"))))
+            }
+            Err(_) => None,
+        })
+        .collect()
 }
 
 fn known(groups: &[Group], name: &str) -> bool {
@@ -307,5 +321,16 @@ mod tests {
             let error = layered(file, environment).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("sentinel"), "{error}");
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_setting_that_is_no_text_stops_the_start_with_its_name_and_others_don_t() {
+        use std::os::unix::ffi::OsStringExt;
+        let latin1 = || OsString::from_vec(b"sentinel\xe9".to_vec());
+        let told = readable([("SAMPLE_POOL".into(), latin1())], &[Sample::GROUP]).unwrap_err().to_string();
+        assert!(told.contains("SAMPLE_POOL") && !told.contains("sentinel"), "{told}");
+        let others = [("SOMETHING_ELSE".into(), latin1()), ("SAMPLE_POOL".into(), "a".into()), (latin1(), "b".into())];
+        assert_eq!(readable(others, &[Sample::GROUP]).unwrap(), [("SAMPLE_POOL".to_owned(), "a".to_owned())]);
     }
 }

@@ -10,7 +10,7 @@
 //! `rate_limit_auth = "off"` is `[rate_limit]` with `auth = "off"`. Lists are lists.
 //!
 //! **What stops the start**: a value that is missing or can't be read, settings that contradict each other, a name in the
-//! file that no program of ours knows, and a variable of the environment that is almost the name of a setting. (Other
+//! file that the program doesn't know (so each program has a file of its own), and a variable of the environment that is almost the name of a setting. (Other
 //! variables are other programs' business.) The sentence names the setting and what it must be, never its value: every
 //! value may be a secret in the wrong place.
 

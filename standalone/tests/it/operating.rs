@@ -85,14 +85,18 @@ async fn workers_and_control_plane_show_each_other_certificates(#[case] engine: 
     stack.set("INTERNAL_TLS_KEY", file("control-plane.key"));
     stack.set("INTERNAL_TLS_CLIENT_CA", file("ca.pem"));
     stack.set("CONTROL_PLANE_CA", file("ca.pem"));
+    let token = "a token for Prometheus";
+    stack.set("METRICS_TOKEN", token);
     let url = stack.setting("CONTROL_PLANE_URL").replace("http:", "https:");
     stack.set("CONTROL_PLANE_URL", url);
     stack.start_control_plane(&[]).await;
 
     // Without a certificate of its own a worker isn't heard.
+    let http = reqwest::Client::new();
     stack.start_other_worker();
     until("a handshake was refused", PATIENCE, async || {
-        let figures = reqwest::get(format!("{}/metrics", stack.base())).await.unwrap().text().await.unwrap();
+        let figures = http.get(format!("{}/metrics", stack.base())).bearer_auth(token).send().await.unwrap();
+        let figures = figures.text().await.unwrap();
         figures.lines().any(|line| line.starts_with("tls_handshakes_failed_total ")).then_some(())
     })
     .await;

@@ -12,7 +12,7 @@ use crate::{
     error::{ApiResult, Kind},
     extract::ValidJson,
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
-    openapi::{BODY, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, WRITE, problem_responses},
+    openapi::{BODY, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, problem_responses},
     state::App,
 };
 
@@ -29,7 +29,7 @@ pub(super) async fn get_me(State(app): State<App>, auth: Auth<scopes::People>) -
     Ok(Json(account::me(app.db.read(), auth.tenant(), person.id, person.role).await?))
 }
 
-problem_responses!(UpdateMeProblems = CALLER, WRITE, BODY, IDEMPOTENT);
+problem_responses!(UpdateMeProblems = CALLER, BODY, IDEMPOTENT);
 
 /// Change oneself
 ///
@@ -43,7 +43,7 @@ problem_responses!(UpdateMeProblems = CALLER, WRITE, BODY, IDEMPOTENT);
 )]
 pub(super) async fn update_me(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::Oneself>,
     idempotent: Idempotent,
     ValidJson(body): ValidJson<UpdateMe>,
 ) -> ApiResult<Response> {
@@ -56,7 +56,7 @@ pub(super) async fn update_me(
         .await
 }
 
-problem_responses!(ChangePasswordProblems = CALLER, WRITE, BODY, THROTTLED, &[Kind::WrongPassword]);
+problem_responses!(ChangePasswordProblems = CALLER, BODY, THROTTLED, &[Kind::WrongPassword]);
 
 /// Change one's password
 ///
@@ -71,7 +71,7 @@ problem_responses!(ChangePasswordProblems = CALLER, WRITE, BODY, THROTTLED, &[Ki
 )]
 pub(super) async fn change_password(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::Oneself>,
     caller: Caller,
     ValidJson(body): ValidJson<ChangePassword>,
 ) -> ApiResult<StatusCode> {
@@ -80,7 +80,7 @@ pub(super) async fn change_password(
     Ok(StatusCode::NO_CONTENT)
 }
 
-problem_responses!(AskToVerifyProblems = CALLER, WRITE, THROTTLED);
+problem_responses!(AskToVerifyProblems = CALLER, THROTTLED);
 
 /// Ask for the mail that verifies one's address
 ///
@@ -92,7 +92,7 @@ problem_responses!(AskToVerifyProblems = CALLER, WRITE, THROTTLED);
 )]
 pub(super) async fn ask_to_verify_email(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::Oneself>,
     caller: Caller,
 ) -> ApiResult<StatusCode> {
     sign_up::ask_again(&app, caller, auth.person()?.id).await?;

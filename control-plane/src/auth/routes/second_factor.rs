@@ -16,7 +16,7 @@ use crate::{
     idempotency::{self, IdempotencyKey, Idempotent, Reply},
     jobs::JobKind,
     mail,
-    openapi::{BODY, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, WRITE, problem_responses},
+    openapi::{BODY, CALLER, IDEMPOTENT, ReadProblems, THROTTLED, problem_responses},
     state::App,
 };
 
@@ -35,7 +35,7 @@ pub(super) async fn get_second_factor(
     Ok(Json(service::status(app.db.read(), auth.person()?.id).await?))
 }
 
-problem_responses!(EnrolProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, &[Kind::WrongPassword, Kind::Conflict]);
+problem_responses!(EnrolProblems = CALLER, BODY, IDEMPOTENT, THROTTLED, &[Kind::WrongPassword, Kind::Conflict]);
 
 /// Prepare two-step login
 ///
@@ -50,7 +50,7 @@ problem_responses!(EnrolProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, &
 )]
 pub(super) async fn enrol_second_factor(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::Oneself>,
     caller: Caller,
     idempotent: Idempotent,
     ValidJson(body): ValidJson<ConfirmPassword>,
@@ -65,7 +65,7 @@ pub(super) async fn enrol_second_factor(
         .await
 }
 
-problem_responses!(ConfirmProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, &[Kind::WrongCode, Kind::Conflict]);
+problem_responses!(ConfirmProblems = CALLER, BODY, IDEMPOTENT, THROTTLED, &[Kind::WrongCode, Kind::Conflict]);
 
 /// Switch two-step login on
 ///
@@ -79,7 +79,7 @@ problem_responses!(ConfirmProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED,
 )]
 pub(super) async fn confirm_second_factor(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::Oneself>,
     caller: Caller,
     idempotent: Idempotent,
     ValidJson(body): ValidJson<Code>,
@@ -99,7 +99,7 @@ pub(super) async fn confirm_second_factor(
     Ok(response)
 }
 
-problem_responses!(DisableProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, &[Kind::WrongPassword]);
+problem_responses!(DisableProblems = CALLER, BODY, IDEMPOTENT, THROTTLED, &[Kind::WrongPassword]);
 
 /// Switch two-step login off
 ///
@@ -113,7 +113,7 @@ problem_responses!(DisableProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED,
 )]
 pub(super) async fn disable_second_factor(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::Oneself>,
     caller: Caller,
     idempotent: Idempotent,
     ValidJson(body): ValidJson<ConfirmPassword>,
@@ -145,7 +145,7 @@ pub(super) async fn disable_second_factor(
 )]
 pub(super) async fn renew_recovery_codes(
     State(app): State<App>,
-    auth: Auth<scopes::People>,
+    auth: Auth<scopes::Oneself>,
     caller: Caller,
     idempotent: Idempotent,
     ValidJson(body): ValidJson<ConfirmPassword>,
@@ -154,10 +154,7 @@ pub(super) async fn renew_recovery_codes(
     account::confirm_password(&app, caller, person.id, body.password.into_secret()).await?;
     idempotent
         .run(&app, idempotency::DAY, async |tx| {
-            if !service::is_on(tx, person.id).await? {
-                return Err(Kind::Conflict.because("two-step login is off").into());
-            }
-            Reply::json(StatusCode::OK, &service::new_recovery_codes(&app, tx, person.id).await?)
+            Reply::json(StatusCode::OK, &service::renew_recovery_codes(&app, tx, person.id).await?)
         })
         .await
 }

@@ -22,6 +22,7 @@ use crate::{
     error::{ApiResult, Kind},
     extract::ClientAddress,
     state::App,
+    sweep,
 };
 
 /// How many rows one sweep forgets.
@@ -44,6 +45,8 @@ pub(crate) enum Attempt {
     MailRequest,
     /// An invitation, which is a mail to an address of somebody else.
     Invite,
+    /// The same, for the tenant as a whole: the mail holds words of its choice.
+    InviteByTenant,
     /// A token from a mail.
     MailToken,
     /// One's own password once more, while logged in.
@@ -58,6 +61,7 @@ impl Attempt {
             Self::SignUp => "sign_up",
             Self::MailRequest => "mail_request",
             Self::Invite => "invite",
+            Self::InviteByTenant => "invite_by_tenant",
             Self::MailToken => "mail_token",
             Self::Confirm => "confirm",
         }
@@ -68,7 +72,7 @@ impl Attempt {
         match self {
             Self::LogIn | Self::SecondFactor | Self::MailToken | Self::Confirm => Rate::new(30, seconds(6)),
             Self::SignUp | Self::MailRequest => Rate::new(10, seconds(60)),
-            Self::Invite => Rate::new(50, seconds(10)),
+            Self::Invite | Self::InviteByTenant => Rate::new(50, seconds(10)),
         }
     }
 
@@ -78,6 +82,7 @@ impl Attempt {
             Self::LogIn | Self::Confirm => Rate::new(10, seconds(30)),
             Self::SecondFactor => Rate::new(5, seconds(60)),
             Self::SignUp | Self::MailRequest | Self::Invite => Rate::new(3, seconds(600)),
+            Self::InviteByTenant => Rate::new(20, seconds(300)),
             Self::MailToken => Rate::new(10, seconds(60)),
         }
     }
@@ -167,16 +172,11 @@ async fn take(db: &Db, bucket: &[u8], rate: Rate, now: Timestamp) -> Result<Verd
     })
 }
 
-/// Forgets whoever hasn't tried for so long that nothing is held against them, a bounded number of them.
-pub(super) async fn prune<C: ConnectionTrait>(connection: &C) -> Result<(), DbErr> {
-    connection
-        .execute_raw(Statement::from_sql_and_values(
-            connection.get_database_backend(),
-            "DELETE FROM throttles WHERE bucket IN (SELECT bucket FROM throttles WHERE tat <= $1 LIMIT $2) AND tat <= $1",
-            [Timestamp::now().into(), PRUNE_BATCH.into()],
-        ))
-        .await
-        .map(drop)
+/// Forgets whoever hasn't tried for so long that nothing is held against them.
+pub(super) async fn prune(app: &App) -> Result<u64, DbErr> {
+    let statement =
+        "DELETE FROM throttles WHERE bucket IN (SELECT bucket FROM throttles WHERE tat <= $1 LIMIT $2) AND tat <= $1";
+    sweep::before(app, PRUNE_BATCH, statement, Timestamp::now()).await
 }
 
 #[cfg(test)]

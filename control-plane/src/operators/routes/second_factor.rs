@@ -123,10 +123,7 @@ pub(super) async fn renew_operator_recovery_codes(
 ) -> ApiResult<Json<RecoveryCodes>> {
     identity::confirm_password(&app, caller, &operator, body.password.into_secret()).await?;
     let tx = app.db.write().await?;
-    if !service::is_on(&tx, &operator.id).await? {
-        return Err(Kind::Conflict.because("two-step login is off").into());
-    }
-    let codes = service::new_recovery_codes(&app, &tx, &operator.id).await?;
+    let codes = service::renew_recovery_codes(&app, &tx, &operator.id).await?;
     tx.commit().await?;
     Ok(Json(codes))
 }

@@ -39,6 +39,8 @@ const LIVES: Duration = Duration::from_secs(7 * 24 * 3600);
 const ATTEMPTS: u32 = 5;
 /// How many ended archives one sweep deletes.
 const PRUNE_BATCH: u64 = 50;
+/// How many batches one sweep takes: deleting a file is a call of its own.
+const PRUNE_BATCHES: u32 = 20;
 
 /// An archive of all that the account has.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -159,8 +161,17 @@ pub(super) async fn get<C: ConnectionTrait>(connection: &C, scope: &TenantScope,
 
 /// The archive itself.
 pub(super) async fn read(app: &App, scope: &TenantScope, id: &ExportId) -> ApiResult<Reading> {
-    match get(app.db.read(), scope, id).await?.status {
-        ExportStatus::Ready => Ok(app.objects.read(&name_of(scope.id(), id)).await?),
+    let export = get(app.db.read(), scope, id).await?;
+    match export.status {
+        // The sweep deletes the file, and then the row.
+        ExportStatus::Ready if export.expires_at <= Timestamp::now() => Err(Kind::NotFound.into()),
+        ExportStatus::Ready => match app.objects.read(&name_of(scope.id(), id)).await {
+            Err(ObjectError::Missing) => {
+                tracing::warn!(export = %id, "the file of an archive is missing: do all replicas have the same object store?");
+                Err(Kind::Conflict.because("the archive is gone: ask for another").into())
+            }
+            read => Ok(read?),
+        },
         ExportStatus::Running => Err(Kind::Conflict.because("the archive is still being made").into()),
         ExportStatus::Failed => Err(Kind::Conflict.because("the archive could not be made: ask for another").into()),
     }
@@ -184,21 +195,31 @@ pub(super) async fn delete_all(app: &App, scope: &TenantScope) -> ApiResult<()> 
     }
 }
 
-/// Deletes archives that are past their time, a bounded number of them: the file, then its row.
+/// Deletes archives that are past their time, a bounded number of them: the file, then its row. One that the store doesn't let go
+/// holds up none of the others.
 pub(super) async fn prune(app: &App) -> Result<(), DbErr> {
-    let ended = entity::Entity::find()
-        .filter(entity::Column::ExpiresAt.lte(Timestamp::now()))
-        .filter(entity::Column::Status.ne(ExportStatus::Running))
-        .order_by_asc(entity::Column::ExpiresAt)
-        .limit(PRUNE_BATCH)
-        .all(app.db.read())
-        .await?;
-    for row in ended {
-        if let Err(error) = app.objects.delete(&name_of(&row.tenant_id, &row.id)).await {
-            tracing::warn!(%error, export = %row.id, "an archive was not deleted; trying again");
-            return Ok(());
+    let mut after = None;
+    for _ in 0..PRUNE_BATCHES {
+        let mut ended = entity::Entity::find()
+            .filter(entity::Column::ExpiresAt.lte(Timestamp::now()))
+            .filter(entity::Column::Status.ne(ExportStatus::Running));
+        if let Some(after) = after {
+            ended = ended.filter(entity::Column::Id.gt(after));
         }
-        entity::Entity::delete_by_id(row.id).exec(app.db.autocommit()).await?;
+        let ended = ended.order_by_asc(entity::Column::Id).limit(PRUNE_BATCH).all(app.db.read()).await?;
+        for row in &ended {
+            if let Err(error) = app.objects.delete(&name_of(&row.tenant_id, &row.id)).await {
+                tracing::warn!(%error, export = %row.id, "an archive was not deleted; trying again");
+                continue;
+            }
+            entity::Entity::delete_by_id(row.id.clone()).exec(app.db.autocommit()).await?;
+        }
+        match ended.last() {
+            Some(last) if ended.len() as u64 == PRUNE_BATCH && !app.stop.is_cancelled() => {
+                after = Some(last.id.clone())
+            }
+            _ => break,
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use axum::{extract::State, http::StatusCode, response::Response};
 
+use super::confirmed;
 use crate::{
     auth::{self, Auth, Caller, scopes},
     error::{ApiResult, Kind},
@@ -36,16 +37,19 @@ pub(super) async fn delete_tenant(
     ValidJson(body): ValidJson<auth::ConfirmPassword>,
 ) -> ApiResult<Response> {
     let person = auth.person()?;
-    auth::confirm_password(&app, caller, person.id, body.password.into_secret()).await?;
-    let response = idempotent
-        .run(&app, idempotency::DAY, async |tx| {
+    let response = confirmed(
+        &app,
+        (person, body.password),
+        caller,
+        idempotent,
+        &[JobKind::DeleteTenant, JobKind::SendMail],
+        async |tx| {
             let tenant = service::begin(&app, tx, auth.tenant(), person).await?;
             Reply::json(StatusCode::ACCEPTED, &TenantDto::from(tenant))
-        })
-        .await?;
+        },
+    )
+    .await?;
     keys::forget(&app, auth.tenant().id()).await;
-    app.bell.ring(JobKind::DeleteTenant);
-    app.bell.ring(JobKind::SendMail);
     Ok(response)
 }
 

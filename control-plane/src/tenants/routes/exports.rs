@@ -9,6 +9,7 @@ use axum::{
 };
 use shared::ids::ExportId;
 
+use super::confirmed;
 use crate::{
     auth::{self, Auth, Caller, scopes},
     error::{ApiResult, Kind},
@@ -16,7 +17,7 @@ use crate::{
         PathId, ValidJson, ValidQuery,
         page::{Page, PageQuery},
     },
-    idempotency::{self, IdempotencyKey, Idempotent, Reply},
+    idempotency::{IdempotencyKey, Idempotent, Reply},
     jobs::JobKind,
     openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, ReadByIdProblems, ReadProblems, THROTTLED, WRITE, problem_responses},
     state::App,
@@ -44,14 +45,10 @@ pub(super) async fn create_export(
     ValidJson(body): ValidJson<auth::ConfirmPassword>,
 ) -> ApiResult<Response> {
     let person = auth.person()?;
-    auth::confirm_password(&app, caller, person.id, body.password.into_secret()).await?;
-    let response = idempotent
-        .run(&app, idempotency::DAY, async |tx| {
-            Reply::json(StatusCode::ACCEPTED, &service::request(tx, auth.tenant(), person.id).await?)
-        })
-        .await?;
-    app.bell.ring(JobKind::ExportTenant);
-    Ok(response)
+    confirmed(&app, (person, body.password), caller, idempotent, &[JobKind::ExportTenant], async |tx| {
+        Reply::json(StatusCode::ACCEPTED, &service::request(tx, auth.tenant(), person.id).await?)
+    })
+    .await
 }
 
 /// List exports

@@ -7,9 +7,17 @@ mod members;
 mod ownership;
 mod tenant;
 
+use axum::response::Response;
+use sea_orm::DatabaseTransaction;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use crate::state::App;
+use crate::{
+    auth::{self, Caller, Person, Shown},
+    error::ApiResult,
+    idempotency::{self, Idempotent, Reply},
+    jobs::JobKind,
+    state::App,
+};
 
 /// The routes of tenants and their people.
 #[must_use]
@@ -33,4 +41,24 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(invitations::create_invitation, invitations::list_invitations))
         .routes(routes!(invitations::delete_invitation))
         .routes(routes!(invitations::accept_invitation))
+}
+
+/// Does what a person confirms by their password, once for an idempotency key, and rings for the jobs that come of it.
+async fn confirmed<F>(
+    app: &App,
+    (person, password): (Person<'_>, Shown<0>),
+    caller: Caller,
+    idempotent: Idempotent,
+    rings: &[JobKind],
+    work: F,
+) -> ApiResult<Response>
+where
+    F: AsyncFnOnce(&DatabaseTransaction) -> ApiResult<Reply>,
+{
+    auth::confirm_password(app, caller, person.id, password.into_secret()).await?;
+    let response = idempotent.run(app, idempotency::DAY, work).await?;
+    for kind in rings {
+        app.bell.ring(*kind);
+    }
+    Ok(response)
 }

@@ -2,6 +2,7 @@
 
 use axum::{Json, extract::State, http::StatusCode, response::Response};
 
+use super::confirmed;
 use crate::{
     auth::{self, Auth, Caller, scopes},
     error::{ApiResult, Kind},
@@ -62,15 +63,11 @@ pub(super) async fn offer_ownership(
     ValidJson(body): ValidJson<OfferOwnership>,
 ) -> ApiResult<Response> {
     let person = auth.person()?;
-    auth::confirm_password(&app, caller, person.id, body.password.into_secret()).await?;
-    let response = idempotent
-        .run(&app, idempotency::DAY, async |tx| {
-            let offer = service::offer(&app, tx, auth.tenant(), person, &body.user_id).await?;
-            Reply::json(StatusCode::CREATED, &offer)
-        })
-        .await?;
-    app.bell.ring(JobKind::SendMail);
-    Ok(response)
+    confirmed(&app, (person, body.password), caller, idempotent, &[JobKind::SendMail], async |tx| {
+        let offer = service::offer(&app, tx, auth.tenant(), person, &body.user_id).await?;
+        Reply::json(StatusCode::CREATED, &offer)
+    })
+    .await
 }
 
 problem_responses!(WithdrawProblems = CALLER, WRITE, BY_ID, IDEMPOTENT);
@@ -125,10 +122,8 @@ pub(super) async fn accept_ownership(
     ValidJson(body): ValidJson<auth::ConfirmPassword>,
 ) -> ApiResult<Response> {
     let person = auth.person()?;
-    auth::confirm_password(&app, caller, person.id, body.password.into_secret()).await?;
-    idempotent
-        .run(&app, idempotency::DAY, async |tx| {
-            Reply::json(StatusCode::OK, &service::accept(tx, auth.tenant(), person).await?)
-        })
-        .await
+    confirmed(&app, (person, body.password), caller, idempotent, &[], async |tx| {
+        Reply::json(StatusCode::OK, &service::accept(tx, auth.tenant(), person).await?)
+    })
+    .await
 }
