@@ -35,6 +35,12 @@ EXCEPTIONS = [
     ),
     Exception_(
         "RejectedPositiveData",
+        "precondition-failed",
+        "a drawn If-Match is the tag of no version, and which ones are stands in no schema",
+        operations=frozenset({"update_session", "update_tenant", "update_webhook"}),
+    ),
+    Exception_(
+        "RejectedPositiveData",
         "mail-token-refused",
         "which tokens were mailed stands in no schema",
     ),
