@@ -37,6 +37,7 @@ pub mod routes;
 pub mod send;
 pub mod service;
 
+mod verdict;
 mod waiting;
 
 pub use routes::router;

@@ -22,8 +22,9 @@ use shared::{
 
 use super::{
     entity::{self, Body, Model},
-    policy::{MessageStatus, Word, pause, refusal},
+    policy::{MessageStatus, Word, pause},
     service::learn,
+    verdict::{BLOCKED, NOT_CONNECTED, OURS, Pauses, verdict, verdict_of_failure},
     waiting::messages_of,
 };
 use crate::{
@@ -46,14 +47,6 @@ use crate::{
 
 /// How long a worker waits for acknowledgements before it answers: the lane is taken for so long.
 const WAIT: Duration = Duration::from_secs(5);
-/// Pauses while the session isn't connected, at first and at last.
-const NOT_CONNECTED: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-/// Pauses while an older message of the chat isn't through.
-const BLOCKED: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(5));
-/// Pauses while the outcome of a try isn't known: the outbox will tell, this only asks again.
-const PENDING: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(60));
-/// Pauses after a failure of ours.
-const OURS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// How long what a tenant that may not write has queued waits before it is looked at again.
 const FROZEN: Duration = Duration::from_secs(15);
 /// How long after its expiry a message with an open try is asked for.
@@ -155,7 +148,7 @@ async fn fail(app: &App, job: &Claimed) -> Result<(), SendError> {
     finish(app, tx, &scope, told).await
 }
 
-fn retry(job: &Claimed, pauses: (Duration, Duration), why: &'static str) -> Outcome {
+fn retry(job: &Claimed, pauses: Pauses, why: &'static str) -> Outcome {
     Outcome::RetryAt(Timestamp::now().plus(pause(job.attempts, pauses.0, pauses.1)), why)
 }
 
@@ -406,46 +399,6 @@ fn item(row: &Model) -> Option<SendItem> {
 
 type Answer = Result<HashMap<MessageId, SendOutcome>, WorkerCallError>;
 
-/// What a worker's answer means for one message.
-#[derive(Debug, PartialEq, Eq)]
-struct Verdict {
-    /// What became known.
-    word: Option<Word>,
-    /// Whether this try's outcome is not known.
-    open: bool,
-    /// When to come back, and why, if it isn't over.
-    again: Option<((Duration, Duration), &'static str)>,
-}
-
-fn verdict(outcome: Option<&SendOutcome>, was_open: bool, now: Timestamp) -> Verdict {
-    let over = |word| Verdict { word: Some(word), open: false, again: None };
-    let again = |open, pauses, why| Verdict { word: None, open, again: Some((pauses, why)) };
-    match outcome {
-        Some(SendOutcome::Acked { at }) => over(Word::Acked((*at).into())),
-        Some(SendOutcome::Nacked { code }) => over(Word::Failed(refusal(*code), now)),
-        Some(SendOutcome::Invalid { reason }) => over(Word::Failed(reason.clone(), now)),
-        Some(SendOutcome::UnknownHeld) => over(Word::Failed("outcome_unknown".into(), now)),
-        Some(SendOutcome::Expired) if !was_open => over(Word::Expired(now)),
-        Some(SendOutcome::Expired | SendOutcome::Pending) => again(true, PENDING, "no acknowledgement yet"),
-        Some(SendOutcome::NotConnected) => again(was_open, NOT_CONNECTED, "the session is not connected"),
-        Some(SendOutcome::ChatBlocked) => again(was_open, BLOCKED, "an older message of the chat waits"),
-        Some(SendOutcome::Failed { .. }) => again(was_open, OURS, "the worker failed"),
-        None => again(true, PENDING, "the worker did not say"),
-    }
-}
-
-fn verdict_of_failure(error: WorkerCallError, was_open: bool) -> Verdict {
-    let (open, pauses, why) = match error {
-        WorkerCallError::Unreachable => (was_open, OURS, "the worker can't be reached"),
-        WorkerCallError::GenerationMismatch => (was_open, NOT_CONNECTED, "the worker holds another generation"),
-        WorkerCallError::NotHeld => (was_open, NOT_CONNECTED, "the worker doesn't hold the session"),
-        WorkerCallError::Linking(_) => (was_open, OURS, "the worker refused"),
-        WorkerCallError::Refused(status) if status < 500 => (was_open, OURS, "the worker refused"),
-        WorkerCallError::Refused(_) | WorkerCallError::NoAnswer => (true, PENDING, "the worker did not answer"),
-    };
-    Verdict { word: None, open, again: Some((pauses, why)) }
-}
-
 /// Writes what came of a batch, and settles its jobs, in one commit.
 async fn conclude(
     app: &App,
@@ -506,39 +459,4 @@ async fn finish(app: &App, tx: DatabaseTransaction, scope: &TenantScope, told: V
         app.bell.ring(JobKind::DeliverWebhook);
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Timestamp = Timestamp::from_millis(1_000);
-
-    #[test]
-    fn nothing_written_leaves_an_earlier_try_as_open_as_it_was() {
-        for outcome in [SendOutcome::NotConnected, SendOutcome::ChatBlocked, SendOutcome::Failed { reason: "x".into() }]
-        {
-            for was_open in [true, false] {
-                let verdict = verdict(Some(&outcome), was_open, NOW);
-                assert_eq!((verdict.open, verdict.word.is_none()), (was_open, true));
-                assert!(verdict.again.is_some());
-            }
-        }
-    }
-
-    #[test]
-    fn what_may_have_been_written_stays_open() {
-        assert!(verdict(Some(&SendOutcome::Pending), false, NOW).open);
-        assert!(verdict(None, false, NOW).open);
-        assert!(verdict_of_failure(WorkerCallError::NoAnswer, false).open);
-        assert!(verdict_of_failure(WorkerCallError::Refused(500), false).open);
-        assert!(!verdict_of_failure(WorkerCallError::Unreachable, false).open);
-        assert!(!verdict_of_failure(WorkerCallError::GenerationMismatch, false).open);
-    }
-
-    #[test]
-    fn a_message_with_an_open_try_does_not_expire() {
-        assert_eq!(verdict(Some(&SendOutcome::Expired), false, NOW).word, Some(Word::Expired(NOW)));
-        assert_eq!(verdict(Some(&SendOutcome::Expired), true, NOW).word, None);
-    }
 }
