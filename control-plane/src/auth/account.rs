@@ -21,7 +21,7 @@ use crate::{
     audit::{self, ActorType},
     error::{ApiError, ApiResult, Kind},
     jobs::JobKind,
-    mail,
+    keys, mail,
     state::App,
     tenants,
 };
@@ -147,12 +147,17 @@ pub(super) async fn reset_password(app: &App, caller: Caller, wanted: ResetPassw
     }
     .update(&tx)
     .await?;
+    let mut kept = Vec::new();
     if user.email_verified_at.is_none() {
-        // Until now nobody knew whose the address is, and so not whose device that is.
+        // Until now nobody knew whose the address is, and so not whose device that is, nor who holds the keys.
         second_factor::disable(&tx, &user_id).await?;
+        kept = tenants::keep_to_owner(&tx, &user_id).await?;
     }
     after_change(app, &tx, &user_id, None).await?;
     tx.commit().await?;
+    for tenant in &kept {
+        keys::forget(app, tenant).await;
+    }
     throttle::forgive(app, Attempt::LogIn, &user.email).await?;
     app.bell.ring(JobKind::SendMail);
     Ok(())

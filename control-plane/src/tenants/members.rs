@@ -2,7 +2,7 @@
 
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter,
-    QueryOrder, QuerySelect, Set,
+    QueryOrder, QuerySelect, Set, Statement,
     sea_query::{Expr, OnConflict},
 };
 use shared::{
@@ -242,6 +242,37 @@ pub(crate) async fn choose<C: ConnectionTrait>(
         .await?
         .ok_or(if wanted.is_some() { Kind::NotFound } else { Kind::NoAccount })?;
     super::service::find(connection, &TenantScope::of_row(row.tenant_id)).await
+}
+
+/// Takes from everybody but their owner what lets them read or act in a person's tenants: other members, invitations, API keys
+/// and webhook endpoints. For when it turns out whose the owner's address is: nobody knows who made all that. Gives the tenants, whose
+/// keys are to be [forgotten](crate::keys::forget) after the commit.
+pub(crate) async fn keep_to_owner(tx: &DatabaseTransaction, owner: &UserId) -> ApiResult<Vec<TenantId>> {
+    let owned = member::Entity::find()
+        .filter(member::Column::UserId.eq(owner.clone()))
+        .filter(member::Column::Role.eq(Role::Owner.as_str()))
+        .all(tx)
+        .await?;
+    let tenants: Vec<TenantId> = owned.into_iter().map(|member| member.tenant_id).collect();
+    for tenant in &tenants {
+        let others = member::Entity::find()
+            .filter(member::Column::TenantId.eq(tenant.clone()))
+            .filter(member::Column::UserId.ne(owner.clone()))
+            .all(tx)
+            .await?;
+        for other in others {
+            take_out(tx, tenant, &other.user_id, role_of(&other)?).await?;
+        }
+        for statement in [
+            "DELETE FROM invitations WHERE tenant_id = $1 AND created_at <= $2",
+            "UPDATE api_keys SET revoked_at = $2 WHERE tenant_id = $1 AND revoked_at IS NULL",
+            "UPDATE webhooks SET status = 'disabled', updated_at = $2 WHERE tenant_id = $1 AND status = 'enabled'",
+        ] {
+            let values = [tenant.clone().into(), Timestamp::now().into()];
+            tx.execute_raw(Statement::from_sql_and_values(tx.get_database_backend(), statement, values)).await?;
+        }
+    }
+    Ok(tenants)
 }
 
 /// Makes the owner of a new tenant.

@@ -205,13 +205,30 @@ async fn a_secret_that_no_device_has_is_not_switched_on() {
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_took_an_address_locks_nobody_out_of_it_with_a_device(#[case] engine: Engine) {
+async fn whoever_took_an_address_keeps_nothing_of_it_and_locks_nobody_out(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
     // Neither of them has verified the address.
     let (squatter, other) = (app.sign_up().await, app.sign_up().await);
     switch_on(&app, &squatter).await;
     switch_on(&app, &other).await;
     app.sql("UPDATE users SET email_verified_at = 1 WHERE id = $1", [other.user_id.as_str().into()]).await;
+    let accomplice = app.sign_up().await;
+    let mut keys = Vec::new();
+    for owner in [&squatter, &other] {
+        let post = async |path: &str, body: serde_json::Value| {
+            let request = app.post(&format!("/api/v1/{path}"), &body).bearer_auth(&owner.access_token);
+            let answer = Answer::of(request).await;
+            assert!(answer.status.is_success(), "{path}: {answer:?}");
+        };
+        keys.push(app.api_key(owner, "whatsapp", &["messages:read"]).await);
+        post("invitations", json!({"email": "accomplice@example.com", "role": "admin"})).await;
+        post("webhooks", json!({"url": "https://93.184.216.34/hook", "event_types": ["*"]})).await;
+        app.sql(
+            "INSERT INTO members (tenant_id, user_id, role, created_at) VALUES ($1, $2, 'admin', 1)",
+            [owner.tenant_id.as_str().into(), accomplice.user_id.as_str().into()],
+        )
+        .await;
+    }
     for (count, person, wanted) in [(1, &squatter, 200), (2, &other, 202)] {
         let asked = Answer::of(app.post("/api/v1/auth/password/forgot", &json!({"email": person.email}))).await;
         assert_eq!(asked.status, 202, "{asked:?}");
@@ -224,6 +241,15 @@ async fn whoever_took_an_address_locks_nobody_out_of_it_with_a_device(#[case] en
         assert_eq!(Answer::of(app.post("/api/v1/auth/password/reset", &body)).await.status, 204);
         let body = json!({"email": person.email, "password": "incorrect horse battery"});
         assert_eq!(Answer::of(app.post("/api/v1/auth/login", &body)).await.status, wanted);
+        let key = Answer::of(app.get("/api/v1/messages").bearer_auth(&keys[count - 1])).await.status;
+        let left = async |what: &str| {
+            app.count(&format!("SELECT COUNT(*) FROM {what} AND tenant_id = '{}'", person.tenant_id)).await
+        };
+        let others = left("members WHERE role <> 'owner'").await;
+        let enabled = left("webhooks WHERE status = 'enabled'").await;
+        let invited = left("invitations WHERE role = 'admin'").await;
+        let kept = (key.as_u16(), others, enabled, invited);
+        assert_eq!(kept, if wanted == 200 { (401, 0, 0, 0) } else { (200, 1, 1, 1) });
     }
     app.stop().await;
 }
