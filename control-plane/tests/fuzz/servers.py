@@ -22,6 +22,7 @@ import requests
 PATIENCE = 30
 # Workers: sessions run on the first; the second is there for operators to drain.
 WORKERS = ["worker-1", "worker-2"]
+METRICS_TOKEN = secrets.token_hex(16)
 
 
 def free_port():
@@ -145,6 +146,7 @@ class Servers:
             "SMTP_URL": self.mailbox.url,
             "MAIL_FROM": "Switchboard <switchboard@example.com>",
             "EMAIL_VERIFICATION": "optional",
+            "METRICS_TOKEN": METRICS_TOKEN,
             "RATE_LIMIT_AUTH": "off",
             "RATE_LIMIT_KEY": "off",
             "RATE_LIMIT_TENANT": "off",
