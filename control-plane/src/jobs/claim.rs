@@ -158,19 +158,28 @@ pub(super) async fn forget_turns(db: &Db) -> Result<u64, DbErr> {
 }
 
 /// Keeps other claims out of a lane until the transaction ends. SQLite's single writer does so by itself.
-pub(super) async fn lock_lane(tx: &DatabaseTransaction, lane: &str) -> Result<bool, DbErr> {
+async fn lock_lane(tx: &DatabaseTransaction, lane: &str) -> Result<bool, DbErr> {
     if tx.get_database_backend() != DbBackend::Postgres {
         return Ok(true);
     }
-    let row = tx
-        .query_one_raw(Statement::from_sql_and_values(
-            DbBackend::Postgres,
-            "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS locked",
-            [lane.into()],
-        ))
-        .await?
-        .ok_or_else(|| DbErr::RecordNotFound("advisory lock".into()))?;
-    row.try_get("", "locked")
+    locked(tx, "SELECT pg_try_advisory_xact_lock(hashtextextended($1, 0)) AS locked", lane).await
+}
+
+/// As [`lock_lane`], unless something of the lane waits or runs: then claims aren't kept from it for nothing.
+pub(super) async fn lock_idle_lane(tx: &DatabaseTransaction, lane: &str) -> Result<bool, DbErr> {
+    if tx.get_database_backend() != DbBackend::Postgres {
+        return Ok(true);
+    }
+    let sql = "SELECT CASE WHEN EXISTS (SELECT 1 FROM jobs WHERE lane = $1 AND state = 'ready') \
+               OR EXISTS (SELECT 1 FROM jobs WHERE lane = $1 AND state = 'running') THEN FALSE \
+               ELSE pg_try_advisory_xact_lock(hashtextextended($1, 0)) END AS locked";
+    locked(tx, sql, lane).await
+}
+
+async fn locked(tx: &DatabaseTransaction, sql: &str, lane: &str) -> Result<bool, DbErr> {
+    let statement = Statement::from_sql_and_values(DbBackend::Postgres, sql, [lane.into()]);
+    let row = tx.query_one_raw(statement).await?;
+    row.ok_or_else(|| DbErr::RecordNotFound("advisory lock".into()))?.try_get("", "locked")
 }
 
 /// Claims the oldest due jobs of a lane whose lock is held, unless something of it runs. A statement of its own, so that

@@ -67,7 +67,7 @@ impl Direct {
             return Ok(None);
         };
         // Whoever claims from the lane holds this lock while it looks what runs there.
-        if !claim::lock_lane(tx, &job.lane).await? {
+        if !claim::lock_idle_lane(tx, &job.lane).await? {
             queue::enqueue(tx, job).await?;
             return Ok(None);
         }
