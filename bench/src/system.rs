@@ -104,6 +104,7 @@ impl Ours {
             ("WORKER_JOIN_TOKEN", "a-join-token-for-benches-only".to_owned()),
             ("OUTBOUND_ALLOW_CIDRS", "127.0.0.0/8".to_owned()),
             ("OUTBOUND_ALLOW_PORTS", port),
+            ("OBJECT_STORE_URL", format!("file://{}", folder.path().join("objects").display())),
             ("WORKER_ID", "bench-1".to_owned()),
             ("WORKER_LISTEN", worker_api.clone()),
             ("WORKER_KEY_FILE", folder.path().join("worker.key").display().to_string()),

@@ -75,6 +75,7 @@ impl Stack {
             ("DATABASE_URL", control_plane_db),
             ("DATA_PLANE_DATABASE_URL", worker_db),
             ("MASTER_KEY", master_key),
+            ("OBJECT_STORE_URL", format!("file://{}", dir.path().join("objects").display())),
             ("LISTEN", public.clone()),
             ("INTERNAL_LISTEN", internal.clone()),
             ("WORKER_JOIN_TOKEN", "a-join-token-for-tests-only".to_owned()),
