@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use validator::{Validate, ValidateEmail, ValidationError};
 
 use super::{Permission, Role};
-use crate::tenants::TenantDto;
+use crate::{extract::says_something, tenants::TenantDto};
 
 /// The shortest password, in characters. NIST SP 800-63B asks for length and for no composition rules.
 pub(crate) const MIN_PASSWORD: usize = 10;
@@ -30,11 +30,11 @@ pub struct SignUp {
     #[schema(value_type = String, format = Password, example = "correct horse battery", min_length = 10, max_length = 200)]
     pub password: Shown<MIN_PASSWORD>,
     /// What to call the person.
-    #[validate(length(min = 1, max = 100))]
+    #[validate(length(min = 1, max = 100), custom(function = says_something))]
     #[schema(example = "Ada Lovelace", min_length = 1, max_length = 100)]
     pub name: String,
     /// What to call the account.
-    #[validate(length(min = 1, max = 100))]
+    #[validate(length(min = 1, max = 100), custom(function = says_something))]
     #[schema(example = "Acme", min_length = 1, max_length = 100)]
     pub tenant_name: String,
 }
@@ -383,7 +383,7 @@ pub struct Me {
 #[serde(deny_unknown_fields)]
 pub struct UpdateMe {
     /// Another name.
-    #[validate(length(min = 1, max = 100))]
+    #[validate(length(min = 1, max = 100), custom(function = says_something))]
     #[schema(example = "Ada King", min_length = 1, max_length = 100)]
     pub name: String,
 }

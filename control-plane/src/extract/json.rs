@@ -212,11 +212,13 @@ pub(super) fn describe(path: &Path, message: &str) -> Refused {
     }
     let quoted = || message.split('`').nth(1).unwrap_or_default();
     let expected = || message.rsplit_once(", expected ").map(|(_, expected)| expected);
-    if message.starts_with("missing field") {
+    if message.starts_with("missing field") || message.starts_with("unknown field") {
         let field = quoted();
         if !pointer.ends_with(&format!("/{field}")) {
             pointer.push_str(&format!("/{field}"));
         }
+    }
+    if message.starts_with("missing field") {
         return Refused { pointer, code: "missing", detail: "is required".into() };
     }
     if message.starts_with("unknown field") {

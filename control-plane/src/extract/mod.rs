@@ -13,9 +13,11 @@ mod objects;
 pub mod page;
 mod path;
 mod query;
+mod text;
 
 pub use client_address::ClientAddress;
 pub(crate) use json::BodyDigest;
 pub use json::ValidJson;
 pub use path::PathId;
 pub use query::ValidQuery;
+pub(crate) use text::{SAYS_SOMETHING, says_something};

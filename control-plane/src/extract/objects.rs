@@ -1,8 +1,9 @@
-//! JSON whose objects are objects.
+//! JSON whose objects are objects and whose words are strings.
 //!
 //! Derived `Deserialize` also reads a struct from a sequence, field after field: `["ada@example.com", "…"]` would log somebody in.
-//! No document says so, and a body that is wrong must be told so. This reads a [`Value`] as `serde_json` does, but structs from
-//! objects only.
+//! It reads one of an enum's words from `{"word": null}` too, and an internally tagged enum's tag from its number. No document says
+//! so, and a body that is wrong must be told so. This reads a [`Value`] as `serde_json` does, but structs from objects only, and
+//! words from strings only. Derived internally tagged enums read what is in them past any reader, so no body has one.
 
 use serde::{
     Deserializer,
@@ -60,15 +61,17 @@ impl<'de> Deserializer<'de> for Objects {
         _: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        let found = match &self.0 {
-            Value::Object(_) => return self.deserialize_any(visitor),
-            Value::Null => Unexpected::Unit,
-            Value::Bool(_) => Unexpected::Other("a boolean"),
-            Value::Number(_) => Unexpected::Other("a number"),
-            Value::String(_) => Unexpected::Other("a string"),
-            Value::Array(_) => Unexpected::Seq,
-        };
-        Err(Error::invalid_type(found, &"an object"))
+        match &self.0 {
+            Value::Object(_) => self.deserialize_any(visitor),
+            other => Err(Error::invalid_type(kind_of(other), &"an object")),
+        }
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match &self.0 {
+            Value::String(_) => self.0.deserialize_str(visitor),
+            other => Err(Error::invalid_type(kind_of(other), &"a string")),
+        }
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
@@ -77,12 +80,26 @@ impl<'de> Deserializer<'de> for Objects {
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, Error> {
-        self.0.deserialize_enum(name, variants, visitor)
+        match &self.0 {
+            Value::String(_) => self.0.deserialize_enum(name, variants, visitor),
+            other => Err(Error::invalid_type(kind_of(other), &"a string")),
+        }
     }
 
     forward_to_deserialize_any! {
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map identifier ignored_any
+        tuple_struct map ignored_any
+    }
+}
+
+fn kind_of(value: &Value) -> Unexpected<'static> {
+    match value {
+        Value::Null => Unexpected::Unit,
+        Value::Bool(_) => Unexpected::Other("a boolean"),
+        Value::Number(_) => Unexpected::Other("a number"),
+        Value::String(_) => Unexpected::Other("a string"),
+        Value::Array(_) => Unexpected::Seq,
+        Value::Object(_) => Unexpected::Map,
     }
 }
 
@@ -135,6 +152,21 @@ mod tests {
         });
         assert_eq!(read(value.clone()).unwrap(), serde_json::from_value(value).unwrap());
         assert_eq!(read(json!({"name": "n"})).unwrap().inner, Inner::default());
+    }
+
+    #[test]
+    fn no_map_and_no_number_stands_for_a_word() {
+        let in_a_map = json!({"name": "n", "inner": {"kind": {"plain": null}}});
+        assert!(serde_json::from_value::<Whole>(in_a_map).is_ok(), "else this reader isn't needed");
+        for (kind, found) in [
+            (json!({"plain": null}), "map"),
+            (json!(0), "a number"),
+            (json!(["plain"]), "sequence"),
+            (json!(true), "a boolean"),
+        ] {
+            let refused = read(json!({"name": "n", "inner": {"kind": kind}})).unwrap_err();
+            assert_eq!(refused, format!("inner.kind: invalid type: {found}, expected a string"));
+        }
     }
 
     #[test]

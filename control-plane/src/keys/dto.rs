@@ -13,14 +13,14 @@ use shared::{
 use utoipa::ToSchema;
 use validator::{Validate, ValidationError};
 
-use crate::auth::Scope;
+use crate::{auth::Scope, extract::says_something};
 
 /// A key to be made.
 #[derive(Debug, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CreateApiKey {
     /// To tell it from others.
-    #[validate(length(min = 1, max = 100))]
+    #[validate(length(min = 1, max = 100), custom(function = says_something))]
     #[schema(example = "order system", min_length = 1, max_length = 100)]
     pub name: String,
     /// Which network the sessions that it makes speak to.

@@ -14,6 +14,7 @@ use super::{
     policy::MessageStatus,
     recipient::phone_of,
 };
+use crate::extract::says_something;
 
 /// The longest text, in bytes of UTF-8.
 const MAX_TEXT: usize = 65_536;
@@ -36,7 +37,7 @@ pub struct SendMessage {
     pub kind: SendKind,
     /// What it says.
     #[validate(nested)]
-    pub text: Text,
+    pub text: SendText,
 }
 
 /// The kinds of message that can be sent.
@@ -47,23 +48,29 @@ pub enum SendKind {
     Text,
 }
 
-/// Plain text.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, Validate, ToSchema)]
+/// Plain text to be sent.
+#[derive(Clone, Deserialize, Validate, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Text {
+pub struct SendText {
     /// 1 to 65,536 bytes of UTF-8, not only white space.
     #[schema(example = "Your table is ready.", min_length = 1, max_length = 65536)]
-    #[validate(custom(function = "says_something"))]
+    #[validate(length(min = 1), custom(function = says_something), custom(function = fits))]
     pub body: String,
 }
 
-fn says_something(body: &str) -> Result<(), ValidationError> {
-    if body.trim().is_empty() || body.len() > MAX_TEXT {
-        return Err(
-            ValidationError::new("length").with_message("must be 1 to 65536 bytes, not only white space".into())
-        );
+fn fits(body: &str) -> Result<(), ValidationError> {
+    if body.len() > MAX_TEXT {
+        return Err(ValidationError::new("length").with_message("must be at most 65536 bytes".into()));
     }
     Ok(())
+}
+
+/// Plain text.
+#[derive(Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Text {
+    /// As it was written.
+    #[schema(example = "Your table is ready.")]
+    pub body: String,
 }
 
 /// A message in a tenant's history.
@@ -172,7 +179,7 @@ pub struct MessageFilter {
     /// Only of this session.
     pub session_id: Option<SessionId>,
     /// Only of this chat: a phone number in E.164, or a JID.
-    #[validate(length(min = 1, max = 64))]
+    #[validate(length(min = 1, max = 64), custom(function = says_something))]
     #[param(min_length = 1, max_length = 64, example = "+15550001234")]
     pub chat: Option<String>,
     /// Only this way.

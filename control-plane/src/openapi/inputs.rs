@@ -1,12 +1,14 @@
 //! What is true of all that callers write, said once.
 //!
-//! No text holds U+0000: extractors refuse it, as no column can hold it. And a body that is one of several objects holds
+//! No text holds U+0000: extractors refuse it, as no column can hold it. Text that mustn't be empty mustn't be blank either. And a body that is one of several objects holds
 //! nothing besides what its variant lists, which the derived schemas don't say.
 
 use utoipa::openapi::{
     OpenApi, RefOr, Schema, Type,
     schema::{AdditionalProperties, ArrayItems, KnownFormat, Object, SchemaFormat, SchemaType},
 };
+
+use crate::extract::SAYS_SOMETHING;
 
 /// Text without U+0000, in the regular expressions of ECMA-262.
 const WITHOUT_NUL: &str = r"^[^\u0000]*$";
@@ -32,7 +34,8 @@ fn walk(schema: &mut RefOr<Schema>) {
     match schema {
         Schema::Object(object) => {
             if is_free_text(object) {
-                object.pattern = Some(WITHOUT_NUL.into());
+                let said = object.format.is_none() && object.min_length.is_some();
+                object.pattern = Some(if said { SAYS_SOMETHING } else { WITHOUT_NUL }.into());
             }
             object.properties.values_mut().for_each(walk);
         }

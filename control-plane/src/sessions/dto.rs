@@ -1,7 +1,10 @@
 //! Sessions as the API tells them.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, value},
+};
 use shared::{
     ids::SessionId,
     seal::SealError,
@@ -16,7 +19,7 @@ use super::{
     service,
     status::{Facts, State, status},
 };
-use crate::{messages::recipient::phone_of, state::App, workers::entity as worker};
+use crate::{extract::says_something, messages::recipient::phone_of, state::App, workers::entity as worker};
 
 /// A session to be made.
 #[derive(Debug, Clone, Deserialize, Validate, ToSchema)]
@@ -24,7 +27,7 @@ use crate::{messages::recipient::phone_of, state::App, workers::entity as worker
 pub struct CreateSession {
     /// What to call it.
     #[schema(example = "Reception", min_length = 1, max_length = 100)]
-    #[validate(length(min = 1, max = 100), custom(function = "says_something"))]
+    #[validate(length(min = 1, max = 100), custom(function = says_something))]
     pub name: String,
     /// Which WhatsApp it speaks to, for good. An API key makes sessions of its own network only; people choose, and
     /// get the real one if they don't.
@@ -42,7 +45,7 @@ pub struct CreateSession {
 pub struct UpdateSession {
     /// Another name.
     #[schema(example = "Front desk", min_length = 1, max_length = 100)]
-    #[validate(length(min = 1, max = 100), custom(function = "says_something"))]
+    #[validate(length(min = 1, max = 100), custom(function = says_something))]
     pub name: Option<String>,
     /// Other settings; those that are absent stay.
     #[validate(nested)]
@@ -57,7 +60,7 @@ pub struct ChangeSettings {
     pub on_unknown: Option<OnUnknown>,
     /// The name that the linked device shows on the phone.
     #[schema(example = "Switchboard", min_length = 1, max_length = 50)]
-    #[validate(length(min = 1, max = 50), custom(function = "says_something"))]
+    #[validate(length(min = 1, max = 50), custom(function = says_something))]
     pub device_name: Option<String>,
 }
 
@@ -70,13 +73,6 @@ impl ChangeSettings {
             device_name: self.device_name.unwrap_or(held.device_name),
         }
     }
-}
-
-fn says_something(text: &str) -> Result<(), ValidationError> {
-    if text.trim().is_empty() {
-        return Err(ValidationError::new("blank").with_message("must not be only white space".into()));
-    }
-    Ok(())
 }
 
 /// A session.
@@ -261,7 +257,7 @@ pub enum PasskeyDto {
 
 /// The owner's answer.
 #[derive(Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case", tag = "stage", deny_unknown_fields)]
+#[serde(rename_all = "snake_case", tag = "stage", deny_unknown_fields, try_from = "AnswerBody")]
 pub enum AnswerPasskey {
     /// The assertion.
     Assertion {
@@ -270,6 +266,40 @@ pub enum AnswerPasskey {
     },
     /// The codes are the same.
     Confirmation,
+}
+
+/// How it is read: a derived tagged enum would take a number for its tag, an array for the credential, and anything beside
+/// `confirmation`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnswerBody {
+    stage: Stage,
+    #[serde(default, deserialize_with = "not_null")]
+    credential: Option<Credential>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Stage {
+    Assertion,
+    Confirmation,
+}
+
+fn not_null<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Credential>, D::Error> {
+    Credential::deserialize(from).map(Some)
+}
+
+impl TryFrom<AnswerBody> for AnswerPasskey {
+    type Error = value::Error;
+
+    fn try_from(body: AnswerBody) -> Result<Self, value::Error> {
+        match (body.stage, body.credential) {
+            (Stage::Assertion, Some(credential)) => Ok(Self::Assertion { credential }),
+            (Stage::Assertion, None) => Err(value::Error::missing_field("credential")),
+            (Stage::Confirmation, None) => Ok(Self::Confirmation),
+            (Stage::Confirmation, Some(_)) => Err(value::Error::unknown_field("credential", &["stage"])),
+        }
+    }
 }
 
 impl Validate for AnswerPasskey {

@@ -10,7 +10,10 @@ use utoipa::ToSchema;
 use validator::Validate;
 
 use super::{Tenant, TenantStatus};
-use crate::auth::{EmailAddress, MIN_PASSWORD, Role, Shown};
+use crate::{
+    auth::{EmailAddress, MIN_PASSWORD, Role, Shown},
+    extract::says_something,
+};
 
 /// A tenant.
 #[derive(Debug, Serialize, ToSchema)]
@@ -53,7 +56,7 @@ impl From<Tenant> for TenantDto {
 #[serde(deny_unknown_fields)]
 pub struct UpdateTenant {
     /// Another name. Absent or null: as it is.
-    #[validate(length(min = 1, max = 100))]
+    #[validate(length(min = 1, max = 100), custom(function = says_something))]
     #[schema(example = "Acme", min_length = 1, max_length = 100)]
     pub name: Option<String>,
     /// After how many days the content of messages is erased, with the events that tell of them: 0 (as soon as they are sent) to
@@ -137,7 +140,7 @@ pub struct AcceptInvitation {
     #[schema(value_type = String, example = "sbi_q2Zx…", max_length = 200)]
     pub token: Shown<0>,
     /// What to call the person: needed if the address has no account yet, else not looked at.
-    #[validate(length(min = 1, max = 100))]
+    #[validate(length(min = 1, max = 100), custom(function = says_something))]
     #[schema(example = "Grace Hopper", min_length = 1, max_length = 100)]
     pub name: Option<String>,
     /// A password, of at least 10 characters: needed if the address has no account yet, else not looked at.

@@ -91,6 +91,25 @@ async fn what_whatsapp_asks_of_a_passkey_is_shown_and_the_answer_is_passed_on(#[
         let answer = program.post(&path, &credential(wrong)).await;
         answer.assert_problem(422, "validation");
     }
+    let right = credential("aWQ")["credential"].clone();
+    let as_a_row = json!(["aWQ", ["YQ", "Yg", "Yw", null]]);
+    for (wrong, pointer) in [
+        (json!({"credential": right}), "/stage"),
+        (json!({"stage": 0, "credential": right}), "/stage"),
+        (json!({"stage": {"assertion": null}, "credential": right}), "/stage"),
+        (json!({"stage": "consent"}), "/stage"),
+        (json!({"stage": "assertion"}), "/credential"),
+        (json!({"stage": "assertion", "credential": null}), "/credential"),
+        (json!({"stage": "assertion", "credential": as_a_row}), "/credential"),
+        (json!({"stage": "confirmation", "credential": right}), "/credential"),
+        (json!({"stage": "confirmation", "sure": true}), "/sure"),
+        (json!({"stage": 1}), "/stage"),
+    ] {
+        let answer = program.post(&path, &wrong).await;
+        answer.assert_problem(422, "validation");
+        assert_eq!(answer.json()["errors"][0]["pointer"], pointer, "{wrong}");
+    }
+    assert!(worker.linked_with().answers.is_empty(), "nothing of it reached the worker");
     assert_eq!(program.post(&path, &credential("aWQ")).await.status, 204);
     worker.link_with(|linking| linking.asked = Some(Passkey::Confirmation { code: "ABCD-1234".into() }));
     assert_eq!(program.get(&path).await.json(), json!({"stage": "confirmation", "code": "ABCD-1234"}));

@@ -208,9 +208,11 @@ async fn what_cannot_be_sent_is_refused_with_a_pointer_and_changes_nothing(#[cas
         assert_eq!(answer.pointers(), ["/to"]);
     }
     program.send(&id, "120363000000000000@g.us", "x").await.assert_problem(422, "unsupported-message");
-    let blank = program.send(&id, TO, " ").await;
-    blank.assert_problem(422, "validation");
-    assert_eq!(blank.pointers(), ["/text/body"]);
+    for text in ["", " \n\u{3000}", &"é".repeat(32_769)] {
+        let answer = program.send(&id, TO, text).await;
+        answer.assert_problem(422, "validation");
+        assert_eq!(answer.pointers(), ["/text/body"]);
+    }
     other.send(&id, TO, "x").await.assert_problem(404, "not-found");
     program.send(&SessionId::new(), TO, "x").await.assert_problem(404, "not-found");
     program.get(&format!("messages/{}", MessageId::new())).await.assert_problem(404, "not-found");
