@@ -36,7 +36,7 @@ pub struct CreateApiKey {
     pub session_ids: Option<Vec<SessionId>>,
     /// The only networks that it may be used from, up to 50, as CIDR or as single addresses; absent: anywhere.
     #[validate(length(min = 1, max = 50))]
-    #[schema(value_type = Option<Vec<String>>, min_items = 1, max_items = 50, example = json!(["203.0.113.0/24", "2001:db8::/48"]))]
+    #[schema(min_items = 1, max_items = 50, example = json!(["203.0.113.0/24", "2001:db8::/48"]))]
     pub allowed_ips: Option<Vec<AddressRange>>,
     /// When it stops to work by itself; absent: never.
     #[validate(custom(function = "in_the_future"))]
@@ -45,8 +45,9 @@ pub struct CreateApiKey {
 }
 
 /// A network, or a single address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schema(value_type = String, example = "203.0.113.0/24", max_length = 49, pattern = r"^[0-9A-Fa-f:.]+(/[0-9]{1,3})?$")]
 pub struct AddressRange(pub(super) IpNet);
 
 /// Why a text is no network. Carries nothing of the text.
@@ -104,7 +105,7 @@ pub struct ApiKey {
     /// The only sessions that it may reach; null: all.
     pub session_ids: Option<Vec<SessionId>>,
     /// The only networks that it may be used from; null: any.
-    #[schema(value_type = Option<Vec<String>>, example = json!(["203.0.113.0/24"]))]
+    #[schema(example = json!(["203.0.113.0/24"]))]
     pub allowed_ips: Option<Vec<AddressRange>>,
     /// The last four characters of the key.
     #[schema(example = "x7Qz")]
