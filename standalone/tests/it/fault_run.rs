@@ -1,5 +1,5 @@
-//! Traffic both ways while a seeded plan hurts stanzas and cuts sockets. Afterwards everything must be there, and every repeat
-//! accounted for.
+//! Traffic both ways while a seeded plan hurts stanzas and cuts sockets. Afterwards everything must be there, in order, and every
+//! repeat accounted for.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +9,6 @@ use std::{
 use futures_util::future::join_all;
 use rstest::rstest;
 use serde_json::json;
-use standalone::tour::api::text;
 
 use crate::{
     postgres::Engine,
@@ -56,18 +55,27 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
         drop(stack.network.hurt(&device, "fault", &json!({ "kind": "eof" })).await);
     }
 
-    let mut repeats = 0;
-    let mut extra_tries = 0;
+    let mut told = Told::default();
     for ((tenant, friend), (sent, written)) in tenants.iter().zip(&friends).zip(&traffic) {
-        let (repeated, tried) = check(&stack, tenant, friend, sent, written).await;
-        repeats += repeated;
-        extra_tries += tried;
+        let one = check(&stack, tenant, friend, sent, written).await;
+        told = Told {
+            repeats: told.repeats + one.repeats,
+            unknown: told.unknown + one.unknown,
+            handed_over: told.handed_over + one.handed_over,
+        };
     }
-    assert!(repeats <= extra_tries, "{repeats} repeats, and only {extra_tries} tries whose outcome wasn't known");
     let (out, inbound) = traffic.iter().fold((0, 0), |(out, inbound), (a, b)| (out + a.len(), inbound + b.len()));
+    // What the simulator counted itself, of all devices: no id that nobody knows, and no repeat that wasn't looked at.
+    let accepted = stack.network.accepted().await.unwrap();
+    assert_eq!((accepted.distinct, accepted.total - accepted.distinct), (out, told.repeats));
+    let resent = stack.worker_figure("data_plane_messages_resent_total").await;
+    let Told { repeats, unknown, handed_over } = told;
+    // More than were repeated: of some, WhatsApp never saw the first.
+    assert!(unknown <= resent, "the journal opened {unknown} tries again, and the worker has counted {resent}");
     println!(
         "{engine:?}, seed {seed}, {sessions} sessions, {seconds} s: {out} sent and {inbound} received, 0 missing, 0 twice in \
-         history; hurt: {counts}; repeats at WhatsApp {repeats}, tries whose outcome wasn't known {extra_tries}"
+         history; hurt: {counts}; repeats at WhatsApp {repeats}, tries whose outcome wasn't known {unknown} (the worker counted \
+         {resent}), hand-overs {handed_over}"
     );
     let hurt = |what: &str| counts[what].as_u64().unwrap();
     let dropped = hurt("dropped_up") + hurt("dropped_down") + hurt("dropped_acks");
@@ -75,14 +83,9 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
     assert!(hurt("cuts") > 0 && dropped > 0 && slowed > 0, "nothing was hurt: {counts}");
 }
 
-/// One text a second out, two in. Gives the ids with texts that were sent, and the texts that were written.
-async fn both_ways(
-    stack: &Stack,
-    tenant: &Tenant,
-    friend: &str,
-    seconds: usize,
-) -> (BTreeMap<String, String>, BTreeSet<String>) {
-    let (mut sent, mut written) = (BTreeMap::new(), BTreeSet::new());
+/// One text a second out, two in. Gives the texts that were sent, in their order, and those that were written.
+async fn both_ways(stack: &Stack, tenant: &Tenant, friend: &str, seconds: usize) -> (Vec<String>, BTreeSet<String>) {
+    let (mut sent, mut written) = (Vec::new(), BTreeSet::new());
     let mut every = tokio::time::interval(Duration::from_secs(1));
     for second in 0..seconds {
         // Not a wait for something to happen: this is the rate.
@@ -94,20 +97,25 @@ async fn both_ways(
         let body = json!({
             "session_id": tenant.session, "to": format!("+{friend}"), "type": "text", "text": { "body": words },
         });
-        let answer = tenant.api.post("messages/send", body).await.unwrap();
-        sent.insert(text(&answer, "/id").unwrap(), words);
+        tenant.api.post("messages/send", body).await.unwrap();
+        sent.push(words);
     }
     (sent, written)
 }
 
-/// Checks one session; gives how often WhatsApp accepted an id again, and how many tries there were beyond the first ones.
-async fn check(
-    stack: &Stack,
-    tenant: &Tenant,
-    friend: &str,
-    sent: &BTreeMap<String, String>,
-    written: &BTreeSet<String>,
-) -> (usize, usize) {
+/// What came of the messages that were sent.
+#[derive(Default)]
+struct Told {
+    /// How often WhatsApp accepted an id again.
+    repeats: usize,
+    /// Tries that the journal opened while an earlier one's outcome wasn't known.
+    unknown: usize,
+    /// How often messages were given to the worker, also when it sent nothing.
+    handed_over: usize,
+}
+
+/// Checks one session.
+async fn check(stack: &Stack, tenant: &Tenant, friend: &str, sent: &[String], written: &BTreeSet<String>) -> Told {
     let inbound = until("every message that was written is in history", HEALING, async || {
         let texts = tenant.texts("inbound").await;
         (texts.iter().collect::<BTreeSet<_>>().len() >= written.len()).then_some(texts)
@@ -125,48 +133,71 @@ async fn check(
         stack.query(&query).await.is_empty().then_some(())
     })
     .await;
+    // A message goes out when the one before it was taken, and one whose outcome isn't known holds its chat until it is: so
+    // whatever is repeated, the first of each come in order.
     let at_phone = until("the phone has them all", HEALING, async || {
-        let texts: BTreeSet<_> =
-            stack.network.messages(friend).await.unwrap().into_iter().map(|message| message.text).collect();
-        (texts.len() >= sent.len()).then_some(texts)
+        let texts = stack.network.messages(friend).await.unwrap().into_iter().map(|message| message.text);
+        let firsts = first_of_each(texts);
+        (firsts.len() >= sent.len()).then_some(firsts)
     })
     .await;
-    assert_eq!(at_phone, sent.values().cloned().collect());
+    assert_eq!(at_phone, sent, "at the phone, repeats aside");
 
     let known = stack
         .query(&format!(
-            "SELECT wa_id || ' ' || CAST(tries AS TEXT) FROM messages WHERE session_id = '{}' AND direction = 'outbound'",
+            "SELECT wa_id || ' ' || CAST(tries AS TEXT) FROM messages WHERE session_id = '{}' AND direction = 'outbound' \
+             ORDER BY id",
             tenant.session
         ))
         .await;
-    // By the journal, not the message: a receipt that comes late may say that it was sent before a try that it didn't stop.
-    let acknowledged: BTreeMap<String, i64> = stack
-        .query_store(&format!(
-            "SELECT wa_id || ' ' || CAST(acked_at AS TEXT) FROM journal WHERE session_id = '{}' AND acked_at IS NOT NULL",
-            tenant.session
-        ))
-        .await
-        .iter()
-        .map(|row| row.split_once(' ').unwrap())
-        .map(|(wa_id, at)| (wa_id.to_owned(), at.parse().unwrap()))
-        .collect();
+    let journal = journal(stack, &tenant.session).await;
     let accepted = stack.network.accepted_of(&format!("{}:1@s.whatsapp.net", tenant.phone)).await.unwrap();
     let mut times = BTreeMap::<&str, Vec<i64>>::new();
+    let mut order = Vec::new();
     for entry in accepted.iter().filter(|entry| entry["category"].is_null()) {
-        times.entry(entry["id"].as_str().unwrap()).or_default().push(entry["at"].as_i64().unwrap());
+        let id = entry["id"].as_str().unwrap();
+        times.entry(id).or_default().push(entry["at"].as_i64().unwrap());
+        order.push(id);
     }
-    let (mut repeats, mut extra) = (0, 0);
-    for (wa_id, tries) in known.iter().map(|row| row.split_once(' ').unwrap()) {
-        let tries: usize = tries.parse().unwrap();
+    let known: Vec<(&str, &str)> = known.iter().map(|row| row.split_once(' ').unwrap()).collect();
+    let ids: Vec<&str> = known.iter().map(|(wa_id, _)| *wa_id).collect();
+    assert_eq!(first_of_each(order), ids, "at WhatsApp, repeats aside");
+    let mut told = Told::default();
+    for (wa_id, handed_over) in known {
+        let (tries, acknowledged) = journal[wa_id];
         let times = &times[wa_id];
-        assert!(times.len() <= tries, "WhatsApp accepted an id {} times in {tries} tries", times.len());
-        if let Some(acknowledged) = acknowledged.get(wa_id) {
+        assert!(times.len() <= tries, "WhatsApp accepted an id {} times, and the journal opened {tries}", times.len());
+        if let Some(acknowledged) = acknowledged {
             // WhatsApp tells the time in seconds.
             let late = times.iter().filter(|at| **at > acknowledged + 1_999).count();
             assert_eq!(late, 0, "an id was sent again after its acknowledgement had been recorded");
         }
-        repeats += times.len() - 1;
-        extra += tries - 1;
+        told.repeats += times.len() - 1;
+        told.unknown += tries - 1;
+        told.handed_over += handed_over.parse::<usize>().unwrap();
     }
-    (repeats, extra)
+    told
+}
+
+/// Without repeats, in the order in which they came first.
+fn first_of_each<T: Ord + Clone>(all: impl IntoIterator<Item = T>) -> Vec<T> {
+    let mut seen = BTreeSet::new();
+    all.into_iter().filter(|one| seen.insert(one.clone())).collect()
+}
+
+/// What a session's send journal says of each id: how many tries it opened, those taken back aside, and when WhatsApp's word
+/// was recorded. By the journal, not the message: that one also counts hand-overs of which nothing was sent, and a receipt
+/// that comes late may say that it was sent before a try that it didn't stop.
+async fn journal(stack: &Stack, session: &str) -> BTreeMap<String, (usize, Option<i64>)> {
+    let query = format!(
+        "SELECT wa_id || ' ' || CAST(tries AS TEXT) || ' ' || COALESCE(CAST(acked_at AS TEXT), '') FROM journal \
+         WHERE session_id = '{session}'"
+    );
+    let rows = stack.query_store(&query).await;
+    rows.iter()
+        .map(|row| {
+            let fields: Vec<&str> = row.split(' ').collect();
+            (fields[0].to_owned(), (fields[1].parse().unwrap(), fields[2].parse().ok()))
+        })
+        .collect()
 }

@@ -178,6 +178,15 @@ impl Stack {
         query(&self.settings["DATA_PLANE_DATABASE_URL"], sql).await
     }
 
+    /// What the first worker has counted, all labels together.
+    pub async fn worker_figure(&self, name: &str) -> usize {
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let answer = http.get(format!("http://{}/metrics", self.settings["WORKER_LISTEN"])).send().await.unwrap();
+        let figures = answer.error_for_status().unwrap().text().await.unwrap();
+        let values = figures.lines().filter(|line| line.split([' ', '{']).next() == Some(name));
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+    }
+
     /// `kill -9`.
     pub fn kill_worker(&mut self) {
         kill(self.worker.take());
