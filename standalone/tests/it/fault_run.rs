@@ -42,8 +42,11 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
         stack.network.new_phone(friend, "Friend", None).await.unwrap();
     }
 
-    // 3 % of what is no query.
-    let plan = json!({ "seed": seed, "drop": 10, "delay": 5, "duplicate": 5, "cut": 10, "longest_delay_ms": 300 });
+    // 3 % of what is no query, and 5 % of the acks come after the receipts.
+    let plan = json!({
+        "seed": seed, "drop": 10, "delay": 5, "duplicate": 5, "cut": 10, "longest_delay_ms": 300,
+        "late_acks": 50, "ack_lateness_ms": 300,
+    });
     stack.network.plan_faults(&plan).await.unwrap();
     let traffic = tenants.iter().zip(&friends).map(|(tenant, friend)| both_ways(&stack, tenant, friend, seconds));
     let traffic = join_all(traffic).await;
