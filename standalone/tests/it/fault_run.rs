@@ -41,6 +41,13 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
     for friend in &friends {
         stack.network.new_phone(friend, "Friend", None).await.unwrap();
     }
+    // Every other session writes to somebody who is away: there no receipt makes up for an ack that is lost.
+    let away: Vec<String> = (0..sessions).map(|n| format!("1555022{n:04}")).collect();
+    let recipients: Vec<&String> = (0..sessions).map(|n| if n % 2 == 0 { &friends[n] } else { &away[n] }).collect();
+    for phone in &away {
+        stack.network.new_phone(phone, "Away", None).await.unwrap();
+        stack.network.switch_off(phone, true).await.unwrap();
+    }
 
     // 3 % of what is no query, and 5 % of the acks come after the receipts.
     let plan = json!({
@@ -48,8 +55,14 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
         "late_acks": 50, "ack_lateness_ms": 300,
     });
     stack.network.plan_faults(&plan).await.unwrap();
-    let traffic = tenants.iter().zip(&friends).map(|(tenant, friend)| both_ways(&stack, tenant, friend, seconds));
-    let traffic = join_all(traffic).await;
+    let traffic = join_all(
+        tenants
+            .iter()
+            .zip(&friends)
+            .zip(&recipients)
+            .map(|((tenant, friend), to)| both_ways(&stack, tenant, friend, to, seconds)),
+    )
+    .await;
     let counts = stack.network.end_fault_plan().await.unwrap();
     // What was dropped on its way down comes with the next connection.
     for tenant in &tenants {
@@ -59,8 +72,8 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
     }
 
     let mut told = Told::default();
-    for ((tenant, friend), (sent, written)) in tenants.iter().zip(&friends).zip(&traffic) {
-        let one = check(&stack, tenant, friend, sent, written).await;
+    for ((tenant, to), (sent, written)) in tenants.iter().zip(&recipients).zip(&traffic) {
+        let one = check(&stack, tenant, to, sent, written).await;
         told = Told {
             repeats: told.repeats + one.repeats,
             unknown: told.unknown + one.unknown,
@@ -87,7 +100,13 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
 }
 
 /// One text a second out, two in. Gives the texts that were sent, in their order, and those that were written.
-async fn both_ways(stack: &Stack, tenant: &Tenant, friend: &str, seconds: usize) -> (Vec<String>, BTreeSet<String>) {
+async fn both_ways(
+    stack: &Stack,
+    tenant: &Tenant,
+    friend: &str,
+    to: &str,
+    seconds: usize,
+) -> (Vec<String>, BTreeSet<String>) {
     let (mut sent, mut written) = (Vec::new(), BTreeSet::new());
     let mut every = tokio::time::interval(Duration::from_secs(1));
     for second in 0..seconds {
@@ -98,7 +117,7 @@ async fn both_ways(stack: &Stack, tenant: &Tenant, friend: &str, seconds: usize)
         written.extend((1..=2).map(|n| format!("{words} #{n}")));
         let words = format!("out {second}");
         let body = json!({
-            "session_id": tenant.session, "to": format!("+{friend}"), "type": "text", "text": { "body": words },
+            "session_id": tenant.session, "to": format!("+{to}"), "type": "text", "text": { "body": words },
         });
         tenant.api.post("messages/send", body).await.unwrap();
         sent.push(words);
@@ -118,7 +137,7 @@ struct Told {
 }
 
 /// Checks one session.
-async fn check(stack: &Stack, tenant: &Tenant, friend: &str, sent: &[String], written: &BTreeSet<String>) -> Told {
+async fn check(stack: &Stack, tenant: &Tenant, to: &str, sent: &[String], written: &BTreeSet<String>) -> Told {
     let inbound = until("every message that was written is in history", HEALING, async || {
         let texts = tenant.texts("inbound").await;
         (texts.iter().collect::<BTreeSet<_>>().len() >= written.len()).then_some(texts)
@@ -136,10 +155,11 @@ async fn check(stack: &Stack, tenant: &Tenant, friend: &str, sent: &[String], wr
         stack.query(&query).await.is_empty().then_some(())
     })
     .await;
+    stack.network.switch_off(to, false).await.unwrap();
     // A message goes out when the one before it was taken, and one whose outcome isn't known holds its chat until it is: so
     // whatever is repeated, the first of each come in order.
     let at_phone = until("the phone has them all", HEALING, async || {
-        let texts = stack.network.messages(friend).await.unwrap().into_iter().map(|message| message.text);
+        let texts = stack.network.messages(to).await.unwrap().into_iter().map(|message| message.text);
         let firsts = first_of_each(texts);
         (firsts.len() >= sent.len()).then_some(firsts)
     })
