@@ -1,10 +1,7 @@
 //! Traffic both ways while a seeded plan hurts stanzas and cuts sockets. Afterwards everything must be there, in order, and every
 //! repeat accounted for.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use futures_util::future::join_all;
 use rstest::rstest;
@@ -12,6 +9,7 @@ use serde_json::json;
 
 use crate::{
     postgres::Engine,
+    sent::{accepted, first_of_each, journal},
     stack::{Stack, Tenant, until},
 };
 
@@ -174,17 +172,10 @@ async fn check(stack: &Stack, tenant: &Tenant, to: &str, sent: &[String], writte
         ))
         .await;
     let journal = journal(stack, &tenant.session).await;
-    let accepted = stack.network.accepted_of(&format!("{}:1@s.whatsapp.net", tenant.phone)).await.unwrap();
-    let mut times = BTreeMap::<&str, Vec<i64>>::new();
-    let mut order = Vec::new();
-    for entry in accepted.iter().filter(|entry| entry["category"].is_null()) {
-        let id = entry["id"].as_str().unwrap();
-        times.entry(id).or_default().push(entry["at"].as_i64().unwrap());
-        order.push(id);
-    }
+    let (order, times) = accepted(stack, tenant).await;
     let known: Vec<(&str, &str)> = known.iter().map(|row| row.split_once(' ').unwrap()).collect();
     let ids: Vec<&str> = known.iter().map(|(wa_id, _)| *wa_id).collect();
-    assert_eq!(first_of_each(order), ids, "at WhatsApp, repeats aside");
+    assert_eq!(order, ids, "at WhatsApp, repeats aside");
     let mut told = Told::default();
     for (wa_id, handed_over) in known {
         let (tries, acknowledged) = journal[wa_id];
@@ -200,27 +191,4 @@ async fn check(stack: &Stack, tenant: &Tenant, to: &str, sent: &[String], writte
         told.handed_over += handed_over.parse::<usize>().unwrap();
     }
     told
-}
-
-/// Without repeats, in the order in which they came first.
-fn first_of_each<T: Ord + Clone>(all: impl IntoIterator<Item = T>) -> Vec<T> {
-    let mut seen = BTreeSet::new();
-    all.into_iter().filter(|one| seen.insert(one.clone())).collect()
-}
-
-/// What a session's send journal says of each id: how many tries it opened, those taken back aside, and when WhatsApp's word
-/// was recorded. By the journal, not the message: that one also counts hand-overs of which nothing was sent, and a receipt
-/// that comes late may say that it was sent before a try that it didn't stop.
-async fn journal(stack: &Stack, session: &str) -> BTreeMap<String, (usize, Option<i64>)> {
-    let query = format!(
-        "SELECT wa_id || ' ' || CAST(tries AS TEXT) || ' ' || COALESCE(CAST(acked_at AS TEXT), '') FROM journal \
-         WHERE session_id = '{session}'"
-    );
-    let rows = stack.query_store(&query).await;
-    rows.iter()
-        .map(|row| {
-            let fields: Vec<&str> = row.split(' ').collect();
-            (fields[0].to_owned(), (fields[1].parse().unwrap(), fields[2].parse().ok()))
-        })
-        .collect()
 }

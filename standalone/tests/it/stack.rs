@@ -282,8 +282,13 @@ impl Stack {
 
     /// One more session of a tenant's, connected as `phone`.
     pub async fn session(&self, api: &Api, phone: String) -> Tenant {
+        self.session_with(api, phone, json!({})).await
+    }
+
+    /// One with other settings.
+    pub async fn session_with(&self, api: &Api, phone: String, settings: Value) -> Tenant {
         self.network.new_phone(&phone, "Tenant", None).await.unwrap();
-        let answer = api.post("sessions", json!({ "name": phone })).await.unwrap();
+        let answer = api.post("sessions", json!({ "name": phone, "settings": settings })).await.unwrap();
         let session = text(&answer, "/id").unwrap();
         api.post(&format!("sessions/{session}/start"), json!({})).await.unwrap();
         let qr = api
