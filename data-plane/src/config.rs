@@ -218,7 +218,7 @@ impl PeerTls {
     }
 }
 
-/// How often things happen. Not an operator's to set: the safety of leases and placement is built on these.
+/// How often things happen, and how many at once. Not an operator's to set: the safety of leases and placement is built on these.
 #[derive(Debug, Clone)]
 pub struct Timing {
     /// Between two heartbeats.
@@ -235,6 +235,11 @@ pub struct Timing {
     pub rebuild: Duration,
     /// The least time between two reconnects of a session that another connection replaced.
     pub replaced: Duration,
+    /// How many sessions come up at once. Each of them reads and writes the store, and what waits for that too long is
+    /// begun anew.
+    pub starts: usize,
+    /// How long one may take for it until the next begins all the same.
+    pub start: Duration,
 }
 
 impl Default for Timing {
@@ -247,6 +252,8 @@ impl Default for Timing {
             silence: Duration::from_secs(50),
             rebuild: Duration::from_secs(1),
             replaced: Duration::from_secs(60),
+            starts: 64,
+            start: Duration::from_secs(10),
         }
     }
 }

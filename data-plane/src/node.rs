@@ -11,7 +11,10 @@ use std::{
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use shared::{identity::PublicKey, ids::WorkerId, wire::session::Network};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::{Mutex, Semaphore},
+    time::{Instant, timeout},
+};
 use tokio_util::task::TaskTracker;
 use wacore::net::HttpClient;
 
@@ -26,6 +29,10 @@ use crate::{
 
 /// How long an announced version is good for.
 const VERSION_LIFE: Duration = Duration::from_secs(24 * 3600);
+/// How long the question for it may take: a session's start waits for that.
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+/// After a failure it isn't asked for again before this.
+const VERSION_PAUSE: Duration = Duration::from_secs(60);
 
 /// One run of one worker: what it is, and what it works with.
 pub struct Node {
@@ -55,6 +62,8 @@ pub struct Node {
     pub reporter: Arc<Reporter>,
     /// Ships the outbox.
     pub shipper: Arc<Shipper>,
+    /// A permit for each session that may come up at the moment.
+    pub starts: Arc<Semaphore>,
     /// Opens sockets to WhatsApp.
     pub dialer: Arc<Dialer>,
     /// HTTP for the library.
@@ -96,32 +105,70 @@ pub enum VersionSource {
     /// From the settings.
     Fixed(ClientVersion),
     /// From WhatsApp, once a day for all sessions together.
-    Asked(Mutex<Option<(ClientVersion, Instant)>>),
+    Asked(Mutex<Asked>),
+}
+
+/// What is known of the version.
+#[derive(Debug, Default)]
+pub struct Asked {
+    version: Option<ClientVersion>,
+    /// When it is to be asked for.
+    due: Option<Instant>,
 }
 
 impl VersionSource {
     /// The version to announce, or `None` if WhatsApp can't be asked just now; the client then asks by itself.
-    pub async fn current(&self, http: &MediaHttp) -> Option<ClientVersion> {
+    pub async fn current(&self, http: &(impl HttpClient + Clone + 'static)) -> Option<ClientVersion> {
         let cache = match self {
             Self::Fixed(version) => return Some(*version),
             Self::Asked(cache) => cache,
         };
         let mut held = cache.lock().await;
-        if let Some((version, at)) = *held
-            && at.elapsed() < VERSION_LIFE
-        {
-            return Some(version);
+        if held.due.is_some_and(|due| Instant::now() < due) {
+            return held.version;
         }
         let http: Arc<dyn HttpClient> = Arc::new(http.clone());
-        match whatsapp_rust::version::fetch_latest_app_version(&http).await {
-            Ok(version) => {
-                *held = Some((version, Instant::now()));
-                Some(version)
-            }
-            Err(_) => {
+        match timeout(VERSION_DEADLINE, whatsapp_rust::version::fetch_latest_app_version(&http)).await {
+            Ok(Ok(version)) => *held = Asked { version: Some(version), due: Some(Instant::now() + VERSION_LIFE) },
+            Ok(Err(_)) | Err(_) => {
                 tracing::warn!("WhatsApp's current version could not be asked");
-                held.map(|(version, _)| version)
+                held.due = Some(Instant::now() + VERSION_PAUSE);
             }
+        }
+        held.version
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use async_trait::async_trait;
+    use wacore::net::{HttpRequest, HttpResponse};
+
+    use super::*;
+
+    /// A server that can't be reached.
+    #[derive(Clone, Default)]
+    struct Away(Arc<AtomicUsize>);
+
+    #[async_trait]
+    impl HttpClient for Away {
+        async fn execute(&self, _: HttpRequest) -> anyhow::Result<HttpResponse> {
+            self.0.fetch_add(1, Ordering::AcqRel);
+            anyhow::bail!("away")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_version_that_nobody_tells_is_asked_for_once_and_not_by_each_session() {
+        let old = Asked { version: Some((2, 3000, 1)), due: Some(Instant::now()) };
+        for (known, then) in [(Asked::default(), None), (old, Some((2, 3000, 1)))] {
+            let (away, source) = (Away::default(), VersionSource::Asked(Mutex::new(known)));
+            for _ in 0..100 {
+                assert_eq!(source.current(&away).await, then);
+            }
+            assert_eq!(away.0.load(Ordering::Acquire), 1);
         }
     }
 }

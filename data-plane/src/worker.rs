@@ -21,7 +21,7 @@ use shared::{
 };
 use tokio::{
     net::TcpListener,
-    sync::Mutex,
+    sync::{Mutex, Semaphore},
     time::{sleep, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -103,7 +103,7 @@ impl Worker {
         let version = match (config.whatsapp_version, config.network) {
             (Some(version), _) => VersionSource::Fixed(version),
             (None, Network::Sandbox) => VersionSource::Fixed(SANDBOX_VERSION),
-            (None, Network::Whatsapp) => VersionSource::Asked(Mutex::new(None)),
+            (None, Network::Whatsapp) => VersionSource::Asked(Mutex::default()),
         };
         let endpoint = config.endpoint.map_or_else(|| format!("http://{addr}"), String::from);
         let node = Arc::new(Node {
@@ -115,6 +115,7 @@ impl Worker {
             pool: config.pool,
             public_key: config.key.public(),
             join_token: config.join_token,
+            starts: Arc::new(Semaphore::new(config.timing.starts)),
             timing: config.timing,
             shipper: Arc::new(Shipper::new(store.clone(), Arc::clone(&upstream))),
             store,

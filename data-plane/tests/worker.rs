@@ -4,6 +4,8 @@
 
 #[path = "worker/api.rs"]
 mod api;
+#[path = "worker/closing.rs"]
+mod closing;
 #[path = "worker/control_plane.rs"]
 mod control_plane;
 #[path = "worker/ends.rs"]

@@ -3,6 +3,7 @@
 //! One entry for each WhatsApp id, so that the same message handed in twice at once is sent once, and both callers hear
 //! the same. An entry also holds its chat: nothing else of the chat goes out meanwhile. When the socket goes, what waits
 //! for a word will not get it there; the entry goes too, and the journal keeps the try as one whose outcome isn't known.
+//! A client that is closed of our own accord therefore waits a while for [`Acks::none_left`] first.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,7 +12,10 @@ use std::{
 };
 
 use shared::wire::send::SendOutcome;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
 
 /// How long WhatsApp's word is waited for on one socket. After that a try counts as one whose outcome isn't known.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,11 +46,15 @@ struct Entry {
 struct Table {
     entries: HashMap<String, Entry>,
     socket: u64,
+    closed: bool,
 }
 
 /// The messages on their way, of one client.
 #[derive(Default)]
-pub struct Acks(Mutex<Table>);
+pub struct Acks {
+    table: Mutex<Table>,
+    none_left: Notify,
+}
 
 /// The answer to [`Acks::begin`].
 pub enum Begun {
@@ -60,13 +68,35 @@ pub enum Begun {
 
 impl Acks {
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells those who wait for it if nothing is on its way any more.
+    fn tell(&self, table: &Table) {
+        if table.entries.is_empty() {
+            self.none_left.notify_waiters();
+        }
+    }
+
+    /// Waits until nothing is on its way.
+    pub async fn none_left(&self) {
+        loop {
+            let told = self.none_left.notified();
+            if self.table().entries.is_empty() {
+                return;
+            }
+            told.await;
+        }
     }
 
     /// Takes a batch up, all at once: of each message its id on WhatsApp and its chat. What is taken up in one batch the
     /// caller sends in its order; after a message that somebody else sends, the rest of its chat waits.
     pub fn begin(&self, batch: &[(&str, &str)], now: Instant) -> Vec<Begun> {
         let mut table = self.table();
+        if table.closed {
+            let over = || watch::channel(Progress::Over(SendOutcome::NotConnected)).1;
+            return batch.iter().map(|_| Begun::Theirs(over())).collect();
+        }
         table.entries.retain(|_, entry| {
             let given_up = entry.sent_on.is_some() && now.duration_since(entry.since) > PATIENCE;
             if given_up {
@@ -123,8 +153,10 @@ impl Acks {
 
     /// What became of a message is known, and recorded.
     pub fn finish(&self, wa_id: &str, outcome: SendOutcome) {
-        if let Some(entry) = self.table().entries.remove(wa_id) {
+        let mut table = self.table();
+        if let Some(entry) = table.entries.remove(wa_id) {
             entry.outcome.send_replace(Progress::Over(outcome));
+            self.tell(&table);
         }
     }
 
@@ -139,20 +171,27 @@ impl Acks {
             }
             !lost
         });
+        self.tell(&table);
     }
 
     /// The client is gone: nothing gets a word any more.
     pub fn close(&self) {
         let mut table = self.table();
         table.socket += 1;
+        table.closed = true;
         for (_, entry) in table.entries.drain() {
             entry.outcome.send_replace(Progress::Over(SendOutcome::Pending));
         }
+        self.tell(&table);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use futures_util::FutureExt;
+
     use super::*;
 
     fn ours(acks: &Acks, wa_id: &str, chat: &str, now: Instant) -> Outcome {
@@ -220,6 +259,24 @@ mod tests {
         assert_eq!(*unwritten.borrow(), Progress::OnItsWay);
         acks.sent("B", socket);
         assert_eq!(*unwritten.borrow(), Progress::Over(SendOutcome::Pending), "written to a socket that was gone");
+    }
+
+    #[tokio::test]
+    async fn who_waits_hears_when_nothing_is_on_its_way_and_a_closed_client_takes_nothing_up() {
+        let acks = Acks::default();
+        let now = Instant::now();
+        acks.none_left().await;
+        ours(&acks, "A", "one", now);
+        ours(&acks, "B", "two", now);
+        let mut waiting = pin!(acks.none_left());
+        assert!(waiting.as_mut().now_or_never().is_none());
+        acks.finish("A", SendOutcome::Pending);
+        assert!(waiting.as_mut().now_or_never().is_none());
+        acks.finish("B", SendOutcome::Pending);
+        assert!(waiting.now_or_never().is_some());
+        acks.close();
+        let Some(Begun::Theirs(outcome)) = acks.begin(&[("C", "three")], now).pop() else { panic!("taken up") };
+        assert_eq!(*outcome.borrow(), Progress::Over(SendOutcome::NotConnected));
     }
 
     #[test]

@@ -292,6 +292,9 @@ impl Actor {
                 let changed = put.desired != self.order.desired || restart;
                 self.order = *put;
                 self.restarted = self.restarted.max(self.order.restart_seq);
+                if let Some(link) = &*self.link.borrow() {
+                    link.apply(&self.order.settings);
+                }
                 changed.then_some(Turn::Reconsider)
             }
             Some(Command::Put(_)) => None,

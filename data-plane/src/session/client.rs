@@ -32,6 +32,8 @@ use crate::{
     transport::{Gate, SessionDialer},
 };
 
+/// How long WhatsApp's word on what is on its way is waited for before a close.
+const LAST_WORDS: Duration = Duration::from_secs(3);
 /// How long a close may take: the library flushes with bounds of five seconds each.
 const CLOSE: Duration = Duration::from_secs(20);
 /// One-time keys that a device keeps at WhatsApp. WhatsApp Web uploads 812 in one frame, and the library holds on to a
@@ -56,8 +58,8 @@ pub struct Link {
     pub acks: Acks,
     /// Where the client's tasks run.
     pub runtime: SessionRuntime,
-    /// What to do with sends whose outcome isn't known.
-    pub on_unknown: OnUnknown,
+    /// Whether sends whose outcome isn't known are held, and not sent again.
+    hold_unknown: AtomicBool,
     /// How many sockets there have been.
     sockets: Arc<AtomicU64>,
     /// How many there had been when the last login was complete.
@@ -70,8 +72,22 @@ impl Link {
     /// The client, if it is connected.
     pub fn connected_client(&self) -> Option<Arc<Client>> {
         let client = self.client.get()?.upgrade()?;
-        (self.connected.load(Ordering::Acquire) && client.is_connected() && !self.backend.is_poisoned())
-            .then_some(client)
+        (self.takes_sends() && client.is_connected()).then_some(client)
+    }
+
+    /// Whether messages may be written: its login is complete, on the socket of the moment, and it isn't being closed.
+    pub fn takes_sends(&self) -> bool {
+        self.connected.load(Ordering::Acquire) && !self.redialled() && !self.backend.is_poisoned()
+    }
+
+    /// What to do with sends whose outcome isn't known.
+    pub fn on_unknown(&self) -> OnUnknown {
+        if self.hold_unknown.load(Ordering::Acquire) { OnUnknown::Hold } else { OnUnknown::Resend }
+    }
+
+    /// The session's settings have changed.
+    pub fn apply(&self, settings: &SessionSettings) {
+        self.hold_unknown.store(settings.on_unknown == OnUnknown::Hold, Ordering::Release);
     }
 
     /// The client, while it is being linked.
@@ -125,7 +141,7 @@ impl Running {
             shipper: Arc::clone(&node.shipper),
             acks: Acks::default(),
             runtime: SessionRuntime::default(),
-            on_unknown: settings.on_unknown,
+            hold_unknown: AtomicBool::new(settings.on_unknown == OnUnknown::Hold),
             sockets: Arc::default(),
             logged_in_on: AtomicU64::new(0),
             connected: AtomicBool::new(false),
@@ -172,9 +188,14 @@ impl Running {
         self.handle.client()
     }
 
-    /// Disconnects with a flush: what was received is acknowledged, what was sent is recorded.
+    /// Disconnects with a flush: what was received is acknowledged, what was sent is recorded. No further message is written,
+    /// and WhatsApp gets a while to say what became of those that were: without their socket no word would come.
     pub async fn close(self) {
         let session = self.link.backend.session_id().clone();
+        let connected = self.link.connected.swap(false, Ordering::AcqRel) && self.handle.client().is_connected();
+        if connected && timeout(LAST_WORDS, self.link.acks.none_left()).await.is_err() {
+            tracing::info!(%session, "closing before WhatsApp has said what became of every message");
+        }
         self.link.down();
         if timeout(CLOSE, self.handle.shutdown()).await.is_err() {
             tracing::warn!(%session, "the client did not close in time, aborting it");

@@ -104,7 +104,7 @@ impl Events {
     }
 
     fn hint(&self, write: Write) {
-        if let Err(TrySendError::Full(_)) = self.writes.try_send(write) {
+        if !leaves_room(&self.writes) || matches!(self.writes.try_send(write), Err(TrySendError::Full(_))) {
             metrics::counter!("data_plane_receipts_dropped_total").increment(1);
         }
     }
@@ -113,6 +113,11 @@ impl Events {
         tracing::warn!(session = %self.link.backend.session_id(), "a queue is full, the client will be built anew");
         self.link.backend.poison(Poison::HookFailed);
     }
+}
+
+/// Whether another receipt leaves half of the queue to what mustn't be lost: receipts of hours may come all at once.
+fn leaves_room(writes: &mpsc::Sender<Write>) -> bool {
+    writes.capacity() > writes.max_capacity() / 2
 }
 
 fn acknowledgement(ack: &ServerAck) -> Write {
@@ -165,5 +170,25 @@ fn logout_reason(reason: &ConnectFailureReason) -> &'static str {
     match reason {
         ConnectFailureReason::LoggedOut => "unlinked",
         _ => "logged_out",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receipts_leave_half_of_the_room_to_what_must_not_be_lost() {
+        let (writes, _queue) = mpsc::channel(8);
+        let entry = || Write::Flush(tokio::sync::oneshot::channel().0);
+        let mut receipts = 0;
+        while leaves_room(&writes) {
+            writes.try_send(entry()).unwrap();
+            receipts += 1;
+        }
+        assert_eq!(receipts, 4);
+        for _ in 0..4 {
+            writes.try_send(entry()).unwrap();
+        }
     }
 }

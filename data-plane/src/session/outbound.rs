@@ -4,7 +4,8 @@
 //! has taken the one before it; chats go in parallel. `send_message` of the library returns when the stanza is written, so what
 //! counts is WhatsApp's acknowledgement ([`super::acks`]), which the writer records before anybody hears of it. A message
 //! that was opened and whose frame was never handed on is withdrawn, so that no later try takes it for one whose outcome
-//! isn't known.
+//! isn't known. Between the journal and the frame time passes: what an earlier try's late word settles meanwhile, and what a
+//! closing client can't send any more, isn't written.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -22,10 +23,10 @@ use whatsapp_rust::{
 };
 
 use super::{
-    acks::{Begun, Outcome, Progress},
+    acks::{Begun, Outcome, PATIENCE, Progress},
     client::Link,
 };
-use crate::store::{JournalItem, JournalOpened};
+use crate::store::{JournalItem, JournalOpened, StoreError};
 
 /// How long a caller may wait.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
@@ -65,7 +66,8 @@ pub async fn send(link: Option<Arc<Link>>, generation: i64, batch: SendBatch) ->
             let items = batch.items;
             // On the session's runtime: a caller that goes away doesn't cut a send short.
             let sent = link.runtime.run_to_end(async move { send_all(&task, &client, items, deadline).await });
-            sent.await.unwrap_or_else(|_| vec![failed("internal"); ids.len()])
+            // It panicked: nobody knows what it had written by then.
+            sent.await.unwrap_or_else(|_| vec![SendOutcome::Pending; ids.len()])
         }
         None => vec![SendOutcome::NotConnected; ids.len()],
     };
@@ -167,13 +169,14 @@ async fn open(link: &Link, ours: Vec<Ours>, outcomes: &mut [Option<SendOutcome>]
         .zip(&chats)
         .map(|(one, chat)| JournalItem { message_id: &one.item.message_id, wa_id: &one.item.wa_id, chat })
         .collect();
-    let opened = match link.backend.journal_open(&entries, link.on_unknown).await {
+    let opened = match link.backend.journal_open(&entries, link.on_unknown()).await {
         Ok(opened) => opened,
         Err(error) => {
             tracing::warn!(session = %link.backend.session_id(), %error, "a batch was not opened in the journal");
+            let outcome = failed(if matches!(error, StoreError::OutboxFull { .. }) { "outbox_full" } else { "store" });
             for one in ours {
-                outcomes[one.at] = Some(failed("store"));
-                link.acks.finish(&one.item.wa_id, failed("store"));
+                outcomes[one.at] = Some(outcome.clone());
+                link.acks.finish(&one.item.wa_id, outcome.clone());
             }
             return Vec::new();
         }
@@ -223,7 +226,26 @@ async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, dead
         } else {
             not_on_whatsapp(client, &one.to).await.then(|| invalid("not_on_whatsapp"))
         };
+        let heard_before = one.outcome.borrow().clone();
+        let refusal = match (refusal, heard_before) {
+            (None, Progress::OnItsWay) if !link.takes_sends() => Some(SendOutcome::NotConnected),
+            (refusal, Progress::OnItsWay) => refusal,
+            // The word on an earlier try came late.
+            (_, Progress::Taken) => {
+                written.push((one.at, one.outcome));
+                continue;
+            }
+            (_, Progress::Over(outcome @ (SendOutcome::Acked { .. } | SendOutcome::Nacked { .. }))) => {
+                stuck |= !is_through(&outcome);
+                chat.outcomes.push((one.at, outcome));
+                continue;
+            }
+            // The client is gone.
+            (_, Progress::Over(_)) => Some(SendOutcome::NotConnected),
+        };
         if let Some(outcome) = refusal {
+            // What waits behind a message that wasn't written for lack of a connection would overtake it.
+            stuck |= outcome == SendOutcome::NotConnected;
             chat.unwritten.push((one.item.wa_id, outcome.clone()));
             chat.outcomes.push((one.at, outcome));
             continue;
@@ -280,22 +302,43 @@ async fn heard(mut outcome: Outcome, deadline: Instant) -> SendOutcome {
 /// Hands one message to the library. If that fails before anything was written, the try is withdrawn.
 async fn write(link: &Link, client: &Client, item: SendItem, to: Jid) {
     let Content::Text { body } = item.content;
+    let mut entry = Unfinished { link, wa_id: &item.wa_id, written: false };
     let socket = link.acks.socket();
     let options = SendOptions::default().with_message_id(&item.wa_id);
-    match client.send_message_with_options(to, wa::Message::text(body), options).await {
-        Ok(_) => link.acks.sent(&item.wa_id, socket),
-        Err(error) => {
-            let (unwritten, outcome) = match error {
-                SendError::NotLoggedIn | SendError::Client(ClientError::NotConnected) => {
-                    (true, SendOutcome::NotConnected)
-                }
-                SendError::InvalidRequest(_) => (true, invalid("recipient")),
-                _ => (false, failed("send")),
+    let sent = client.send_message_with_options(to, wa::Message::text(body), options);
+    match timeout(PATIENCE, sent).await {
+        Ok(Ok(_)) => {
+            link.acks.sent(&item.wa_id, socket);
+            entry.written = true;
+        }
+        Ok(Err(error)) => {
+            let unwritten = match error {
+                SendError::NotLoggedIn | SendError::Client(ClientError::NotConnected) => SendOutcome::NotConnected,
+                SendError::InvalidRequest(_) => invalid("recipient"),
+                // The frame may be with the kernel.
+                _ => return,
             };
-            if unwritten && let Err(error) = link.backend.journal_withdraw(&[&item.wa_id]).await {
+            if let Err(error) = link.backend.journal_withdraw(&[&item.wa_id]).await {
                 tracing::warn!(session = %link.backend.session_id(), %error, "an unwritten message was not withdrawn");
             }
-            link.acks.finish(&item.wa_id, outcome);
+            link.acks.finish(&item.wa_id, unwritten);
+        }
+        Err(_) => {}
+    }
+}
+
+/// A message that is being written. However that ends, its chat doesn't wait for it for ever.
+struct Unfinished<'a> {
+    link: &'a Link,
+    wa_id: &'a str,
+    /// It is WhatsApp's word that ends it now.
+    written: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.written {
+            self.link.acks.finish(self.wa_id, SendOutcome::Pending);
         }
     }
 }

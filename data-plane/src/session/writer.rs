@@ -1,7 +1,7 @@
 //! Acknowledgements, receipts and placeholders on their way into the store: one task for each client, in order.
 //!
 //! An acknowledgement must not be lost: if its commit fails, or the queue is full, the session's store handle is poisoned
-//! and the try becomes one whose outcome isn't known. A receipt is a hint: a full queue drops it, and counts that.
+//! and the try becomes one whose outcome isn't known. A receipt is a hint: a queue that is half full drops it, and counts that.
 //!
 //! What comes together is one commit: an acknowledgement, which somebody waits for, takes along the receipts that lie in line.
 
@@ -140,12 +140,17 @@ async fn commit(link: &Link, Gathered { words, others }: Gathered) -> Result<(),
     let acks = link.backend.journal_ack(&words, &others).await?;
     link.shipper.ring_soon(link.backend.session_id());
     for (word, ack) in words.into_iter().zip(acks) {
-        if let JournalAck::Recorded { .. } = ack {
+        if let JournalAck::Recorded { .. } = &ack {
             let result = if word.error.is_some() { "refused" } else { "taken" };
             metrics::counter!("data_plane_messages_acked_total", "result" => result).increment(1);
         }
-        let outcome = match word.error {
-            None => SendOutcome::Acked { at: word.at },
+        // What was recorded first stands.
+        let (error, at) = match ack {
+            JournalAck::Already { error, at } => (error, at),
+            JournalAck::Recorded { .. } | JournalAck::Unknown => (word.error, word.at),
+        };
+        let outcome = match error {
+            None => SendOutcome::Acked { at },
             Some(code) => SendOutcome::Nacked { code },
         };
         link.acks.finish(&word.wa_id, outcome);

@@ -21,6 +21,7 @@ use shared::{
 use super::{
     FencedBackend, Result, Store, StoreError,
     database::{column, id_column, moment, placeholders},
+    outbox::Room,
     transaction::{FenceLock, Locked, bytes},
 };
 
@@ -97,8 +98,13 @@ pub enum JournalAck {
         /// Which try it answers.
         tries: u32,
     },
-    /// It was recorded before; nothing was written.
-    Already,
+    /// One was recorded before, and stands; nothing was written.
+    Already {
+        /// WhatsApp's code, if it had refused.
+        error: Option<u16>,
+        /// When.
+        at: DateTime<Utc>,
+    },
     /// The journal has no such id: it isn't a message of ours.
     Unknown,
 }
@@ -138,7 +144,8 @@ impl FencedBackend {
     /// [`MAX_BATCH`] items.
     ///
     /// # Errors
-    /// Any error poisons, except [`StoreError::BatchTooLarge`].
+    /// [`StoreError::OutboxFull`] if WhatsApp's words on them might not find room there, and [`StoreError::BatchTooLarge`];
+    /// any other error poisons.
     pub async fn journal_open(&self, items: &[JournalItem<'_>], on_unknown: OnUnknown) -> Result<Vec<JournalOpened>> {
         if items.len() > MAX_BATCH {
             return Err(StoreError::BatchTooLarge { most: MAX_BATCH });
@@ -148,6 +155,9 @@ impl FencedBackend {
         }
         self.write("open the journal", async {
             let tx = self.begin(FenceLock::Alone).await?;
+            if tx.outbox_rows() >= self.outbox_room(Room::Shared) {
+                return Err(StoreError::OutboxFull { rows: tx.outbox_rows() });
+            }
             let opened = self.open_in(&tx, items, on_unknown).await?;
             self.commit(tx).await?;
             Ok(opened)
@@ -262,7 +272,8 @@ impl FencedBackend {
             }
             events.extend_from_slice(others);
             if !events.is_empty() {
-                self.append(&tx, &events).await?;
+                let room = if words.is_empty() { Room::Shared } else { Room::Words };
+                self.append(&tx, &events, room).await?;
                 self.commit(tx).await?;
             }
             Ok(acks)
@@ -280,7 +291,8 @@ impl FencedBackend {
         let Some(entry) = entry else { return Ok(JournalAck::Unknown) };
         match (entry.state, error) {
             (JournalState::Open, _) | (JournalState::Nacked { .. }, None) => {}
-            (JournalState::Acked { .. } | JournalState::Nacked { .. }, _) => return Ok(JournalAck::Already),
+            (JournalState::Acked { at }, _) => return Ok(JournalAck::Already { error: None, at }),
+            (JournalState::Nacked { code, at }, _) => return Ok(JournalAck::Already { error: Some(code), at }),
         }
         entry.state = match *error {
             None => JournalState::Acked { at: *at },
@@ -322,20 +334,22 @@ impl FencedBackend {
 }
 
 impl Store {
-    /// Deletes rows that were acknowledged, or refused, before `before`: seven days ago, far beyond any retry. 1,000 at
-    /// most; answers how many went.
+    /// Deletes rows that were acknowledged, or refused, or last tried without a word, before `before`: seven days ago, far
+    /// beyond any retry. 1,000 of both at most; answers how many went.
     ///
     /// # Errors
     /// As the database.
     pub async fn journal_prune(&self, before: DateTime<Utc>) -> Result<u64> {
-        self.database()
-            .execute(
-                "prune the journal",
+        let mut gone = 0;
+        for old in ["acked_at < $1", "acked_at IS NULL AND opened_at < $1"] {
+            let sql = format!(
                 "DELETE FROM journal WHERE (session_id, wa_id) IN ( \
-                 SELECT session_id, wa_id FROM journal WHERE acked_at < $1 ORDER BY acked_at LIMIT $2)",
-                [before.timestamp_millis().into(), MAX_PRUNED.into()],
-            )
-            .await
+                 SELECT session_id, wa_id FROM journal WHERE {old} LIMIT $2)"
+            );
+            let values = [before.timestamp_millis().into(), MAX_PRUNED.into()];
+            gone += self.database().execute("prune the journal", sql, values).await?;
+        }
+        Ok(gone)
     }
 }
 

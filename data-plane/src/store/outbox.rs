@@ -6,7 +6,9 @@
 //! to some live worker. Two workers that ship the same row do no harm: the control plane knows it by
 //! `(session_id, epoch, seq)`.
 //!
-//! A session's outbox is bounded. When it is full the hook fails and WhatsApp keeps the messages.
+//! A session's outbox is bounded. When it is full the hook fails and WhatsApp keeps the messages. A fiftieth of it is left to
+//! WhatsApp's words on what we sent, and nothing is sent while only that is free: a message whose word can't be recorded would
+//! be sent again.
 
 use std::ops::RangeInclusive;
 
@@ -25,6 +27,15 @@ use super::{
 
 /// The most rows in one session's outbox, by default.
 pub const OUTBOX_MAX_ROWS: i64 = 50_000;
+
+/// How much of an outbox may be filled, by what is added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    /// WhatsApp's words on sends: all of it.
+    Words,
+    /// The rest.
+    Shared,
+}
 
 /// The oldest rows of a session, all of one epoch, in order.
 #[derive(Debug, Clone)]
@@ -46,30 +57,29 @@ impl FencedBackend {
         }
         self.write("commit events", async {
             let tx = self.begin(FenceLock::Alone).await?;
-            let seqs = self.append(&tx, events).await?;
+            let seqs = self.append(&tx, events, Room::Shared).await?;
             self.commit(tx).await?;
             Ok(seqs)
         })
         .await
     }
 
+    /// How many rows there may be.
+    pub(super) fn outbox_room(&self, room: Room) -> i64 {
+        let most = self.fence_store().options().outbox_max_rows;
+        match room {
+            Room::Words => most,
+            Room::Shared => most - most / 50,
+        }
+    }
+
     /// Appends events within a transaction that holds the fence alone.
-    pub(super) async fn append(&self, tx: &Locked, events: &[OutboxEvent]) -> Result<RangeInclusive<i64>> {
+    pub(super) async fn append(&self, tx: &Locked, events: &[OutboxEvent], room: Room) -> Result<RangeInclusive<i64>> {
         const COLUMNS: usize = 4;
         let (epoch, first) = tx.outbox_place();
         let count = i64::try_from(events.len()).map_err(|_| StoreError::Encoding("batch"))?;
-
-        // Rows are deleted in order, so the oldest tells how many there are without counting them.
-        let oldest = tx
-            .rows(
-                "measure the outbox",
-                "SELECT MIN(seq) AS oldest FROM outbox WHERE session_id = $1 AND epoch = $2",
-                [tx.session(), epoch.into()],
-            )
-            .await?;
-        let oldest = oldest.first().map(|row| column::<Option<i64>>(row, "oldest")).transpose()?.flatten();
-        let rows = oldest.map_or(0, |oldest| first - oldest);
-        if rows + count > self.fence_store().options().outbox_max_rows {
+        let rows = tx.outbox_rows();
+        if rows + count > self.outbox_room(room) {
             return Err(StoreError::OutboxFull { rows });
         }
 

@@ -107,14 +107,27 @@ impl FencedBackend {
         self.fence.release().await
     }
 
-    /// Deletes the session's WhatsApp state and journal, in one fenced commit. The outbox stays: ship it first.
+    /// Deletes the session's WhatsApp state, in one fenced commit. The outbox stays: ship it first. So does the journal: the
+    /// session may be linked anew, and what it sent before mustn't be sent again.
+    ///
+    /// # Errors
+    /// Any error poisons.
+    pub async fn erase_state(&self) -> Result<()> {
+        self.erase(&["wa_state"]).await
+    }
+
+    /// As [`erase_state`](Self::erase_state), of a session that won't come back: its journal too.
     ///
     /// # Errors
     /// Any error poisons.
     pub async fn erase_session(&self) -> Result<()> {
+        self.erase(&["wa_state", "journal"]).await
+    }
+
+    async fn erase(&self, tables: &[&str]) -> Result<()> {
         self.write("erase a session", async {
             let tx = self.begin(FenceLock::Alone).await?;
-            for table in ["wa_state", "journal"] {
+            for table in tables {
                 tx.execute("erase a session", format!("DELETE FROM {table} WHERE session_id = $1"), [tx.session()])
                     .await?;
             }

@@ -83,8 +83,9 @@ async fn an_acknowledged_message_is_never_opened_again(#[case] on: On) {
 
     let acked = ack(&backend, "3EB00", None, noon()).await.unwrap();
     assert_eq!(acked, JournalAck::Recorded { message_id: f.messages[0].0.clone(), tries: 1 });
-    assert_eq!(ack(&backend, "3EB00", None, noon()).await.unwrap(), JournalAck::Already);
-    assert_eq!(ack(&backend, "3EB00", Some(500), noon()).await.unwrap(), JournalAck::Already);
+    let stands = JournalAck::Already { error: None, at: noon() };
+    assert_eq!(ack(&backend, "3EB00", None, noon() + Duration::days(1)).await.unwrap(), stands);
+    assert_eq!(ack(&backend, "3EB00", Some(500), noon()).await.unwrap(), stands);
     assert_eq!(ack(&backend, "FOREIGN", None, noon()).await.unwrap(), JournalAck::Unknown);
     let nacked = ack(&backend, "3EB01", Some(463), noon()).await.unwrap();
     assert!(matches!(nacked, JournalAck::Recorded { .. }));
@@ -141,7 +142,7 @@ async fn words_and_receipts_that_come_together_are_one_commit(#[case] on: On) {
 
     let acks = backend.journal_ack(&words, &many[..1]).await.unwrap();
     let recorded = |n: usize| JournalAck::Recorded { message_id: f.messages[n].0.clone(), tries: 1 };
-    assert_eq!(acks, [recorded(0), JournalAck::Already, recorded(1), JournalAck::Unknown]);
+    assert_eq!(acks, [recorded(0), JournalAck::Already { error: None, at: noon() }, recorded(1), JournalAck::Unknown]);
     let shipped = f.shipped().await;
     assert_eq!(shipped.len(), 3);
     assert!(shipped[2] == receipt, "what WhatsApp said of a message comes before what its recipient says");
@@ -161,10 +162,13 @@ async fn an_acknowledgement_moves_a_refused_message_forward_and_never_back(#[cas
     let backend = f.backend(1).await;
     backend.journal_open(&f.items([0]), Resend).await.unwrap();
     ack(&backend, "3EB00", Some(429), noon()).await.unwrap();
-    assert_eq!(ack(&backend, "3EB00", Some(475), noon()).await.unwrap(), JournalAck::Already);
+    assert_eq!(
+        ack(&backend, "3EB00", Some(475), noon()).await.unwrap(),
+        JournalAck::Already { error: Some(429), at: noon() }
+    );
     let later = noon() + Duration::seconds(5);
     assert!(matches!(ack(&backend, "3EB00", None, later).await.unwrap(), JournalAck::Recorded { .. }));
-    assert_eq!(ack(&backend, "3EB00", Some(429), later).await.unwrap(), JournalAck::Already);
+    assert_eq!(ack(&backend, "3EB00", Some(429), later).await.unwrap(), JournalAck::Already { error: None, at: later });
     let entry = backend.journal_find("3EB00").await.unwrap().unwrap();
     assert_eq!((entry.state, entry.tries), (JournalState::Acked { at: later }, 1));
     assert_eq!(f.shipped().await.len(), 2);
@@ -210,6 +214,52 @@ async fn an_acknowledgement_is_not_recorded_without_its_outbox_row(#[case] on: O
 #[case::sqlite(On::Sqlite)]
 #[case::postgres(On::Postgres)]
 #[tokio::test]
+async fn nothing_is_opened_whose_word_might_find_no_room(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let f = Fixture::new(&database, StoreOptions { outbox_max_rows: 100, ..options() }).await;
+    let backend = f.backend(1).await;
+    backend.journal_open(&f.items([0, 1]), Resend).await.unwrap();
+    let receipt = OutboxEvent::Receipt {
+        chat: Party { id: CHAT.into(), pn: None, lid: None },
+        wa_ids: vec!["3EB00".into()],
+        receipt: ReceiptKind::Delivered,
+        at: noon(),
+    };
+    let full = |done: Result<_, StoreError>| matches!(done, Err(StoreError::OutboxFull { .. }));
+    assert!(full(backend.commit_events(&vec![receipt.clone(); 99]).await.map(drop)), "a fiftieth is reserved");
+    backend.commit_events(&vec![receipt.clone(); 98]).await.unwrap();
+    assert!(full(backend.journal_open(&f.items([2]), Resend).await.map(drop)));
+    assert!(full(backend.journal_ack(&[], std::slice::from_ref(&receipt)).await.map(drop)));
+    for wa_id in ["3EB00", "3EB01"] {
+        assert!(matches!(ack(&backend, wa_id, None, noon()).await.unwrap(), JournalAck::Recorded { .. }));
+    }
+    f.run.store.delete_through(&f.session, 1, 50).await.unwrap();
+    let opened = backend.journal_open(&f.items([2]), Resend).await.unwrap();
+    assert_eq!(opened, [JournalOpened::Opened { tries: 1 }]);
+    assert!(!backend.is_poisoned());
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
+async fn a_session_that_is_linked_anew_remembers_what_it_sent(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let f = Fixture::new(&database, options()).await;
+    let backend = f.backend(1).await;
+    backend.journal_open(&f.items([0, 1]), Resend).await.unwrap();
+    ack(&backend, "3EB00", None, noon()).await.unwrap();
+    backend.erase_state().await.unwrap();
+    let opened = backend.journal_open(&f.items([0, 1]), Hold).await.unwrap();
+    assert_eq!(opened, [JournalOpened::AlreadyAcked { at: noon() }, JournalOpened::Held { tries: 1 }]);
+    backend.erase_session().await.unwrap();
+    assert_eq!(backend.journal_find("3EB00").await.unwrap(), None);
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
 async fn pruning_takes_old_settled_rows_only(#[case] on: On) {
     let Some(database) = TestDatabase::new(on).await else { return };
     let f = Fixture::new(&database, options()).await;
@@ -220,7 +270,9 @@ async fn pruning_takes_old_settled_rows_only(#[case] on: On) {
     assert_eq!(f.run.store.journal_prune(noon() + Duration::days(7)).await.unwrap(), 1);
     assert_eq!(backend.journal_find("3EB00").await.unwrap(), None);
     assert!(backend.journal_find("3EB01").await.unwrap().is_some());
-    assert!(backend.journal_find("3EB02").await.unwrap().is_some(), "an open try is kept whatever its age");
+    assert!(backend.journal_find("3EB02").await.unwrap().is_some(), "a try that was opened since is kept");
+    assert_eq!(f.run.store.journal_prune(noon() + Duration::days(36_500)).await.unwrap(), 2);
+    assert_eq!(backend.journal_find("3EB02").await.unwrap(), None, "no message is tried for that long");
 
     let too_many: Vec<_> = std::iter::repeat_n(f.items([0]).remove(0), 65).collect();
     assert!(matches!(backend.journal_open(&too_many, Resend).await, Err(StoreError::BatchTooLarge { .. })));

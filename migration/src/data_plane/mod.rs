@@ -4,6 +4,7 @@
 //! seconds), so that both engines compare them in the same way.
 
 mod m20251121_000001_store;
+mod m20261121_000002_open_tries;
 
 use sea_orm_migration::prelude::*;
 
@@ -13,7 +14,7 @@ pub struct Migrator;
 
 impl MigratorTrait for Migrator {
     fn migrations() -> Vec<Box<dyn MigrationTrait>> {
-        vec![Box::new(m20251121_000001_store::Migration)]
+        vec![Box::new(m20251121_000001_store::Migration), Box::new(m20261121_000002_open_tries::Migration)]
     }
 
     /// A table of its own, so that both planes may live in one database.

@@ -1,6 +1,6 @@
 //! Keeping a session connected.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use shared::wire::{
@@ -8,8 +8,8 @@ use shared::wire::{
     worker::SessionGeneration,
 };
 use tokio::{
-    sync::watch,
-    time::{Instant, MissedTickBehavior, interval},
+    sync::{OwnedSemaphorePermit, watch},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use whatsapp_rust::Client;
 
@@ -46,16 +46,17 @@ impl Actor {
             return Some(self.rest(term).await);
         }
         loop {
-            let backend = self.backend(fence, term);
-            let effect = match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
-                Ok(running) => match self.follow(running, term).await {
+            let place = match self.place(term).await {
+                Ok(place) => place,
+                Err(turn) => return Some(turn),
+            };
+            let effect = match self.start(fence, term).await {
+                Ok(Some(running)) => match self.follow(running, place, term).await {
                     Ended::Turn(turn) => return Some(turn),
                     Ended::Effect(effect) => effect,
                 },
-                Err(error) => {
-                    tracing::warn!(session = %self.id, %error, "trying again");
-                    self.machine.on(Signal::Broken)
-                }
+                Ok(None) => self.machine.on(Signal::Broken),
+                Err(turn) => return Some(turn),
             };
             self.publish();
             let turn = match effect {
@@ -75,17 +76,47 @@ impl Actor {
         }
     }
 
-    /// Follows a client to its end, and ends it.
-    async fn follow(&mut self, mut running: Running, term: &Term) -> Ended {
+    /// Waits until another session may come up.
+    async fn place(&mut self, term: &Term) -> Result<OwnedSemaphorePermit, Turn> {
+        let starts = Arc::clone(&self.node.starts);
+        tokio::select! {
+            biased;
+            turn = self.rest(term) => Err(turn),
+            // It is never closed.
+            place = starts.acquire_owned() => place.map_err(|_| Turn::Shutdown),
+        }
+    }
+
+    /// Builds and starts a client, unless something else is to be done meanwhile. `None`: it can't be built now.
+    pub(super) async fn start(&mut self, fence: &Fence, term: &Term) -> Result<Option<Running>, Turn> {
+        let (node, settings) = (Arc::clone(&self.node), self.order.settings.clone());
+        let starting = Running::start(&node, self.backend(fence, term), term.lease.clone(), &settings);
+        let started = tokio::select! {
+            biased;
+            turn = self.rest(term) => return Err(turn),
+            started = starting => started,
+        };
+        match started {
+            Ok(running) => {
+                running.link.apply(&self.order.settings);
+                Ok(Some(running))
+            }
+            Err(error) => {
+                tracing::warn!(session = %self.id, %error, "trying again");
+                Ok(None)
+            }
+        }
+    }
+
+    /// Follows a client to its end, and ends it. Leaves its place to another session once the client is up.
+    async fn follow(&mut self, mut running: Running, place: OwnedSemaphorePermit, term: &Term) -> Ended {
         self.link.send_replace(Some(running.link.clone()));
-        let ended = self.drive(&mut running, term).await;
+        let ended = self.drive(&mut running, place, term).await;
         self.link.send_replace(None);
         match &ended {
             // Whatever memory holds must not reach the store any more.
-            Ended::Turn(Turn::LeaseEnded) | Ended::Effect(Effect::Rebuild(_) | Effect::EndAndErase) => {
-                running.abort().await;
-            }
-            Ended::Turn(_) if running.link.backend.is_poisoned() => running.abort().await,
+            Ended::Turn(Turn::LeaseEnded) | Ended::Effect(Effect::Rebuild(_)) => running.abort().await,
+            Ended::Turn(_) | Ended::Effect(_) if running.link.backend.is_poisoned() => running.abort().await,
             // Its connection is what the unlinking goes over.
             Ended::Turn(Turn::Reconsider) if matches!(self.order.desired, Desired::LoggedOut | Desired::Deleted) => {
                 self.kept = Some(running);
@@ -98,7 +129,10 @@ impl Actor {
         ended
     }
 
-    async fn drive(&mut self, running: &mut Running, term: &Term) -> Ended {
+    async fn drive(&mut self, running: &mut Running, place: OwnedSemaphorePermit, term: &Term) -> Ended {
+        let mut place = Some(place);
+        let late = sleep(self.node.timing.start);
+        tokio::pin!(late);
         let Running { link, signals, handle, .. } = running;
         let client = handle.client();
         let mut poison = link.backend.poisoned();
@@ -130,6 +164,10 @@ impl Actor {
                         alive = false;
                         continue;
                     }
+                    () = &mut late, if place.is_some() => {
+                        place = None;
+                        continue;
+                    }
                     _ = look.tick() => match self.look(link, &client) {
                         Some(signal) => signal,
                         None => continue,
@@ -142,6 +180,7 @@ impl Actor {
             if matches!(signal, Signal::Linked | Signal::Connected | Signal::Renamed) {
                 self.account = account(&client);
             }
+            place = None;
             let effect = self.machine.on(signal);
             self.publish();
             if effect != Effect::None {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use shared::wire::session::Observed;
+use shared::wire::session::{Desired, Observed};
 use tokio::time::{Instant, timeout, timeout_at};
 use wacore::iq::devices::RemoveCompanionDeviceSpec;
 
@@ -73,7 +73,7 @@ impl Actor {
         }
     }
 
-    /// Erases the session's WhatsApp state.
+    /// Erases the session's WhatsApp state, and all of it if it is deleted.
     pub(super) async fn erase(&mut self, fence: &Fence, term: &Term) -> Option<Turn> {
         let mut tries = 0;
         loop {
@@ -81,7 +81,12 @@ impl Actor {
                 return Some(Turn::LeaseEnded);
             }
             // A handle that failed refuses from then on: each try has its own.
-            match self.backend(fence, term).erase_session().await {
+            let backend = self.backend(fence, term);
+            let erased = match self.order.desired {
+                Desired::Deleted => backend.erase_session().await,
+                Desired::Running | Desired::Stopped | Desired::LoggedOut => backend.erase_state().await,
+            };
+            match erased {
                 Ok(()) => return None,
                 Err(error) => tracing::warn!(session = %self.id, %error, "the session was not erased, trying again"),
             }
@@ -100,10 +105,8 @@ impl Actor {
         let mut running = match self.kept.take() {
             Some(running) => running,
             None => loop {
-                let backend = self.backend(fence, term);
-                match Running::start(&self.node, backend, term.lease.clone(), &self.order.settings).await {
-                    Ok(running) => break running,
-                    Err(error) => tracing::warn!(session = %self.id, %error, "the device can't be removed yet"),
+                if let Some(running) = self.start(fence, term).await? {
+                    break running;
                 }
                 if !term.lease.is_valid() {
                     return Err(Turn::LeaseEnded);
