@@ -60,6 +60,22 @@ const fn ack_lateness() -> u64 {
     300
 }
 
+impl Default for FaultPlan {
+    /// Hurts nothing.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            drop: 0,
+            delay: 0,
+            duplicate: 0,
+            cut: 0,
+            late_acks: 0,
+            longest_delay_ms: longest_delay(),
+            ack_lateness_ms: ack_lateness(),
+        }
+    }
+}
+
 impl FaultPlan {
     pub(crate) fn is_valid(&self) -> bool {
         let shares = [self.drop, self.delay, self.duplicate, self.cut, self.late_acks];

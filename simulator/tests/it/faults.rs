@@ -187,7 +187,15 @@ async fn under_a_fault_plan_every_message_arrives_and_what_was_hurt_is_counted()
     let world = World::new().await;
     let (own, other) = (world.phone().await, world.phone().await);
     let (_device, running, jid) = world.pair(&own).await;
-    let plan = FaultPlan { drop: 50, delay: 50, duplicate: 50, cut: 10, longest_delay_ms: 20, ..no_faults() };
+    let plan = FaultPlan {
+        seed: 42,
+        drop: 50,
+        delay: 50,
+        duplicate: 50,
+        cut: 10,
+        longest_delay_ms: 20,
+        ..FaultPlan::default()
+    };
     world.network.plan_faults(Some(plan)).await.expect("plan");
     let order = TextOrder { to: own.clone(), text: "hurt".into(), id: None, count: Some(200), by_lid: false };
     let ids = world.network.write(&other, order).await.expect("write");
@@ -209,17 +217,12 @@ async fn under_a_fault_plan_every_message_arrives_and_what_was_hurt_is_counted()
     world.simulator.shutdown().await;
 }
 
-/// A plan that hurts nothing.
-fn no_faults() -> FaultPlan {
-    serde_json::from_value(serde_json::json!({ "seed": 42 })).expect("plan")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_ack_is_overtaken_by_the_receipt_and_holds_up_nothing_else() {
     let world = World::new().await;
     let (own, other) = (world.phone().await, world.phone().await);
     let (_device, running, _) = world.pair(&own).await;
-    let late = |ms| FaultPlan { late_acks: 1_000, ack_lateness_ms: ms, ..no_faults() };
+    let late = |ms| FaultPlan { late_acks: 1_000, ack_lateness_ms: ms, ..FaultPlan::default() };
     world.network.plan_faults(Some(late(60_000))).await.expect("plan");
     running.send(&other, "LATE", "taken, and not yet said").await;
     running.receipt("LATE", &ReceiptType::Delivered).await;

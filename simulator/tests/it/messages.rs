@@ -238,17 +238,15 @@ async fn a_message_to_nobody_is_refused_with_404() {
     let message =
         whatsapp_rust::waproto::whatsapp::Message { conversation: Some("hello?".to_owned()), ..Default::default() };
     let options = whatsapp_rust::SendOptions::default().with_message_id("NOBODY");
-    let sent = running.client.send_message_with_options(Jid::pn("19990001111"), message, options).await;
-    if sent.is_ok() {
-        assert_eq!(running.acked("NOBODY").await.as_deref(), Some("404"));
-    }
+    running.client.send_message_with_options(Jid::pn("19990001111"), message, options).await.expect("written");
+    assert_eq!(running.acked("NOBODY").await.as_deref(), Some("404"));
     assert_eq!(world.network.accepted_summary().await.total, 0);
     running.stop().await;
     world.simulator.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_companion_paired_to_a_second_account_gets_copies_of_what_its_phone_writes() {
+async fn a_companion_gets_copies_of_what_its_phone_writes() {
     let world = World::new().await;
     let (own, other) = (world.phone().await, world.phone().await);
     let (_device, running, jid) = world.pair(&own).await;
@@ -263,7 +261,7 @@ async fn a_companion_paired_to_a_second_account_gets_copies_of_what_its_phone_wr
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_texts_are_written_in_well_under_a_second_each_hundred() {
+async fn three_hundred_texts_are_written_within_three_seconds_and_all_arrive() {
     let world = World::new().await;
     let (own, other) = (world.phone().await, world.phone().await);
     let (_device, running, jid) = world.pair(&own).await;
