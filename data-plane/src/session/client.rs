@@ -154,7 +154,8 @@ impl Running {
             gate: Gate::new(Arc::clone(&backend), lease),
             sockets: Arc::clone(&link.sockets),
         };
-        let hook = Inbound { backend: Arc::clone(&backend), shipper: Arc::clone(&node.shipper) };
+        let hook =
+            Inbound { backend: Arc::clone(&backend), shipper: Arc::clone(&node.shipper), writes: writes.clone() };
         let events = Events { link: Arc::clone(&link), signals, writes: writes.clone() };
         let mut builder = Bot::builder()
             .with_backend_arc(backend as Arc<dyn Backend>)

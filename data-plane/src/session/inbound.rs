@@ -2,7 +2,9 @@
 //!
 //! The library awaits [`Inbound`] before it acknowledges a message to WhatsApp. A message that it answers `Ok` for is in
 //! the outbox; on `Err` the session's store handle is poisoned, so that the client ends without a flush and WhatsApp
-//! delivers the message again to the next one. (Read the library's `types/durability_hook.rs` first.)
+//! delivers the message again to the next one. (Read the library's `types/durability_hook.rs` first.) What the own phone
+//! resends comes past the hook, as an event that the writer stores; the phone's answer, which does come here, is acknowledged
+//! after that.
 
 use std::sync::Arc;
 
@@ -11,6 +13,7 @@ use shared::wire::{
     outbox::{InboundBody, InboundMessage, OutboxEvent},
     send::Content,
 };
+use tokio::sync::{mpsc, oneshot};
 use wacore::{
     proto_helpers::MessageExt,
     types::message::{MessageCategory, MessageInfo},
@@ -18,7 +21,10 @@ use wacore::{
 use waproto::whatsapp::{self as wa, message::protocol_message};
 use whatsapp_rust::{Client, types::durability_hook::InboundDurabilityHook};
 
-use super::party::{UnreadableMap, party};
+use super::{
+    party::{UnreadableMap, party},
+    writer::Write,
+};
 use crate::{
     shipper::Shipper,
     store::{FencedBackend, Poison},
@@ -36,7 +42,14 @@ pub struct Inbound {
     pub backend: Arc<FencedBackend>,
     /// Who takes them on.
     pub shipper: Arc<Shipper>,
+    /// To the writer.
+    pub writes: mpsc::Sender<Write>,
 }
+
+/// The writer has ended, so what it was handed isn't stored.
+#[derive(Debug, thiserror::Error)]
+#[error("the writer has ended")]
+struct WriterEnded;
 
 #[async_trait]
 impl InboundDurabilityHook for Inbound {
@@ -62,6 +75,11 @@ impl Inbound {
                 events.push(OutboxEvent::Message(message(client, &item.info, body).await?));
             }
         }
+        if batch.iter().any(|item| resends(&item.message)) {
+            let (done, stored) = oneshot::channel();
+            self.writes.send(Write::Flush(done)).await.map_err(|_| WriterEnded)?;
+            stored.await.map_err(|_| WriterEnded)?;
+        }
         if events.is_empty() {
             return Ok(());
         }
@@ -70,6 +88,12 @@ impl Inbound {
         self.shipper.ring(self.backend.session_id());
         Ok(())
     }
+}
+
+/// Whether it is the own phone's answer to a request for a message. The event with that message came before it.
+fn resends(message: &wa::Message) -> bool {
+    let protocol = message.get_base_message().protocol_message.as_option();
+    protocol.is_some_and(|protocol| protocol.peer_data_operation_request_response_message.is_set())
 }
 
 /// A message with its canonical identity.

@@ -75,7 +75,7 @@ async fn a_connected_session_hears_that_unknown_sends_are_to_be_held() {
             outcomes = &mut sending => outcomes,
             () = has_it => {
                 // It may be between two connections.
-                network.fault(&linked.device, Fault::Eof).await.ok();
+                let _ = network.fault(&linked.device, Fault::Eof).await;
                 sending.await
             }
         };
