@@ -21,6 +21,9 @@ pub struct InvalidId {
     pub kind: &'static str,
 }
 
+/// What follows an id's prefix: an underscore and 26 characters.
+const SUFFIX: usize = 27;
+
 macro_rules! ids {
     ($($(#[$doc:meta])* $name:ident = $prefix:literal;)*) => {$(
         $(#[$doc])*
@@ -57,6 +60,10 @@ macro_rules! ids {
         impl FromStr for $name {
             type Err = InvalidId;
             fn from_str(text: &str) -> Result<Self, InvalidId> {
+                // The library cuts a prefix that is too long at a byte, which may lie within a character: it panics then.
+                if text.len() != $prefix.len() + SUFFIX || !text.is_ascii() {
+                    return Err(InvalidId { kind: $prefix });
+                }
                 match text.parse::<TypeSafeId<DynamicType>>() {
                     Ok(id) if id.type_prefix() == $prefix => Ok(Self(text.to_owned())),
                     _ => Err(InvalidId { kind: $prefix }),
@@ -241,6 +248,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn no_text_is_too_odd_to_be_refused(text in "(ses_)?\\PC{0,80}_?\\PC{0,30}") {
+            prop_assert!(text.parse::<SessionId>().is_err() || text.is_ascii());
+        }
+
         #[test]
         fn normalising_a_worker_id_twice_changes_nothing(text in ".{0,80}") {
             if let Ok(id) = text.parse::<WorkerId>() {
