@@ -13,7 +13,7 @@ use serde_json::json;
 
 use crate::{
     postgres::Engine,
-    sent::{accepted, first_of_each, journal},
+    sent::{accepted, assert_none_after, first_of_each, journal},
     stack::{PATIENCE, Stack, Tenant, until},
 };
 
@@ -124,7 +124,8 @@ async fn check(stack: &Stack, tenant: &Tenant, on_unknown: &str, sent: &BTreeMap
         let fields: Vec<&str> = row.split(' ').collect();
         let (wa_id, status, reason) = (fields[0], fields[1], fields[2]);
         let copies = times.get(wa_id).map_or(0, Vec::len);
-        let tries = journal.get(wa_id).map_or(0, |(tries, _)| *tries);
+        let (tries, acknowledged) = journal.get(wa_id).copied().unwrap_or_default();
+        assert_none_after(times.get(wa_id).map_or(&[], Vec::as_slice), acknowledged);
         assert!(copies <= tries, "WhatsApp accepted a message {copies} times, and the journal opened {tries} tries");
         match status {
             "sent" | "delivered" | "read" => assert!(copies >= 1, "told as {status}, and never taken"),

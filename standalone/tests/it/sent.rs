@@ -39,3 +39,10 @@ pub async fn journal(stack: &Stack, session: &str) -> BTreeMap<String, (usize, O
         })
         .collect()
 }
+
+/// None of the times at which WhatsApp accepted an id is after that of its recorded acknowledgement.
+pub fn assert_none_after(times: &[i64], acknowledged: Option<i64>) {
+    // WhatsApp tells the time in seconds.
+    let late = acknowledged.map_or(0, |acknowledged| times.iter().filter(|at| **at > acknowledged + 1_999).count());
+    assert_eq!(late, 0, "an id was sent again after its acknowledgement had been recorded");
+}
