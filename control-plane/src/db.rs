@@ -135,6 +135,19 @@ fn options(url: &str, connections: u32) -> ConnectOptions {
     options
 }
 
+/// The database's own clock in milliseconds, as an expression.
+pub(crate) const fn now_of(engine: DbBackend) -> &'static str {
+    match engine {
+        DbBackend::Postgres => "(EXTRACT(EPOCH FROM clock_timestamp()) * 1000)::BIGINT",
+        _ => "CAST(unixepoch('subsec') * 1000 AS INTEGER)",
+    }
+}
+
+/// A duration as such a clock counts.
+pub(crate) fn millis(duration: Duration) -> i64 {
+    i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)
+}
+
 fn in_millis(duration: Duration) -> String {
     format!("{}ms", duration.as_millis())
 }

@@ -131,7 +131,8 @@ kinds! {
     RateLimited = "rate-limited", 429, "Too many requests";
     /// A defect of ours. Tell the operator the `request_id`.
     Internal = "internal", 500, "Something went wrong on our side";
-    /// A part that this needs doesn't answer just now (the database, or the worker). Nothing was changed; try again.
+    /// A part that this needs doesn't answer just now (the database, or the worker), or not in time. It isn't known whether what was asked
+    /// for was done: look, or ask again with the same `Idempotency-Key`.
     Unavailable = "unavailable", 503, "Not available just now";
     /// The control plane can't reach the worker at the endpoint that it named, or it isn't the worker that answers.
     WorkerUnreachable = "worker-unreachable", 503, "The worker can't be reached at its endpoint";

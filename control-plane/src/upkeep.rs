@@ -28,6 +28,8 @@ pub const SCHEDULE: &[Entry] = &[
 
 /// How long events and finished deliveries are kept.
 const KEEP_EVENTS: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+/// How long the counters of a month's quota are kept: a message that holds a unit waits for two days at most.
+const KEEP_COUNTERS: Duration = Duration::from_secs(100 * 24 * 60 * 60);
 /// How many rows one statement takes.
 const BATCH: i64 = 10_000;
 
@@ -85,27 +87,65 @@ impl Handler for Upkeep {
 }
 
 async fn expired(app: &App) -> Result<(), DbErr> {
-    let done = [
-        idempotency::prune(app).await.map(drop),
-        ingest::prune(app).await.map(drop),
-        operators::prune(app).await,
-        auth::prune(app).await,
-        tenants::prune(app).await,
-    ];
-    done.into_iter().collect()
+    first_failure([
+        ("idempotency keys", idempotency::prune(app).await.map(drop)),
+        ("what workers shipped", ingest::prune(app).await.map(drop)),
+        ("operators", operators::prune(app).await),
+        ("logins", auth::prune(app).await),
+        ("tenants", tenants::prune(app).await),
+    ])
+}
+
+/// The first failure of several sweeps, after each was said with its name.
+fn first_failure(done: impl IntoIterator<Item = (&'static str, Result<(), DbErr>)>) -> Result<(), DbErr> {
+    let mut first = Ok(());
+    for (sweep, done) in done {
+        if let Err(error) = done {
+            tracing::warn!(kind = database_error_kind(&error), sweep, "a sweep failed");
+            first = first.and(Err(error));
+        }
+    }
+    first
 }
 
 /// Events that somebody still has to be told of stay; so do deliveries that are not finished.
 async fn retention(app: &App) -> Result<(), DbErr> {
-    let before = Timestamp::now().minus(KEEP_EVENTS);
-    let mut done = vec![messages::retention::erase(app).await];
-    for statement in [
-        "DELETE FROM deliveries WHERE id IN \
-         (SELECT id FROM deliveries WHERE completed_at IS NOT NULL AND completed_at <= $1 LIMIT $2)",
-        "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE occurred_at <= $1 \
-         AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id) LIMIT $2)",
+    let now = Timestamp::now();
+    let mut done = vec![("messages", messages::retention::erase(app).await)];
+    for (what, kept, statement) in [
+        (
+            "deliveries",
+            KEEP_EVENTS,
+            "DELETE FROM deliveries WHERE id IN \
+             (SELECT id FROM deliveries WHERE completed_at IS NOT NULL AND completed_at <= $1 LIMIT $2)",
+        ),
+        (
+            "events",
+            KEEP_EVENTS,
+            "DELETE FROM events WHERE id IN (SELECT id FROM events WHERE occurred_at <= $1 \
+             AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id) LIMIT $2)",
+        ),
+        (
+            "quotas",
+            KEEP_COUNTERS,
+            "DELETE FROM quota_counters WHERE (tenant_id, quota, period, stripe) IN (SELECT tenant_id, quota, period, stripe \
+             FROM quota_counters WHERE period <= $1 LIMIT $2)",
+        ),
     ] {
-        done.push(sweep::before(app, BATCH, statement, before).await.map(drop));
+        done.push((what, sweep::before(app, BATCH, statement, now.minus(kept)).await.map(drop)));
     }
-    done.into_iter().collect()
+    first_failure(done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_several_failures_is_what_a_job_ends_with() {
+        let failed = |what: &str| Err(DbErr::Custom(what.into()));
+        let done = first_failure([("a", Ok(())), ("b", failed("b")), ("c", Ok(())), ("d", failed("d"))]);
+        assert_eq!(done, failed("b"));
+        assert_eq!(first_failure([("a", Ok(()))]), Ok(()));
+    }
 }

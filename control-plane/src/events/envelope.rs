@@ -28,7 +28,7 @@ pub enum EventType {
     /// Four fifths of a quota are used.
     #[serde(rename = "quota.warning")]
     QuotaWarning,
-    /// The whole quota is used.
+    /// The whole quota is used, or a message was refused for it.
     #[serde(rename = "quota.exceeded")]
     QuotaExceeded,
     /// A webhook endpoint was disabled because it failed for too long, or said that it is gone.

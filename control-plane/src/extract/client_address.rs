@@ -30,7 +30,7 @@ impl ClientAddress {
             if !is_proxy(&nearest) {
                 break;
             }
-            let Ok(address) = hop.parse::<IpAddr>() else { break };
+            let Some(address) = address_of(hop) else { break };
             nearest = address.to_canonical();
         }
         Self(nearest)
@@ -59,6 +59,12 @@ impl ClientAddress {
             IpAddr::V6(address) => network_v6(address, 48),
         }
     }
+}
+
+/// The address of a hop. Some proxies write its port too, and then brackets around one of IPv6.
+fn address_of(hop: &str) -> Option<IpAddr> {
+    let bare = hop.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(hop);
+    bare.parse().ok().or_else(|| hop.parse::<SocketAddr>().ok().map(|with_port| with_port.ip()))
 }
 
 fn network_v6(address: Ipv6Addr, prefix: u8) -> String {
@@ -107,6 +113,9 @@ mod tests {
         assert_eq!(of("10.0.0.1", &["8.8.8.8, 198.51.100.1"]), "198.51.100.1", "the left one is the caller's own word");
         assert_eq!(of("10.0.0.1", &["8.8.8.8", "198.51.100.1, 10.0.0.9"]), "198.51.100.1", "through two proxies");
         assert_eq!(of("10.0.0.1", &["8.8.8.8, nonsense"]), "10.0.0.1");
+        assert_eq!(of("10.0.0.1", &["8.8.8.8:80, 198.51.100.1:51234, 10.0.0.9:1"]), "198.51.100.1", "with ports");
+        assert_eq!(of("10.0.0.1", &["[2001:db8::1]:51234"]), "2001:db8::1");
+        assert_eq!(of("10.0.0.1", &["[2001:db8::1]"]), "2001:db8::1");
         assert_eq!(of("::ffff:10.0.0.1", &["::ffff:198.51.100.1"]), "198.51.100.1");
     }
 

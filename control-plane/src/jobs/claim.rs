@@ -11,9 +11,9 @@ use shared::{ids::TenantId, time::Timestamp};
 use super::{
     Claimed, JobKind,
     fairness::{CREDIT, QUANTUM, Turns},
-    queue::{count, millis, now_of},
+    queue::count,
 };
-use crate::db::Db;
+use crate::db::{Db, millis, now_of};
 
 /// Who claims, for how long, and how much.
 #[derive(Debug, Clone, Copy)]

@@ -60,7 +60,8 @@ pub async fn list(db: &Db, kind: Option<JobKind>, limit: u64) -> Result<Vec<Dead
         .collect()
 }
 
-/// Makes a job that was given up ready again, with all its attempts. Says whether there was such a job.
+/// Makes a job that was given up ready again, with all its attempts. Says whether there was such a job. It loses its key, which another
+/// job may have by now; the lane keeps the two from running at once.
 ///
 /// # Errors
 /// As the database.
@@ -69,7 +70,8 @@ pub async fn redrive(db: &Db, id: &JobId) -> Result<bool, DbErr> {
         .autocommit()
         .execute_raw(Statement::from_sql_and_values(
             db.engine(),
-            "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL, last_error = NULL \
+            "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL, last_error = NULL, \
+             dedupe_key = NULL \
              WHERE id = $2 AND state = 'dead'",
             [Timestamp::now().into(), id.clone().into()],
         ))
@@ -77,7 +79,7 @@ pub async fn redrive(db: &Db, id: &JobId) -> Result<bool, DbErr> {
     Ok(done.rows_affected() == 1)
 }
 
-/// Makes up to [`MOST`] jobs of a kind that were given up ready again, the oldest first. Says how many.
+/// As [`redrive`], of up to [`MOST`] jobs of a kind, the oldest first. Says how many.
 ///
 /// # Errors
 /// As the database.
@@ -86,7 +88,8 @@ pub async fn redrive_all(db: &Db, kind: JobKind) -> Result<u64, DbErr> {
         .autocommit()
         .execute_raw(Statement::from_sql_and_values(
             db.engine(),
-            "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL, last_error = NULL \
+            "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL, last_error = NULL, \
+             dedupe_key = NULL \
              WHERE state = 'dead' AND id IN (SELECT id FROM jobs WHERE finished_at IS NOT NULL AND state = 'dead' \
              AND kind = $2 ORDER BY finished_at, id LIMIT $3)",
             [Timestamp::now().into(), kind.as_str().into(), MOST.into()],

@@ -77,6 +77,10 @@ pub(super) struct Context {
 }
 
 impl Context {
+    pub(super) const fn app(&self) -> &App {
+        &self.app
+    }
+
     pub(super) fn stops(&self) -> bool {
         self.app.stop.is_cancelled()
     }
@@ -165,6 +169,7 @@ async fn claim_for_ever(context: Arc<Context>, handler: Arc<dyn Handler>, lanes:
         let more = if slots == 0 {
             false
         } else {
+            let since = Instant::now();
             match claim::claim(&context.app.db, claim).await {
                 Ok(found) => {
                     pause = if found.lanes.is_empty() {
@@ -176,7 +181,7 @@ async fn claim_for_ever(context: Arc<Context>, handler: Arc<dyn Handler>, lanes:
                     for jobs in found.lanes {
                         // A place may have been taken by a job that runs directly: then this lane waits for the next one.
                         let Ok(permit) = Arc::clone(&free).acquire_owned().await else { break };
-                        lanes.spawn(run_lane(Arc::clone(&context), Arc::clone(&handler), jobs, permit));
+                        lanes.spawn(run_lane(Arc::clone(&context), Arc::clone(&handler), jobs, since, permit));
                     }
                     found.more && progress
                 }
@@ -203,18 +208,16 @@ async fn claim_for_ever(context: Arc<Context>, handler: Arc<dyn Handler>, lanes:
     }
 }
 
-/// Runs one batch of a lane to its end, or until its lease is lost.
+/// Runs one batch of a lane to its end, or until its lease is lost. `since` is a moment before it was claimed.
 pub(super) async fn run_lane(
     context: Arc<Context>,
     handler: Arc<dyn Handler>,
-    jobs: Vec<Claimed>,
+    leased: Vec<Claimed>,
+    since: Instant,
     permit: OwnedSemaphorePermit,
 ) {
     let kind = handler.kind();
-    let (spent, jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(|job| job.attempts > job.max_attempts);
-    for job in spent {
-        give_up(&context, handler.as_ref(), &job).await;
-    }
+    let (spent, jobs): (Vec<_>, Vec<_>) = leased.iter().cloned().partition(|job| job.attempts > job.max_attempts);
     if !jobs.is_empty() {
         let started = Instant::now();
         let batch = jobs.clone();
@@ -229,7 +232,7 @@ pub(super) async fn run_lane(
                     Vec::new()
                 }
             },
-            () = keep_lease(&context, &jobs) => {
+            () = keep_lease(&context, &leased, since) => {
                 tracing::warn!(jobs = kind.as_str(), "lost the lease of a batch: its work is dropped");
                 metrics::finished(kind, "lease_lost", jobs.len());
                 stop(running).await;
@@ -253,6 +256,10 @@ pub(super) async fn run_lane(
             }
         }
         settle_batch(&context, &settled).await;
+    }
+    // After the others, whose lease is extended only while they run.
+    for job in spent {
+        give_up(&context, handler.as_ref(), &job).await;
     }
     drop(permit);
     // The lane is free again, and may have more that is due.
@@ -312,12 +319,14 @@ async fn give_up(context: &Context, handler: &dyn Handler, job: &Claimed) {
 }
 
 /// Extends the lease of a batch for as long as it can; completes when it is lost.
-async fn keep_lease(context: &Context, jobs: &[Claimed]) {
+async fn keep_lease(context: &Context, jobs: &[Claimed], since: Instant) {
     let lease = context.options.lease;
-    // The term is counted from before the claim was sent, by a clock that only goes forward.
-    let mut held_until = Instant::now() + lease;
+    // The term is counted from before the claim was sent, by a clock that only goes forward. Much of it may be over: a place was waited
+    // for, or the commit took its time.
+    let mut held_until = since + lease;
+    let mut next = since + lease / 3;
     loop {
-        tokio::time::sleep(lease / 3).await;
+        tokio::time::sleep_until(next.into()).await;
         let asked = Instant::now();
         match tokio::time::timeout(lease / 3, queue::extend(&context.app.db, &context.owner, jobs, lease)).await {
             Ok(Ok(true)) => held_until = asked + lease,
@@ -325,6 +334,7 @@ async fn keep_lease(context: &Context, jobs: &[Claimed]) {
             Ok(Err(_)) | Err(_) if Instant::now() + lease / 3 >= held_until => return,
             Ok(Err(_)) | Err(_) => tracing::warn!("could not extend the lease of a batch; trying again"),
         }
+        next = Instant::now() + lease / 3;
     }
 }
 

@@ -96,7 +96,10 @@ pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<Wo
     ))
     .one(app.db.read())
     .await?;
-    let Some(row) = row else { return Ok(None) };
+    let Some(row) = row else {
+        app.limits.note_bad(&hash);
+        return Ok(None);
+    };
     note_use(app, &row.id, row.last_used_at, now);
     let allowed_ips: Option<Vec<AddressRange>> = row.allowed_ips.as_deref().map(stored).transpose()?;
     let key = WorkingKey {

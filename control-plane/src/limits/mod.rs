@@ -179,6 +179,11 @@ impl Limits {
         self.good.insert(hash, ());
     }
 
+    /// A key was found not to be good, or not any more.
+    pub(crate) fn note_bad(&self, hash: &[u8]) {
+        self.good.invalidate(hash);
+    }
+
     /// Whether it was lately.
     pub(crate) fn was_good(&self, hash: &[u8]) -> bool {
         self.good.contains_key(hash)
@@ -205,16 +210,23 @@ impl Limits {
     async fn take_together(&self, redis: &Redis, buckets: &[Bucket]) -> Result<(Verdict, Micros), Away> {
         let names: Vec<String> = buckets.iter().map(name).collect();
         let mut call = self.script.prepare_invoke();
+        let replicas = self.replicas.load(Ordering::Acquire);
         for (bucket, name) in buckets.iter().zip(&names) {
             let Gcra { interval, tolerance } = bucket.rate.gcra();
-            call.key(redis.name(name)).arg(interval).arg(tolerance).arg(self.known.get(name).unwrap_or(0));
+            let least = self.known.get(name).unwrap_or(0);
+            // What a replica let through by its share lies further ahead.
+            let furthest = bucket.rate.share_of(replicas).furthest();
+            call.key(redis.name(name)).arg(interval).arg(tolerance).arg(least).arg(furthest);
         }
         let reply: Vec<u64> =
             redis.call("rate_limit", async |mut connection| call.invoke_async(&mut connection).await).await?;
         let [wait, now, tats @ ..] = reply.as_slice() else { return Err(Away) };
-        for (name, tat) in names.into_iter().zip(tats) {
-            // Another answer may have come in between, and a later one is truer.
-            self.known.entry(name).and_upsert_with(|held| held.map_or(*tat, |held| held.into_value().max(*tat)));
+        for ((bucket, name), tat) in buckets.iter().zip(names).zip(tats) {
+            let furthest = now.saturating_add(bucket.rate.share_of(replicas).furthest());
+            // Another answer may have come in between, and a later one is truer, unless no clock that is right can have made it.
+            self.known.entry(name).and_upsert_with(|held| {
+                held.map(moka::Entry::into_value).filter(|held| *held <= furthest).map_or(*tat, |held| held.max(*tat))
+            });
         }
         self.ahead.store(difference(*now, here()), Ordering::Release);
         metrics::counter!("rate_limit_decisions_total", "source" => "redis").increment(1);
@@ -347,6 +359,27 @@ mod tests {
             }
         }
         assert!(admitted > 50 && refused > 20, "{admitted} admitted, {refused} refused");
+
+        // A clock that was an hour ahead, here or where Redis ran before: it costs the burst and not the hour.
+        let limits = Limits::new(RateLimitConfig::OFF, Some(redis.clone()));
+        let (ours, theirs) = ([bucket(100, 600, 3)], [bucket(101, 600, 3)]);
+        let ahead = here() + 3_600_000_000;
+        limits.known.insert(name(&ours[0]), ahead);
+        let there = redis.name(&name(&theirs[0]));
+        let set = redis.call("set", async |mut connection| {
+            redis::cmd("SET").arg(there).arg(ahead).arg("PX").arg(60_000).query_async::<()>(&mut connection).await
+        });
+        // Late, on a busy machine: nobody knows what Redis did.
+        let Ok(()) = set.await else { return };
+        for buckets in [ours, theirs] {
+            let mut model = ahead;
+            for _ in 0..3 {
+                let Ok((verdict, now)) = limits.take_together(&redis, &buckets).await else { return };
+                assert_eq!(verdict, admit(&[(buckets[0].rate.gcra(), model)], now));
+                model = verdict.tats[0];
+            }
+            assert!(model < ahead);
+        }
     }
 
     #[test]

@@ -70,6 +70,19 @@ impl Rate {
 }
 
 impl Gcra {
+    /// How far ahead of now the TAT of a request that was admitted may lie; a minute more, since no two clocks agree.
+    #[must_use]
+    pub const fn furthest(self) -> Micros {
+        self.tolerance + self.interval + MINUTE
+    }
+
+    /// A TAT as far as it can be believed: one beyond [`furthest`](Self::furthest) was made by a clock that was wrong, and then
+    /// the burst is taken to be used up.
+    #[must_use]
+    pub const fn believed(self, tat: Micros, now: Micros) -> Micros {
+        if tat > now.saturating_add(self.furthest()) { now.saturating_add(self.tolerance) } else { tat }
+    }
+
     /// How many more are admitted right now if the TAT is this.
     #[must_use]
     pub fn remaining(self, tat: Micros, now: Micros) -> u64 {
@@ -101,12 +114,13 @@ impl Verdict {
     }
 }
 
-/// Decides on a request at `now`, whose buckets have these TATs (0: unknown).
+/// Decides on a request at `now`, whose buckets have these TATs (0: unknown), as far as they can be
+/// [believed](Gcra::believed).
 #[must_use]
 pub fn admit(buckets: &[(Gcra, Micros)], now: Micros) -> Verdict {
-    let wait =
-        buckets.iter().map(|(gcra, tat)| tat.saturating_sub(now).saturating_sub(gcra.tolerance)).max().unwrap_or(0);
-    let tats = buckets.iter().map(|(gcra, tat)| (*tat).max(now) + if wait == 0 { gcra.interval } else { 0 }).collect();
+    let believed = || buckets.iter().map(|(gcra, tat)| (gcra, gcra.believed(*tat, now).max(now)));
+    let wait = believed().map(|(gcra, tat)| (tat - now).saturating_sub(gcra.tolerance)).max().unwrap_or(0);
+    let tats = believed().map(|(gcra, tat)| tat + if wait == 0 { gcra.interval } else { 0 }).collect();
     Verdict { wait, tats }
 }
 
@@ -190,6 +204,17 @@ mod tests {
             let whole = rate.gcra().interval;
             let most = u64::from(rate.burst) + seconds * 1_000_000 / whole + u64::from(replicas);
             prop_assert!(admitted <= most, "{admitted} of {most}");
+        }
+
+        /// A clock that was an hour ahead made it.
+        #[test]
+        fn a_tat_that_lies_too_far_ahead_gives_the_rate_and_no_burst(rate in rates(), ahead in 1_u64..3_600_000_000) {
+            let gcra = rate.gcra();
+            let verdict = admit(&[(gcra, START + gcra.furthest() + ahead)], START);
+            prop_assert_eq!(&verdict, &Verdict { wait: 0, tats: vec![START + gcra.tolerance + gcra.interval] });
+            let next = admit(&[(gcra, verdict.tats[0])], START);
+            prop_assert_eq!(next.wait, gcra.interval);
+            prop_assert_eq!(gcra.believed(START + gcra.furthest(), START), START + gcra.furthest());
         }
 
         #[test]

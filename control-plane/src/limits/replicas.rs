@@ -3,11 +3,15 @@
 use std::time::Duration;
 
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, Statement, Value};
-use shared::time::Timestamp;
 use tokio::time::MissedTickBehavior;
 use uuid::Uuid;
 
-use crate::{error::database_error_kind, redis::subscriber, state::App};
+use crate::{
+    db::{millis, now_of},
+    error::database_error_kind,
+    redis::subscriber,
+    state::App,
+};
 
 const BEAT: Duration = Duration::from_secs(5);
 /// A replica that hasn't said so for this long doesn't run.
@@ -58,14 +62,17 @@ impl Heartbeat {
             app.limits.set_replicas(1);
             return Ok(());
         }
-        let now = Timestamp::now();
-        let say = "INSERT INTO replicas (id, beat_at) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET beat_at = $2";
-        run(app, say, [self.0.clone().into(), now.into()]).await?;
-        run(app, "DELETE FROM replicas WHERE beat_at < $1", [now.minus(FORGOTTEN).into()]).await?;
+        // By the database's clock: theirs may differ, and one that isn't counted is one too few.
+        let now = now_of(app.db.engine());
+        let say = format!(
+            "INSERT INTO replicas (id, beat_at) VALUES ($1, {now}) ON CONFLICT (id) DO UPDATE SET beat_at = excluded.beat_at"
+        );
+        run(app, &say, [self.0.clone().into()]).await?;
+        run(app, &format!("DELETE FROM replicas WHERE beat_at < {now} - $1"), [millis(FORGOTTEN).into()]).await?;
         let count = Statement::from_sql_and_values(
             app.db.engine(),
-            "SELECT COUNT(*) AS count FROM replicas WHERE beat_at >= $1",
-            [now.minus(GONE).into()],
+            format!("SELECT COUNT(*) AS count FROM replicas WHERE beat_at >= {now} - $1"),
+            [millis(GONE).into()],
         );
         if let Some(row) = app.db.read().query_one_raw(count).await? {
             app.limits.set_replicas(u32::try_from(row.try_get::<i64>("", "count")?).unwrap_or(1));

@@ -31,7 +31,7 @@ use crate::{
     audit,
     auth::{Auth, TenantScope, scopes},
     crash,
-    error::{ApiResult, Kind},
+    error::{ApiError, ApiResult, Kind},
     events,
     extract::{
         PathId, ValidJson, ValidQuery,
@@ -111,20 +111,30 @@ async fn send_message(
 ) -> ApiResult<Response> {
     let recipient = recipient::parse(&body.to)?;
     let mut accepted = None;
-    let response = idempotent
+    let answer = idempotent
         .run(&app, SEND_KEPT, async |tx| {
-            let Accepted { message, at_once } = accept(&app, tx, auth.tenant(), body, recipient).await?;
-            accepted = Some((message.id.clone(), at_once));
-            Reply::json(StatusCode::ACCEPTED, &MessageDto::from(message))
+            let taken = accept(&app, tx, auth.tenant(), body, recipient).await?;
+            let reply = Reply::json(StatusCode::ACCEPTED, &MessageDto::from(taken.message.clone()));
+            accepted = Some(taken);
+            reply
         })
-        .await?;
+        .await;
+    if let Err(ApiError::Refused(refusal)) = &answer
+        && refusal.kind() == Kind::QuotaExceeded
+    {
+        quota::tell_of_refusal(&app, auth.tenant(), Timestamp::now()).await;
+    }
+    let response = answer?;
     crash::point("send-committed");
-    let accepted = accepted.map(|(id, at_once)| {
+    let accepted = accepted.map(|Accepted { message, at_once, deliveries }| {
         match at_once {
             Some((seat, hand_over)) => seat.run(Arc::new(hand_over)),
             None => app.bell.ring(JobKind::SendMessages),
         }
-        id
+        if deliveries {
+            app.bell.ring(JobKind::DeliverWebhook);
+        }
+        message.id
     });
     match (accepted, wait_of(&headers)) {
         (Some(id), Some(wait)) => match settled(&app, auth.tenant(), &id, wait).await? {
@@ -140,6 +150,8 @@ struct Accepted {
     message: Model,
     /// If it can be handed over without a claim.
     at_once: Option<(Seat, HandOver)>,
+    /// Whether something is to be delivered to webhooks.
+    deliveries: bool,
 }
 
 /// Writes the message, its job, and the unit of the quota that it takes.
@@ -206,13 +218,13 @@ async fn accept(
     let row = Model { tries: i64::from(at_once.is_some()), try_open: at_once.is_some(), ..row };
     entity::Entity::insert(row.clone().into_active_model()).exec_without_returning(tx).await?;
     let told = quota::reserve(tx, scope, &entitlements, now).await?;
-    if events::record(tx, app, scope, told).await?.deliveries {
-        app.bell.ring(JobKind::DeliverWebhook);
-    }
+    let deliveries = events::record(tx, app, scope, told).await?.deliveries;
     audit::accepted(&app.audit, tx, StatusCode::ACCEPTED.as_u16(), row.id.as_str()).await?;
     metrics::counter!("control_plane_messages_accepted_total").increment(1);
-    let at_once = at_once.map(|(seat, holder)| (seat, HandOver { scope: scope.clone(), message: row.clone(), holder }));
-    Ok(Accepted { message: row, at_once })
+    let at_once = at_once.map(|(seat, holder)| {
+        (seat.to_be_committed(), HandOver { scope: scope.clone(), message: row.clone(), holder })
+    });
+    Ok(Accepted { message: row, at_once, deliveries })
 }
 
 /// `wait=` of the `Prefer` header (RFC 7240 §4.3), bounded. What isn't understood is ignored, as the RFC asks.

@@ -15,7 +15,9 @@
 //!
 //! **Invariants.** A tenant always has entitlements: there is a default plan from the first migration on, which limits nothing
 //! until the operator says otherwise. No counter exceeds its limit but by what was accepted under another limit, or was sent after
-//! its unit had been given back.
+//! its unit had been given back; and, on PostgreSQL, by what was taken without a limit and acknowledged in the very transaction's time in
+//! which a month is first counted: neither sees the other. Not to let those few through would have every acknowledgement of every tenant
+//! take a lock.
 
 mod admit;
 pub mod command;

@@ -15,7 +15,8 @@
 //! block with it.
 //!
 //! Locks are taken last in a transaction, the stripes in their order; what gives units back or counts sent ones touches only
-//! the first, and what the tenant was told has a row of its own, locked after them. Tenants without this limit have no row and no lock.
+//! the first, and what the tenant was told has a row of its own, the stripe -1, locked after them. Tenants without this limit have
+//! no row and no lock.
 
 use std::time::Duration;
 
@@ -26,18 +27,23 @@ use shared::time::Timestamp;
 
 use super::{
     admit::refused,
+    store,
     terms::{Entitlements, Limit},
 };
 use crate::{
     auth::TenantScope,
-    error::ApiResult,
-    events::{EventType, NewEvent},
+    error::{ApiError, ApiResult, database_error_kind},
+    events::{self, EventType, NewEvent},
+    jobs::JobKind,
+    state::App,
     usage::{Granularity, Meter},
 };
 
 const QUOTA: Limit = Limit::MessagesPerMonth;
 /// How many rows count a month. The first is for those near the limit and for what comes back.
 const STRIPES: i32 = 16;
+/// The row beside them that says what the tenant was told.
+const TOLD: i32 = -1;
 /// How many units before the limit sends are taken one by one: more than PostgreSQL has connections.
 const NEAR: i64 = 2_000;
 /// Longer than any month and shorter than two.
@@ -59,7 +65,7 @@ pub fn resets_at(month: Timestamp) -> Timestamp {
 /// late in the transaction as possible.
 ///
 /// # Errors
-/// 402 `quota-exceeded` if none is left: roll back; as the driver.
+/// 402 `quota-exceeded` if none is left: roll back, and then [`tell_of_refusal`]; as the driver.
 pub async fn reserve(
     tx: &DatabaseTransaction,
     scope: &TenantScope,
@@ -126,7 +132,7 @@ async fn near(
 ) -> Result<Option<i64>, DbErr> {
     let mut used = locked(tx, scope, month).await?;
     if used.is_none() {
-        open(tx, scope, month).await?;
+        open(tx, scope, month, allowed).await?;
         used = locked(tx, scope, month).await?;
     }
     let Some(used) = used.filter(|used| *used < allowed) else { return Ok(None) };
@@ -147,22 +153,35 @@ async fn locked(tx: &DatabaseTransaction, scope: &TenantScope, month: Timestamp)
     Ok(used)
 }
 
-/// Makes the month's rows, if there are none, from what was sent in the month. What holds a unit of an earlier month isn't
-/// counted again.
-async fn open(tx: &DatabaseTransaction, scope: &TenantScope, month: Timestamp) -> Result<(), DbErr> {
+/// What was sent in a month (`$2`) by a tenant (`$1`), but for what holds a unit of an earlier month. `$3` is the meter.
+fn sent_without_earlier_units() -> String {
     let prefix = Meter::MessagesSent.as_str().len() + 2;
+    format!(
+        "FROM usage_facts WHERE tenant_id = $1 AND meter = $3 AND occurred_at >= $2 \
+         AND NOT EXISTS (SELECT 1 FROM messages WHERE messages.id = SUBSTR(usage_facts.id, {prefix}) \
+         AND messages.tenant_id = $1 AND messages.reserved_in < $2)"
+    )
+}
+
+/// Makes the month's rows, if there are none, from what was sent in the month. No further is counted than to `allowed`: if that much
+/// was sent, the send is refused, and these rows with it.
+async fn open(tx: &DatabaseTransaction, scope: &TenantScope, month: Timestamp, allowed: i64) -> Result<(), DbErr> {
     let first = format!(
         "INSERT INTO quota_counters (tenant_id, quota, period, stripe, used) \
-         SELECT $1, $2, $3, 0, COUNT(*) FROM usage_facts WHERE tenant_id = $1 AND meter = $4 AND occurred_at >= $3 \
-         AND NOT EXISTS (SELECT 1 FROM messages WHERE messages.id = SUBSTR(usage_facts.id, {prefix}) \
-         AND messages.reserved_in < $3) \
-         ON CONFLICT DO NOTHING"
+         SELECT $1, $4, $2, 0, COUNT(*) FROM (SELECT 1 AS one {} LIMIT $5) AS sent WHERE TRUE ON CONFLICT DO NOTHING",
+        sent_without_earlier_units()
     );
     let engine = tx.get_database_backend();
-    let meter = [Meter::MessagesSent.as_str().into()];
-    tx.execute_raw(Statement::from_sql_and_values(engine, first, with(scope, month, meter))).await?;
+    let values: [Value; 5] = [
+        scope.id().clone().into(),
+        month.into(),
+        Meter::MessagesSent.as_str().into(),
+        QUOTA.as_str().into(),
+        allowed.into(),
+    ];
+    tx.execute_raw(Statement::from_sql_and_values(engine, first, values)).await?;
     let others: Vec<_> =
-        std::iter::once(-1).chain(1..STRIPES).map(|stripe| format!("($1, $2, $3, {stripe}, 0)")).collect();
+        std::iter::once(TOLD).chain(1..STRIPES).map(|stripe| format!("($1, $2, $3, {stripe}, 0)")).collect();
     let others = format!(
         "INSERT INTO quota_counters (tenant_id, quota, period, stripe, used) VALUES {} ON CONFLICT DO NOTHING",
         others.join(", ")
@@ -170,7 +189,8 @@ async fn open(tx: &DatabaseTransaction, scope: &TenantScope, month: Timestamp) -
     tx.execute_raw(Statement::from_sql_and_values(engine, others, with(scope, month, []))).await.map(drop)
 }
 
-/// The event for a tenant whose units are nearly used up, or used up: each once in a month.
+/// The event for a tenant whose units are nearly used up, or used up: each once in a month, and once more under a higher limit than
+/// the one that it was told of.
 async fn tell(
     tx: &DatabaseTransaction,
     scope: &TenantScope,
@@ -186,14 +206,56 @@ async fn tell(
     } else {
         return Ok(Vec::new());
     };
-    let sql = format!("UPDATE quota_counters SET told = $4 WHERE {ROWS} AND stripe = -1 AND told < $4");
-    let values = with(scope, month, [told.into()]);
+    let sql = format!(
+        "UPDATE quota_counters SET told = $4, told_of = $5 WHERE {ROWS} AND stripe = {TOLD} \
+         AND (told < $4 OR told_of < $5)"
+    );
+    let values = with(scope, month, [told.into(), allowed.into()]);
     let first = tx.execute_raw(Statement::from_sql_and_values(tx.get_database_backend(), sql, values)).await?;
     if first.rows_affected() == 0 {
         return Ok(Vec::new());
     }
     let data = json!({"limit": QUOTA, "used": used, "allowed": allowed, "resets_at": resets_at(month)});
     Ok(vec![NewEvent { kind, session_id: None, occurred_at: now, data }])
+}
+
+/// Tells a tenant that a send was refused, if it doesn't know that its units are used up: the limit was lowered, or is new. What was
+/// refused is rolled back, so this is a transaction of its own; one that fails is made up for by the next refusal.
+pub async fn tell_of_refusal(app: &App, scope: &TenantScope, now: Timestamp) {
+    match record_refusal(app, scope, now).await {
+        Ok(true) => app.bell.ring(JobKind::DeliverWebhook),
+        Ok(false) => {}
+        Err(ApiError::Database(error)) => {
+            tracing::warn!(kind = database_error_kind(&error), "a tenant was not told that its quota is used up");
+        }
+        Err(_) => tracing::warn!("a tenant was not told that its quota is used up"),
+    }
+}
+
+/// Says whether there is something to be delivered.
+async fn record_refusal(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<bool> {
+    let month = month_of(now);
+    let entitlements = store::entitlements(app.db.read(), scope, now).await?;
+    let Some(allowed) = entitlements.limit(QUOTA).map(i64::from) else { return Ok(false) };
+    // Looked for first: all refusals but one find that it was told.
+    let sql = format!(
+        "SELECT 1 AS told FROM quota_counters WHERE {ROWS} AND stripe = {TOLD} AND told >= 2 \
+         AND (told_of IS NULL OR told_of >= $4)"
+    );
+    let known = Statement::from_sql_and_values(app.db.engine(), sql, with(scope, month, [allowed.into()]));
+    if app.db.read().query_one_raw(known).await?.is_some() {
+        return Ok(false);
+    }
+    let tx = app.db.write().await?;
+    let row = "INSERT INTO quota_counters (tenant_id, quota, period, stripe, used) VALUES ($1, $2, $3, $4, 0) \
+               ON CONFLICT DO NOTHING";
+    tx.execute_raw(Statement::from_sql_and_values(app.db.engine(), row, with(scope, month, [TOLD.into()]))).await?;
+    // Where a month has no rows yet, nobody has counted further than to the limit.
+    let used = used(&tx, scope, month).await?.unwrap_or(allowed).max(allowed);
+    let told = tell(&tx, scope, month, used, allowed, now).await?;
+    let recorded = events::record(&tx, app, scope, told).await?;
+    tx.commit().await?;
+    Ok(recorded.deliveries)
 }
 
 /// Gives a unit back to its month.
@@ -226,7 +288,7 @@ pub(super) async fn used<C: ConnectionTrait>(
     month: Timestamp,
 ) -> Result<Option<i64>, DbErr> {
     // A SUM of BIGINT is NUMERIC on PostgreSQL.
-    let sql = format!("SELECT CAST(SUM(used) AS BIGINT) AS used FROM quota_counters WHERE {ROWS}");
+    let sql = format!("SELECT CAST(SUM(used) AS BIGINT) AS used FROM quota_counters WHERE {ROWS} AND stripe >= 0");
     let statement = Statement::from_sql_and_values(connection.get_database_backend(), sql, with(scope, month, []));
     match connection.query_one_raw(statement).await? {
         Some(row) => row.try_get("", "used"),
@@ -234,17 +296,23 @@ pub(super) async fn used<C: ConnectionTrait>(
     }
 }
 
-/// How many messages were sent in a month so far.
+/// How many messages were sent in a month so far; for a tenant with a limit, those that its first send of the month will count.
 pub(super) async fn sent<C: ConnectionTrait>(
     connection: &C,
     scope: &TenantScope,
     month: Timestamp,
+    limited: bool,
 ) -> Result<i64, DbErr> {
+    let what = if limited {
+        sent_without_earlier_units()
+    } else {
+        "FROM usage_facts WHERE tenant_id = $1 AND meter = $3 AND occurred_at >= $2".to_owned()
+    };
     let row = connection
         .query_one_raw(Statement::from_sql_and_values(
             connection.get_database_backend(),
-            "SELECT COUNT(*) AS count FROM usage_facts WHERE tenant_id = $1 AND meter = $2 AND occurred_at >= $3",
-            [scope.id().clone().into(), Meter::MessagesSent.as_str().into(), month.into()],
+            format!("SELECT COUNT(*) AS count {what}"),
+            [scope.id().clone().into(), month.into(), Meter::MessagesSent.as_str().into()],
         ))
         .await?;
     row.map_or(Ok(0), |row| row.try_get("", "count"))

@@ -50,7 +50,7 @@ async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<Cu
             let month = quota::month_of(now);
             let used = match quota::used(connection, scope, month).await? {
                 Some(used) => used,
-                None => quota::sent(connection, scope, month).await?,
+                None => quota::sent(connection, scope, month, entitlements.limit(limit).is_some()).await?,
             };
             (used, Some(quota::resets_at(month)))
         } else {

@@ -15,12 +15,10 @@ impl Breaker {
         self.0.load(Ordering::Acquire) < FAILURES
     }
 
-    /// Redis answered.
-    pub(super) fn succeeded(&self) {
+    /// Redis answered; says whether nobody asked until now.
+    pub(super) fn succeeded(&self) -> bool {
         // Without a write while all is well, which is what every request meets.
-        if self.0.load(Ordering::Acquire) != 0 {
-            self.0.store(0, Ordering::Release);
-        }
+        self.0.load(Ordering::Acquire) != 0 && self.0.swap(0, Ordering::AcqRel) >= FAILURES
     }
 
     /// Redis didn't answer; says whether this was one time too many.
@@ -48,7 +46,7 @@ mod tests {
             let mut row = 0;
             for answered in outcomes {
                 if answered {
-                    breaker.succeeded();
+                    prop_assert_eq!(breaker.succeeded(), row >= FAILURES);
                     row = 0;
                 } else {
                     row += 1;
@@ -58,6 +56,7 @@ mod tests {
             }
             breaker.trip();
             prop_assert!(!breaker.lets_through());
+            prop_assert!(breaker.succeeded() && !breaker.succeeded());
         }
     }
 }

@@ -372,11 +372,17 @@ fn apply(row: &mut Model, wish: &Wish) -> ApiResult<bool> {
     Ok(true)
 }
 
-/// Whether its worker holds it in a state that it doesn't leave by itself.
+/// Whether its worker holds it in a state that it doesn't leave by itself, or has just stopped it by itself, which the reconciler will
+/// write down as its owner's wish.
 fn ended(row: &Model) -> bool {
     row.observed_generation == row.generation
         && matches!(
             row.observed,
-            Some(ObservedColumn(Observed::LoggedOut { .. } | Observed::Banned { .. } | Observed::Failed { .. }))
+            Some(ObservedColumn(
+                Observed::LoggedOut { .. }
+                    | Observed::Banned { .. }
+                    | Observed::Failed { .. }
+                    | Observed::Stopped { reason: Some(_) }
+            ))
         )
 }

@@ -60,11 +60,12 @@ pub(super) async fn create(
     body: &CreateWebhook,
 ) -> ApiResult<CreatedWebhook> {
     plans::require(tx, scope, Feature::Webhooks).await?;
-    plans::admit(tx, scope, Limit::Webhooks).await?;
     let taken = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone())).one(tx).await?;
+    // Before the plan is asked: with a larger one there could be no second either.
     if taken.is_some() {
         return Err(Kind::WebhookExists.into());
     }
+    plans::admit(tx, scope, Limit::Webhooks).await?;
     let key = tenants::data_key(app, tx, scope).await?;
     let (id, secret, now) = (WebhookId::new(), Secret::generate(), Timestamp::now());
     let row = webhook::ActiveModel {

@@ -211,6 +211,29 @@ async fn a_dead_job_can_be_redriven_and_a_waiting_one_called_off(#[case] engine:
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
 #[tokio::test]
+async fn dead_jobs_of_one_key_are_redriven_together_and_beside_one_that_waits(#[case] engine: Engine) {
+    let Some(parts) = Parts::new(engine).await else { return };
+    let app = parts.replica().await;
+    let (tenant, db) = (TenantId::new(), app.db.autocommit());
+    let die = "UPDATE jobs SET state = 'dead', finished_at = 1 WHERE state = 'ready'";
+    for _ in 0..2 {
+        assert!(jobs::enqueue_once(db, job(&tenant, "lane"), "key").await.unwrap());
+        execute(&app, die, []).await;
+    }
+    assert_eq!(dead::redrive_all(&app.db, KIND).await.unwrap(), 2);
+    assert_eq!(number(&app, "SELECT COUNT(*) FROM jobs WHERE state = 'ready'").await, 2);
+    execute(&app, die, []).await;
+    assert!(jobs::enqueue_once(db, job(&tenant, "lane"), "key").await.unwrap(), "they left the key to others");
+    let found = dead::list(&app.db, None, 50).await.unwrap();
+    assert!(dead::redrive(&app.db, &found[0].id).await.unwrap());
+    app.db.clone().close().await;
+    parts.remove().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test]
 async fn a_kind_of_a_newer_version_is_left_alone_and_stops_nobody(#[case] engine: Engine) {
     let Some(parts) = Parts::new(engine).await else { return };
     let app = parts.replica().await;

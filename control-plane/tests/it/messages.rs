@@ -1,12 +1,16 @@
 //! Messages on their way out.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
 
 use chrono::Utc;
 use rstest::rstest;
+use sea_orm::ConnectionTrait;
 use serde_json::json;
 use shared::{
     ids::{MessageId, SessionId},
@@ -282,5 +286,36 @@ async fn what_a_suspended_tenant_has_queued_waits_until_it_is_taken_back(#[case]
         program.message(id, "sent").await;
     }
     assert_eq!(worker.sent().len(), 3);
+    app.stop().await;
+}
+
+/// On PostgreSQL, since there a commit can be held up.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_whose_sender_goes_away_during_the_commit_is_sent_all_the_same_and_soon() {
+    let Some(mut app) = TestApp::start(Engine::Postgres).await else { return };
+    let impatient = app.replica_with(|config| config.http.request_timeout = Duration::from_secs(3)).await;
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    let db = &app.app().db;
+    for statement in [
+        "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS \
+         'BEGIN PERFORM pg_advisory_xact_lock(4711); RETURN NULL; END'",
+        "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON messages DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION wait()",
+    ] {
+        db.autocommit().execute_unprepared(statement).await.unwrap();
+    }
+    let held_up = db.write().await.unwrap();
+    held_up.execute_unprepared("SELECT pg_advisory_xact_lock(4711)").await.unwrap();
+    let body = json!({"session_id": put.session_id, "to": TO, "type": "text", "text": {"body": "x"}});
+    let request = app.http.post(format!("{impatient}/api/v1/messages/send")).bearer_auth(&program.key).json(&body);
+    Answer::of(request).await.assert_problem(503, "unavailable");
+    held_up.rollback().await.unwrap();
+    until("the worker gets it", async || worker.sent().first().cloned()).await;
+    until("it is sent", async || {
+        (app.count("SELECT COUNT(*) FROM messages WHERE status = 'sent'").await == 1).then_some(())
+    })
+    .await;
     app.stop().await;
 }

@@ -37,7 +37,7 @@ async fn try_plans(app: &TestApp, arguments: &[&str]) -> anyhow::Result<String> 
     line.command.run(&app.app().db).await
 }
 
-async fn plans(app: &TestApp, arguments: &[&str]) -> String {
+pub async fn plans(app: &TestApp, arguments: &[&str]) -> String {
     try_plans(app, arguments).await.unwrap()
 }
 
@@ -58,13 +58,18 @@ fn file(sessions: u32) -> Value {
     })
 }
 
-async fn plan_of(app: &TestApp, owner: &Owner) -> Value {
+pub async fn plan_of(app: &TestApp, owner: &Owner) -> Value {
     let answer = Answer::of(app.get("/api/v1/plan").bearer_auth(&owner.access_token)).await;
     assert_eq!(answer.status, 200, "{answer:?}");
     answer.json()
 }
 
-fn limit(plan: &Value, name: &str) -> (Value, i64) {
+/// As a program sees it.
+pub async fn plan_of_key(program: &Program<'_>) -> Value {
+    program.get("plan").await.json()
+}
+
+pub fn limit(plan: &Value, name: &str) -> (Value, i64) {
     let limits = plan["limits"].as_array().unwrap();
     let limit = limits.iter().find(|limit| limit["limit"] == name).unwrap();
     (limit["allowed"].clone(), limit["used"].as_i64().unwrap())
@@ -275,9 +280,11 @@ async fn what_the_plan_lacks_is_refused_and_named(#[case] engine: Engine) {
     refused.assert_problem(402, "feature-not-in-plan");
     assert!(refused.json()["detail"].as_str().unwrap().contains("whatsapp"));
     assert_eq!(post("sessions", json!({"name": "a", "network": "sandbox"})).await.status, 201);
-    post("webhooks", json!({"url": "https://example.com/hook", "event_types": ["*"]}))
-        .await
-        .assert_problem(402, "feature-not-in-plan");
+    let hook = json!({"url": "https://example.com/hook", "event_types": ["*"]});
+    post("webhooks", hook.clone()).await.assert_problem(402, "feature-not-in-plan");
+    plans(&app, &["override", &owner.tenant_id, "--feature", "webhooks=on", "--limit", "webhooks=1"]).await;
+    assert_eq!(post("webhooks", hook.clone()).await.status, 201);
+    post("webhooks", hook).await.assert_problem(409, "webhook-exists");
     app.stop().await;
 }
 
@@ -307,11 +314,11 @@ async fn workers_of_a_pool_run_the_sessions_of_its_plans_and_no_others(#[case] e
 }
 
 /// How many units of this month's quota are taken.
-async fn used(app: &TestApp) -> i64 {
+pub async fn used(app: &TestApp) -> i64 {
     app.count("SELECT CAST(COALESCE(SUM(used), -1) AS BIGINT) FROM quota_counters").await
 }
 
-async fn quota(app: &TestApp, tenant: &str, messages: u32) {
+pub async fn quota(app: &TestApp, tenant: &str, messages: u32) {
     plans(app, &["override", tenant, "--limit", &format!("messages_per_month={messages}")]).await;
 }
 
@@ -421,7 +428,7 @@ async fn a_large_quota_is_counted_in_stripes_and_as_exact_near_its_end(#[case] e
 }
 
 /// A phone number of one's own for each, so that no chat holds up another. Every tenth ends in 7.
-fn number(n: u32) -> String {
+pub fn number(n: u32) -> String {
     format!("+1555000{n:04}")
 }
 

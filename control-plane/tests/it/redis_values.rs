@@ -179,3 +179,24 @@ async fn a_route_spares_the_database_is_dropped_at_each_move_and_found_out_if_it
     program.message(sent["id"].as_str().unwrap(), "sent").await;
     app.stop().await;
 }
+
+/// As one that was demoted, or whose memory is full: it answers, and takes nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redis_that_can_be_read_and_not_written_counts_as_away_until_it_can() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let url = redis.url();
+    let Some(app) = TestApp::start_with(Engine::Postgres, |config| config.redis.url = Some(url.into())).await else {
+        return;
+    };
+    let ours = app.app().redis.clone().unwrap();
+    assert!(ours.probe().await);
+    let command = async |words: &[&str]| {
+        let mut connection = connection(&redis).await;
+        redis::cmd(words[0]).arg(&words[1..]).query_async::<()>(&mut connection).await.unwrap();
+    };
+    command(&["CONFIG", "SET", "min-replicas-to-write", "1"]).await;
+    assert!(!ours.probe().await, "it takes nothing");
+    command(&["CONFIG", "SET", "min-replicas-to-write", "0"]).await;
+    assert!(ours.probe().await);
+    app.stop().await;
+}

@@ -189,6 +189,15 @@ async fn a_session_whose_codes_ran_out_is_stopped_and_says_why(#[case] engine: E
     assert_eq!((&status["reason"], &status["desired"]), (&json!("pairing_timeout"), &json!("stopped")));
     assert_eq!(program.post(&format!("sessions/{id}/start"), &json!({})).await.status, 202);
     worker.told(&id, |put| put.generation == 2).await;
+
+    // Once more, and its owner starts it again before that is noticed.
+    worker.report(&id, Observed::Pairing).await;
+    program.status(&id, "pairing").await;
+    let ran_out = json!(Observed::Stopped { reason: Some("pairing_timeout".into()) }).to_string();
+    let later = Timestamp::now().plus(Duration::from_secs(3600));
+    app.sql("UPDATE sessions SET observed = $1, reconcile_at = $2", [ran_out.into(), later.into()]).await;
+    assert_eq!(program.post(&format!("sessions/{id}/start"), &json!({})).await.status, 202);
+    worker.told(&id, |put| put.generation == 3).await;
     app.stop().await;
 }
 

@@ -11,6 +11,7 @@ mod m0006_plans;
 mod m0007_audit;
 mod m0010_operators;
 mod m0011_operator_second_factors;
+mod m0012_limits;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -28,6 +29,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0007_audit::Migration),
             Box::new(m0010_operators::Migration),
             Box::new(m0011_operator_second_factors::Migration),
+            Box::new(m0012_limits::Migration),
         ]
     }
 }
