@@ -23,6 +23,7 @@ use crate::faults::{Decision, Direction, Plan};
 use crate::pairing::OpenReference;
 use crate::pairing::code::OpenCode;
 use crate::phone::{InboxItem, process_inbox};
+use crate::routing::MAILBOX_LIMIT;
 use crate::wire::{CertificateAuthority, EndReason, ReplayGuard};
 use crate::{Config, lock, login};
 
@@ -193,12 +194,25 @@ impl Network {
         map.get(jid.user.as_str()).map(|account| Arc::clone(&account))
     }
 
-    /// Hands an item to a phone and makes sure that someone works it off.
+    /// Hands an item to a phone. Senders of messages have been refused before a full inbox comes to this; a receipt is lost.
     pub(crate) fn put_in_inbox(&self, account: &Arc<Account>, item: InboxItem) {
+        {
+            let mut state = account.state();
+            if state.inbox.len() >= MAILBOX_LIMIT && matches!(item, InboxItem::Receipt(_)) {
+                tracing::warn!("a full inbox took no receipt");
+                return;
+            }
+            state.inbox.push_back(item);
+        }
+        self.work_off_inbox(account);
+    }
+
+    /// Makes sure that someone works off what waits for a phone, unless it is switched off.
+    pub(crate) fn work_off_inbox(&self, account: &Arc<Account>) {
         let idle = {
             let mut state = account.state();
-            state.inbox.push_back(item);
-            !std::mem::replace(&mut state.inbox_busy, true)
+            let due = !state.offline && !state.inbox.is_empty();
+            due && !std::mem::replace(&mut state.inbox_busy, true)
         };
         if idle {
             self.spawn(process_inbox(self.clone(), Arc::clone(account)));

@@ -26,7 +26,7 @@ async fn what_is_on_its_way_when_a_session_is_stopped_gets_its_word_first() {
         items.push(item(&world.phone().await, &format!("{n}")));
     }
     let network = world.sim.network();
-    let late = FaultPlan { seed: 5, drop: 0, delay: 1_000, duplicate: 0, cut: 0, longest_delay_ms: 300 };
+    let late = FaultPlan { seed: 5, delay: 1_000, longest_delay_ms: 300, ..FaultPlan::default() };
     network.plan_faults(Some(late)).await.unwrap();
 
     let mut order = linked.order.clone();
@@ -63,7 +63,7 @@ async fn a_connected_session_hears_that_unknown_sends_are_to_be_held() {
     let friend = world.phone().await;
     // Nothing has to be asked of WhatsApp for the next ones.
     world.send(linked.worker.id(), &linked.order, vec![item(&friend, "before")]).await;
-    let late = FaultPlan { seed: 5, drop: 0, delay: 1_000, duplicate: 0, cut: 0, longest_delay_ms: 1_000 };
+    let late = FaultPlan { seed: 5, delay: 1_000, longest_delay_ms: 1_000, ..FaultPlan::default() };
     network.plan_faults(Some(late)).await.unwrap();
     let items = until("a connection was lost before the word came", async || {
         let items = vec![item(&friend, "once")];

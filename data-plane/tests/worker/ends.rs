@@ -1,5 +1,7 @@
 //! Stops, logouts, conflicts, moves.
 
+use std::time::{Duration, Instant};
+
 use shared::wire::session::{Desired, Observed};
 use simulator::Fault;
 
@@ -111,12 +113,17 @@ async fn a_replaced_session_asks_first_and_comes_back_only_if_it_is_ours() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lost_sockets_are_the_library_s_to_dial_again() {
     let world = World::new().await;
-    let linked = world.linked().await;
+    let mut config = world.config("w1");
+    // A client that is built anew comes after 48 s at the earliest.
+    config.timing.rebuild = Duration::from_secs(60);
+    let linked = world.linked_at(config).await;
     let friend = world.phone().await;
     for fault in [Fault::Eof, Fault::StreamError503, Fault::Close] {
+        let lost = Instant::now();
         world.sim.network().fault(&linked.device, fault).await.unwrap();
         let ids = world.text(&friend, &linked.phone, "still there?", 5).await;
         world.has_all(linked.id(), &ids).await;
+        assert!(lost.elapsed() < Duration::from_secs(40), "{fault:?}: the library hasn't dialled");
     }
     world.connected(linked.id()).await;
     assert_eq!(world.plane.validations(), 0);

@@ -172,7 +172,11 @@ impl World {
 
     /// A worker with one connected session, and the phone that it is linked to.
     pub async fn linked(&self) -> Linked {
-        let worker = self.worker("w1").await;
+        self.linked_at(self.config("w1")).await
+    }
+
+    pub async fn linked_at(&self, config: Config) -> Linked {
+        let worker = self.worker_with(config).await;
         let order = self.order();
         self.put(worker.id(), &order).await;
         let phone = self.phone().await;
@@ -207,7 +211,7 @@ impl World {
         messages.collect()
     }
 
-    /// Waits until the control plane has these messages of a session, and checks that it has each once.
+    /// Waits until the control plane was given these messages of a session, each at least once.
     pub async fn has_all(&self, session: &SessionId, ids: &[String]) {
         until("all messages are there", async || {
             let have: HashSet<_> = self.messages(session).into_iter().map(|message| message.wa_id).collect();

@@ -4,9 +4,11 @@
 //! a preview, a primer of five stanzas, more as it asks for batches, and an `offline` mark, sent even for an empty one since
 //! clients wait for it. From then on everything is delivered as it arrives.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 use wacore_binary::builder::NodeBuilder;
 use wacore_binary::{Node, NodeRef, Server};
 
@@ -17,7 +19,7 @@ use crate::faults::{Decision, Direction};
 use crate::login;
 use crate::network::Network;
 use crate::phone::share_app_state_key;
-use crate::routing::{accept_message, accept_receipt, release_acknowledged};
+use crate::routing::{MessageAnswer, accept_message, accept_receipt, release_acknowledged};
 use crate::wire::{EndReason, children, required, server_jid};
 
 /// Backlog stanzas that are sent before the client asks for the first batch.
@@ -26,6 +28,8 @@ const PRIMER: usize = 5;
 const MAX_BATCH: usize = 10_000;
 /// Stanzas written in one WebSocket message.
 const WRITE_BATCH: usize = 32;
+/// Acks that may be late at once; a client that sends on has to wait until one is written.
+const MAX_LATE_ACKS: usize = 10_000;
 
 /// How far the delivery of the mailbox has come.
 enum Phase {
@@ -44,6 +48,9 @@ struct Stream<'a> {
     device: u16,
     cursor: u64,
     phase: Phase,
+    /// Acks that the fault plan writes later, by their time; the number keeps those of one moment apart. They end with the connection.
+    late_acks: BTreeMap<(Instant, u64), MessageAnswer>,
+    late_acks_ever: u64,
 }
 
 /// Logs the device in and serves it until the connection ends.
@@ -66,12 +73,23 @@ pub(super) async fn run(
         shown.jid = Some(account.jid(Server::Pn, device).to_string());
         shown.state = "logged_in";
     });
-    let mut stream = Stream { network, wire, account, device, cursor: 0, phase: Phase::Passive };
+    let mut stream = Stream {
+        network,
+        wire,
+        account,
+        device,
+        cursor: 0,
+        phase: Phase::Passive,
+        late_acks: BTreeMap::new(),
+        late_acks_ever: 0,
+    };
     if let Err(reason) = stream.wire.writer.send(&[login::success(account, device)]).await {
         return reason.into();
     }
     let idle = network.config().idle_timeout;
     loop {
+        let next_ack = stream.late_acks.keys().next().map(|(due, _)| *due);
+        let has_room = stream.late_acks.len() < MAX_LATE_ACKS;
         let step = tokio::select! {
             order = orders.recv() => match order {
                 Some(Command::End { stanza, reason, goodbye }) => {
@@ -85,7 +103,10 @@ pub(super) async fn run(
                 Some(Command::Scanned(_) | Command::CodeEntered(_) | Command::PasskeyAsked(_) | Command::Say(_)) | None => Ok(()),
             },
             () = wake.notified() => Ok(()),
-            stanza = tokio::time::timeout(idle, stream.wire.reader.next_stanza()) => match stanza {
+            () = tokio::time::sleep_until(next_ack.unwrap_or_else(Instant::now)), if next_ack.is_some() => {
+                stream.write_late_ack().await
+            }
+            stanza = tokio::time::timeout(idle, stream.wire.reader.next_stanza()), if has_room => match stanza {
                 Ok(Ok(stanza)) => stream.take(stanza.get()).await,
                 Ok(Err(reason)) => Err(reason),
                 Err(_) => Err(EndReason::Idle),
@@ -129,7 +150,7 @@ impl Stream<'_> {
         }
         if matches!(&*stanza.tag, "message" | "receipt" | "ack") {
             match self.network.throw(self.account, self.device, Direction::Up) {
-                Decision::Pass | Decision::Duplicate => {}
+                Decision::Pass | Decision::Duplicate | Decision::Late(_) => {}
                 Decision::Drop => return Ok(()),
                 Decision::Delay(pause) => tokio::time::sleep(pause).await,
                 Decision::Cut => return Err(EndReason::Cut),
@@ -144,12 +165,13 @@ impl Stream<'_> {
                     Decision::Drop => return Ok(()),
                     Decision::Delay(pause) => tokio::time::sleep(pause).await,
                     Decision::Cut => return Err(EndReason::Cut),
+                    Decision::Late(lateness) => {
+                        self.late_acks_ever += 1;
+                        self.late_acks.insert((Instant::now() + lateness, self.late_acks_ever), answer);
+                        return Ok(());
+                    }
                 }
-                self.send(answer.ack).await?;
-                if let Some(accepted) = answer.accepted {
-                    accepted.ack_was_written();
-                }
-                Ok(())
+                self.answer(answer).await
             }
             "receipt" => {
                 let ack = accept_receipt(self.network, self.account, self.device, stanza)?;
@@ -167,6 +189,23 @@ impl Stream<'_> {
             "chatstate" | "call" => Ok(()),
             "xmlstreamend" => Err(EndReason::ClientClosed),
             _ => Err(EndReason::MalformedStanza("tag")),
+        }
+    }
+
+    /// Writes the ack of a message.
+    async fn answer(&mut self, answer: MessageAnswer) -> Result<(), EndReason> {
+        self.send(answer.ack).await?;
+        if let Some(accepted) = answer.accepted {
+            accepted.ack_was_written();
+        }
+        Ok(())
+    }
+
+    /// Writes the oldest late ack; to a device that is muted it is lost.
+    async fn write_late_ack(&mut self) -> Result<(), EndReason> {
+        match self.late_acks.pop_first() {
+            Some((_, answer)) if !self.is_muted() => self.answer(answer).await,
+            _ => Ok(()),
         }
     }
 
@@ -257,7 +296,7 @@ impl Stream<'_> {
         }
         for stanza in stanzas {
             match self.network.throw(self.account, self.device, Direction::Down) {
-                Decision::Pass => {}
+                Decision::Pass | Decision::Late(_) => {}
                 Decision::Drop => continue,
                 Decision::Delay(pause) => tokio::time::sleep(pause).await,
                 Decision::Duplicate => self.send(stanza.clone()).await?,

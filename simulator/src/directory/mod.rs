@@ -62,6 +62,8 @@ pub(crate) struct AccountState {
     pub(crate) auto_reply: Option<String>,
     /// The phone doesn't encrypt anew what another device could not open.
     pub(crate) ignores_retries: bool,
+    /// The phone is switched off: what comes waits in its inbox.
+    pub(crate) offline: bool,
     /// The linked devices by device id.
     pub(crate) companions: BTreeMap<u16, Companion>,
     /// The accounts that have asked for this one's devices, by alias: they hear of changes.
@@ -94,6 +96,7 @@ impl Account {
                 auto_read: false,
                 auto_reply: None,
                 ignores_retries: false,
+                offline: false,
                 companions: BTreeMap::new(),
                 watchers: BTreeMap::new(),
                 next_device: 1,

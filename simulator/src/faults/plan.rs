@@ -9,7 +9,9 @@
 //!   a message is lost for good;
 //! - delayed: everything of that connection waits, so that nothing overtakes;
 //! - repeated, only on the way down: the stanza is written twice;
-//! - cut: the socket ends without a close frame, before the stanza in question.
+//! - cut: the socket ends without a close frame, before the stanza in question;
+//! - late, only the ack of a message: it is written that much later, and nothing waits for it. So other acks, receipts of the
+//!   same message and what others write overtake it, as they do where one server takes a message and another delivers it.
 //!
 //! Queries (`iq`) are spared: a lost answer to one costs a client a minute, and says nothing about messages.
 
@@ -39,19 +41,48 @@ pub struct FaultPlan {
     /// Share at which the socket is cut.
     #[serde(default)]
     pub cut: u16,
+    /// Share that is late, of the acks of messages.
+    #[serde(default)]
+    pub late_acks: u16,
     /// The longest delay, in milliseconds.
     #[serde(default = "longest_delay")]
     pub longest_delay_ms: u64,
+    /// How late a late ack is, in milliseconds.
+    #[serde(default = "ack_lateness")]
+    pub ack_lateness_ms: u64,
 }
 
 const fn longest_delay() -> u64 {
     200
 }
 
+const fn ack_lateness() -> u64 {
+    300
+}
+
+impl Default for FaultPlan {
+    /// Hurts nothing.
+    fn default() -> Self {
+        Self {
+            seed: 0,
+            drop: 0,
+            delay: 0,
+            duplicate: 0,
+            cut: 0,
+            late_acks: 0,
+            longest_delay_ms: longest_delay(),
+            ack_lateness_ms: ack_lateness(),
+        }
+    }
+}
+
 impl FaultPlan {
     pub(crate) fn is_valid(&self) -> bool {
-        let sum = u32::from(self.drop) + u32::from(self.delay) + u32::from(self.duplicate) + u32::from(self.cut);
-        sum <= 1_000 && (1..=60_000).contains(&self.longest_delay_ms)
+        let shares = [self.drop, self.delay, self.duplicate, self.cut, self.late_acks];
+        let possible = 1..=60_000;
+        shares.into_iter().map(u32::from).sum::<u32>() <= 1_000
+            && possible.contains(&self.longest_delay_ms)
+            && possible.contains(&self.ack_lateness_ms)
     }
 }
 
@@ -72,6 +103,8 @@ pub struct PlanCounts {
     pub duplicated: u64,
     /// Sockets cut.
     pub cuts: u64,
+    /// Acks of messages that were late.
+    pub late_acks: u64,
 }
 
 /// Which way a stanza goes.
@@ -93,6 +126,8 @@ pub(crate) enum Decision {
     Delay(Duration),
     Duplicate,
     Cut,
+    /// Only of [`Direction::Ack`]: written that much later, while everything else goes on.
+    Late(Duration),
 }
 
 /// How many throws there were for a device, up and down.
@@ -112,6 +147,7 @@ pub(crate) struct Plan {
     delayed: AtomicU64,
     duplicated: AtomicU64,
     cuts: AtomicU64,
+    late_acks: AtomicU64,
 }
 
 impl Plan {
@@ -126,6 +162,7 @@ impl Plan {
             delayed: zero(),
             duplicated: zero(),
             cuts: zero(),
+            late_acks: zero(),
         }
     }
 
@@ -145,6 +182,7 @@ impl Plan {
             (Decision::Delay(_), _) => Some(&self.delayed),
             (Decision::Duplicate, _) => Some(&self.duplicated),
             (Decision::Cut, _) => Some(&self.cuts),
+            (Decision::Late(_), _) => Some(&self.late_acks),
         };
         self.stanzas.fetch_add(1, Ordering::Relaxed);
         if let Some(counter) = counter {
@@ -163,6 +201,7 @@ impl Plan {
             delayed: read(&self.delayed),
             duplicated: read(&self.duplicated),
             cuts: read(&self.cuts),
+            late_acks: read(&self.late_acks),
         }
     }
 }
@@ -188,6 +227,8 @@ fn throw(plan: &FaultPlan, device: &str, direction: Direction, number: u64) -> D
         if direction == Direction::Down { Decision::Duplicate } else { Decision::Pass }
     } else if hit(plan.cut) {
         Decision::Cut
+    } else if hit(plan.late_acks) && direction == Direction::Ack {
+        Decision::Late(Duration::from_millis(plan.ack_lateness_ms))
     } else {
         Decision::Pass
     }
@@ -199,9 +240,9 @@ mod tests {
 
     use super::*;
 
-    fn plan(seed: u64, shares: [u16; 4]) -> FaultPlan {
-        let [drop, delay, duplicate, cut] = shares;
-        FaultPlan { seed, drop, delay, duplicate, cut, longest_delay_ms: 50 }
+    fn plan(seed: u64, shares: [u16; 5]) -> FaultPlan {
+        let [drop, delay, duplicate, cut, late_acks] = shares;
+        FaultPlan { seed, drop, delay, duplicate, cut, late_acks, longest_delay_ms: 50, ack_lateness_ms: 50 }
     }
 
     proptest! {
@@ -209,7 +250,7 @@ mod tests {
         fn the_same_seed_throws_the_same_for_each_device_whatever_happens_between(
             seed: u64, other in 0usize..20, count in 1usize..100,
         ) {
-            let order = plan(seed, [250, 250, 250, 250]);
+            let order = plan(seed, [200; 5]);
             let run = |between: usize| {
                 let plan = Plan::new(order.clone());
                 let (mut dice, mut others) = (Dice::default(), Dice::default());
@@ -226,8 +267,9 @@ mod tests {
         }
 
         #[test]
-        fn everything_that_is_hurt_is_counted(seed: u64, shares in [0u16..250, 0u16..250, 0u16..250, 0u16..250]) {
-            let plan = Plan::new(plan(seed, shares));
+        fn everything_that_is_hurt_is_counted(seed: u64, shares: [u8; 4], late in 0u16..200) {
+            let [drop, delay, duplicate, cut] = shares.map(|share| u16::from(share) / 2);
+            let plan = Plan::new(plan(seed, [drop, delay, duplicate, cut, late]));
             let mut dice = Dice::default();
             let mut hurt = 0;
             for number in 0..300 {
@@ -235,31 +277,34 @@ mod tests {
                 let decision = plan.decide(&mut dice, "device", direction);
                 hurt += u64::from(decision != Decision::Pass);
                 prop_assert!(direction == Direction::Down || decision != Decision::Duplicate);
+                prop_assert!(direction == Direction::Ack || !matches!(decision, Decision::Late(_)));
             }
             let c = plan.counts();
             prop_assert_eq!(c.stanzas, 300);
-            let counted = c.dropped_up + c.dropped_down + c.dropped_acks + c.delayed + c.duplicated + c.cuts;
+            let dropped = c.dropped_up + c.dropped_down + c.dropped_acks;
+            let counted = dropped + c.delayed + c.duplicated + c.cuts + c.late_acks;
             prop_assert_eq!(counted, hurt);
         }
     }
 
     #[test]
     fn shares_are_kept() {
-        let plan = Plan::new(plan(7, [10, 10, 0, 10]));
+        let plan = Plan::new(plan(7, [10; 5]));
         let mut dice = Dice::default();
         for _ in 0..100_000 {
-            plan.decide(&mut dice, "device", Direction::Down);
+            plan.decide(&mut dice, "device", Direction::Ack);
         }
         let c = plan.counts();
-        for count in [c.dropped_down, c.delayed, c.cuts] {
+        for count in [c.dropped_acks, c.delayed, c.cuts, c.late_acks] {
             assert!((850..1_150).contains(&count), "{c:?}");
         }
     }
 
     #[test]
     fn an_impossible_plan_is_refused() {
-        assert!(plan(1, [250; 4]).is_valid());
-        assert!(!plan(1, [251, 250, 250, 250]).is_valid());
-        assert!(!FaultPlan { longest_delay_ms: 0, ..plan(1, [0; 4]) }.is_valid());
+        assert!(plan(1, [200; 5]).is_valid());
+        assert!(!plan(1, [200, 200, 200, 200, 201]).is_valid());
+        assert!(!FaultPlan { longest_delay_ms: 0, ..plan(1, [0; 5]) }.is_valid());
+        assert!(!FaultPlan { ack_lateness_ms: 60_001, ..plan(1, [0; 5]) }.is_valid());
     }
 }

@@ -245,10 +245,14 @@ impl Network {
             if let Some(ignore) = settings.ignore_retries {
                 state.ignores_retries = ignore;
             }
+            if let Some(offline) = settings.offline {
+                state.offline = offline;
+            }
             if let Some(reply) = settings.auto_reply {
                 state.auto_reply = Some(reply).filter(|reply| !reply.is_empty());
             }
         }
+        self.work_off_inbox(&account);
         Ok(phone_view(&account))
     }
 

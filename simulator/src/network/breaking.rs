@@ -60,7 +60,7 @@ impl Network {
     /// Hurts stanzas of all devices by a plan, until the next order; `None` ends it. Gives the counts of the one before.
     ///
     /// # Errors
-    /// If the plan's shares are over 1,000 thousandths.
+    /// If the plan's shares are over 1,000 thousandths, or its times are impossible.
     pub async fn plan_faults(&self, order: Option<FaultPlan>) -> Result<PlanCounts, NetworkError> {
         if order.as_ref().is_some_and(|order| !order.is_valid()) {
             return Err(NetworkError::Invalid("shares add up to at most 1000, and delays are 1 ms to 60 s"));

@@ -27,6 +27,8 @@ pub struct PhoneSettings {
     pub auto_reply: Option<String>,
     /// Don't encrypt anew what another device could not open, as a phone that is switched off doesn't.
     pub ignore_retries: Option<bool>,
+    /// Switched off: it opens and receipts nothing that comes, until it is back.
+    pub offline: Option<bool>,
 }
 
 /// A QR code to scan with the phone of an account that is protected by a passkey.

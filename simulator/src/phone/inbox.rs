@@ -54,12 +54,12 @@ pub(crate) enum InboxItem {
     Receipt(IncomingReceipt),
 }
 
-/// Works off an account's inbox until it is empty.
+/// Works off an account's inbox until it is empty, or the phone is switched off.
 pub(crate) async fn process_inbox(network: Network, account: Arc<Account>) {
     loop {
         let batch: Vec<InboxItem> = {
             let mut state = account.state();
-            let count = state.inbox.len().min(BATCH);
+            let count = if state.offline { 0 } else { state.inbox.len().min(BATCH) };
             if count == 0 {
                 state.inbox_busy = false;
                 return;

@@ -1,6 +1,6 @@
 //! A companion's offline queue: everything for it, in order, until it acknowledges.
 //!
-//! Entries leave only by the companion's own receipt or ack. A connection reads through a cursor; a new connection starts
+//! Entries leave only by the companion's own receipt or ack; the copy of what the account itself wrote is not released by a bare ack. A connection reads through a cursor; a new connection starts
 //! at the front again, so what was delivered and not acknowledged is delivered anew, marked `offline`.
 
 use std::collections::VecDeque;
@@ -39,6 +39,8 @@ struct Entry {
     id: String,
     /// The sending account's alias, so that equal ids of two senders aren't mixed up.
     sender: String,
+    /// A copy of what the account wrote on another device: it alone names a `recipient`.
+    own_copy: bool,
     stanza: Node,
     attempts: u32,
     accepted: Option<Arc<AcceptedMessage>>,
@@ -50,6 +52,8 @@ pub(crate) struct Release<'a> {
     pub(crate) id: &'a str,
     /// The alias of the account that the acknowledged stanza came from; `None` matches any.
     pub(crate) sender: Option<&'a str>,
+    /// It is an `<ack>` that refuses nothing, not a receipt.
+    pub(crate) bare_ack: bool,
 }
 
 /// The queue of one companion.
@@ -82,7 +86,8 @@ impl Mailbox {
         }
         let sequence = self.next_sequence;
         self.next_sequence += 1;
-        self.entries.push_back(Entry { sequence, class, id, sender, stanza, attempts: 0, accepted });
+        let own_copy = class == Class::Message && stanza.attrs.get("recipient").is_some();
+        self.entries.push_back(Entry { sequence, class, id, sender, own_copy, stanza, attempts: 0, accepted });
     }
 
     /// The position behind the newest entry: everything before it was there first.
@@ -133,6 +138,7 @@ impl Mailbox {
     pub(crate) fn release(&mut self, named: &Release<'_>) -> Option<Option<Arc<AcceptedMessage>>> {
         let position = self.entries.iter().position(|entry| {
             entry.attempts > 0
+                && !(entry.own_copy && named.bare_ack)
                 && entry.class == named.class
                 && entry.id == named.id
                 && named.sender.is_none_or(|sender| sender == entry.sender)
@@ -156,7 +162,7 @@ mod tests {
     }
 
     fn release(mailbox: &mut Mailbox, id: &str) -> bool {
-        mailbox.release(&Release { class: Class::Message, id, sender: Some("a1") }).is_some()
+        mailbox.release(&Release { class: Class::Message, id, sender: Some("a1"), bare_ack: true }).is_some()
     }
 
     #[test]
@@ -180,10 +186,22 @@ mod tests {
         push(&mut mailbox, "same");
         assert!(!release(&mut mailbox, "same"));
         mailbox.deliver(0, u64::MAX, 10, false);
-        assert!(mailbox.release(&Release { class: Class::Message, id: "same", sender: Some("other") }).is_none());
+        let other = Release { class: Class::Message, id: "same", sender: Some("other"), bare_ack: true };
+        assert!(mailbox.release(&other).is_none());
         assert!(release(&mut mailbox, "same"));
         assert!(release(&mut mailbox, "same"));
         assert!(!release(&mut mailbox, "same"));
+    }
+
+    #[test]
+    fn a_copy_of_what_the_account_wrote_is_released_by_a_receipt_and_not_by_a_bare_ack() {
+        let mut mailbox = Mailbox::default();
+        let stanza = NodeBuilder::new("message").attr("id", "mine").attr("recipient", "1@lid").build();
+        mailbox.push(Class::Message, "mine".to_owned(), "a1".to_owned(), stanza, None);
+        mailbox.deliver(0, u64::MAX, 10, false);
+        let named = |bare_ack| Release { class: Class::Message, id: "mine", sender: Some("a1"), bare_ack };
+        assert!(mailbox.release(&named(true)).is_none());
+        assert!(mailbox.release(&named(false)).is_some());
     }
 
     #[test]

@@ -12,5 +12,5 @@ mod message;
 mod receipt;
 
 pub(crate) use mailbox::{Class, MAILBOX_LIMIT, Mailbox, Release};
-pub(crate) use message::{Delivery, accept_message, deliver};
+pub(crate) use message::{Delivery, MessageAnswer, accept_message, deliver};
 pub(crate) use receipt::{PhoneReceipt, accept_receipt, release_acknowledged, send_phone_receipt};

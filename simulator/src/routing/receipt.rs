@@ -3,6 +3,10 @@
 //! From wacore 0.7.0 / whatsapp-rust `receipt.rs`: a delivery receipt has no `type`, or `inactive` while the client is not in
 //! the foreground; `sender` and `peer_msg` release an account's own messages and go no further; `read` and `played` go to
 //! the sender; `retry` asks one device to encrypt anew and carries fresh keys. More ids follow in `<list><item id>`.
+//!
+//! What releases a message, from whatsapp-rust 0.7.0 `message/retry.rs` (`handle_decrypt_failure`): a delivery receipt does,
+//! `retry` alone doesn't, only the bare `<ack class="message">` that follows it; the copy of a message that the account wrote
+//! itself goes by a receipt only, a bare ack of it is ignored.
 
 use std::sync::Arc;
 
@@ -44,8 +48,8 @@ pub(crate) fn accept_receipt(
     let ids = receipt_ids(&id, stanza)?;
     let sender = network.resolve(&to);
 
-    if !matches!(kind.as_deref(), Some("read" | "read-self" | "played" | "played-self")) {
-        release(reader, device, sender.as_ref(), &ids, kind.as_deref() == Some("retry"));
+    if !matches!(kind.as_deref(), Some("read" | "read-self" | "played" | "played-self" | "retry")) {
+        release(reader, device, sender.as_ref(), &ids);
     }
     if let Some(sender) = &sender
         && let None | Some("inactive" | "read" | "played" | "retry") = kind.as_deref()
@@ -76,7 +80,8 @@ pub(crate) fn release_acknowledged(
     let sender = stanza.get_attr("to").and_then(|to| to.to_jid()).and_then(|to| network.resolve(&to));
     let mut state = account.state();
     if let Some(companion) = state.companions.get_mut(&device) {
-        let named = Release { class, id: &id, sender: sender.as_ref().map(|sender| sender.alias.as_str()) };
+        let sender = sender.as_ref().map(|sender| sender.alias.as_str());
+        let named = Release { class, id: &id, sender, bare_ack: stanza.get_attr("error").is_none() };
         if companion.mailbox.release(&named).is_none() {
             tracing::debug!("an ack named nothing that was delivered");
         }
@@ -110,17 +115,16 @@ fn receipt_ids(first: &str, stanza: &NodeRef<'_>) -> Result<Vec<String>, EndReas
     Ok(ids)
 }
 
-fn release(reader: &Account, device: u16, sender: Option<&Arc<Account>>, ids: &[String], retry: bool) {
+fn release(reader: &Account, device: u16, sender: Option<&Arc<Account>>, ids: &[String]) {
     let name = reader.jid(Server::Pn, device).to_string();
     let mut state = reader.state();
     let Some(companion) = state.companions.get_mut(&device) else {
         return;
     };
     for id in ids {
-        let named = Release { class: Class::Message, id, sender: sender.map(|sender| sender.alias.as_str()) };
-        if let Some(Some(accepted)) = companion.mailbox.release(&named)
-            && !retry
-        {
+        let sender = sender.map(|sender| sender.alias.as_str());
+        let named = Release { class: Class::Message, id, sender, bare_ack: false };
+        if let Some(Some(accepted)) = companion.mailbox.release(&named) {
             accepted.decrypted_by(name.clone());
         }
     }

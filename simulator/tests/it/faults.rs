@@ -1,7 +1,8 @@
 //! Connections broken on command, and logins that collide.
 
-use simulator::{Fault, FaultPlan, Garble, LoginFailures, Nacks, PhoneSettings, TextOrder};
+use simulator::{AcceptedQuery, Fault, FaultPlan, Garble, LoginFailures, Nacks, PhoneSettings, PlanCounts, TextOrder};
 use whatsapp_rust::wacore::types::events::Event;
+use whatsapp_rust::wacore::types::presence::ReceiptType;
 
 use crate::client::{World, until};
 
@@ -186,7 +187,15 @@ async fn under_a_fault_plan_every_message_arrives_and_what_was_hurt_is_counted()
     let world = World::new().await;
     let (own, other) = (world.phone().await, world.phone().await);
     let (_device, running, jid) = world.pair(&own).await;
-    let plan = FaultPlan { seed: 42, drop: 50, delay: 50, duplicate: 50, cut: 10, longest_delay_ms: 20 };
+    let plan = FaultPlan {
+        seed: 42,
+        drop: 50,
+        delay: 50,
+        duplicate: 50,
+        cut: 10,
+        longest_delay_ms: 20,
+        ..FaultPlan::default()
+    };
     world.network.plan_faults(Some(plan)).await.expect("plan");
     let order = TextOrder { to: own.clone(), text: "hurt".into(), id: None, count: Some(200), by_lid: false };
     let ids = world.network.write(&other, order).await.expect("write");
@@ -204,6 +213,32 @@ async fn under_a_fault_plan_every_message_arrives_and_what_was_hurt_is_counted()
     .await;
     assert!(counts.duplicated > 0, "{counts:?}");
     assert!(world.network.planned_faults().await.is_none());
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_ack_is_overtaken_by_the_receipt_and_holds_up_nothing_else() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, _) = world.pair(&own).await;
+    let late = |ms| FaultPlan { late_acks: 1_000, ack_lateness_ms: ms, ..FaultPlan::default() };
+    world.network.plan_faults(Some(late(60_000))).await.expect("plan");
+    running.send(&other, "LATE", "taken, and not yet said").await;
+    running.receipt("LATE", &ReceiptType::Delivered).await;
+    let id = world.write(&other, &own, "meanwhile").await;
+    assert_eq!(running.text(&id).await, "meanwhile");
+    // An ack that is less late comes first.
+    let counts = world.network.plan_faults(Some(late(1))).await.expect("plan");
+    assert_eq!(counts, PlanCounts { stanzas: counts.stanzas, late_acks: 1, ..PlanCounts::default() });
+    running.send(&other, "SOON", "said sooner").await;
+    assert_eq!(running.acked("SOON").await, None);
+    let entry = async |id: &str| {
+        world.network.accepted(&AcceptedQuery { id: Some(id.to_owned()), ..Default::default() }).await.remove(0)
+    };
+    until("the ack to be on record", async || entry("SOON").await.ack_written.then_some(())).await;
+    assert!(!entry("LATE").await.ack_written);
+    assert!(!running.has(|event| matches!(event, Event::ServerAck(ack) if ack.id == "LATE")));
     running.stop().await;
     world.simulator.shutdown().await;
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio_tungstenite::tungstenite::Message;
 
-use simulator::{Config, Simulator};
+use simulator::{Config, PhoneSettings, Simulator};
 use whatsapp_rust::NodeBuilder;
 use whatsapp_rust::wacore::handshake::XxHandshakeState;
 use whatsapp_rust::wacore::libsignal::protocol::KeyPair;
@@ -80,6 +80,16 @@ impl Raw {
         self.receive.decrypt_in_place_with_counter(self.received, &mut frame).expect("open");
         self.received += 1;
         OwnedNodeRef::new(frame[1..].to_vec()).expect("stanza").to_owned_node()
+    }
+
+    /// The next stanza of this kind; what comes before it is passed over.
+    async fn hear_a(&mut self, tag: &str) -> Node {
+        loop {
+            let stanza = self.hear().await;
+            if stanza.tag == tag {
+                return stanza;
+            }
+        }
     }
 }
 
@@ -329,6 +339,47 @@ async fn a_keep_alive_is_answered_and_the_unknown_refused_and_counted() {
     let code = refusal.get_optional_child("error").and_then(|error| error.attrs.get("code")).map(ToString::to_string);
     assert_eq!(code.as_deref(), Some("501"));
     assert_eq!(world.network.health().await.unimplemented.get("w:g2"), Some(&1));
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_receipt_alone_releases_nothing_and_a_bare_ack_no_copy_of_what_the_account_wrote() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let settings = PhoneSettings { ignore_retries: Some(true), ..PhoneSettings::default() };
+    world.network.configure(&other, settings).await.expect("configure");
+    let (device, running, jid) = world.pair(&own).await;
+    world.drained(&jid).await;
+    running.stop().await;
+    let mut raw = Raw::log_in(&world.simulator.ws_url(), device.noise_keys().await, &own, 1).await;
+    assert_eq!(raw.hear().await.tag, "success");
+    raw.ask("passive", "set", [NodeBuilder::new("active").build()]).await;
+    let left = async || world.network.unacknowledged(&jid).await.expect("count");
+    let receipt = |id: &str, to: &str, kind: &str| {
+        NodeBuilder::new("receipt").attr("id", id).attr("to", format!("{to}@s.whatsapp.net")).attr("type", kind).build()
+    };
+    let ack = |id: &str, to: &str| {
+        let ack = NodeBuilder::new("ack").attr("class", "message").attr("id", id);
+        ack.attr("to", format!("{to}@s.whatsapp.net")).build()
+    };
+
+    let id = world.write(&other, &own, "unreadable").await;
+    assert_eq!(raw.hear_a("message").await.attrs.get("id").map(ToString::to_string), Some(id.clone()));
+    raw.say_stanza(&receipt(&id, &other, "retry")).await;
+    raw.hear_a("ack").await;
+    assert_eq!(left().await, 1, "asked for again, and still in the queue");
+    raw.say_stanza(&ack(&id, &other)).await;
+    until("the ack to release it", async || (left().await == 0).then_some(())).await;
+
+    let id = world.write(&own, &other, "from my phone").await;
+    assert_eq!(raw.hear_a("message").await.attrs.get("id").map(ToString::to_string), Some(id.clone()));
+    raw.say_stanza(&ack(&id, &own)).await;
+    // What is asked after it is answered after it.
+    raw.say_stanza(&receipt("NONE", &other, "read")).await;
+    raw.hear_a("ack").await;
+    assert_eq!(left().await, 1, "the own copy waits for a receipt");
+    raw.say_stanza(&receipt(&id, &own, "sender")).await;
+    until("the receipt to release it", async || (left().await == 0).then_some(())).await;
     world.simulator.shutdown().await;
 }
 

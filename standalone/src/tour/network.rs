@@ -96,6 +96,13 @@ impl Network {
         self.post::<Value>("phones", &body).await.map(drop)
     }
 
+    /// Switches a phone off, or on again: off, it takes nothing that comes, and nobody gets a receipt.
+    pub async fn switch_off(&self, phone: &str, offline: bool) -> Result<()> {
+        let order = json!({ "offline": offline });
+        let response = self.http.patch(self.url(&format!("phones/{phone}"))).json(&order).send().await?;
+        read::<Value>(response).await.map(drop)
+    }
+
     /// The phone scans a QR code.
     pub async fn scan(&self, phone: &str, qr: &str) -> Result<()> {
         self.post::<Value>(&format!("phones/{phone}/scan"), &json!({ "qr": qr })).await.map(drop)

@@ -4,6 +4,7 @@
 
 mod baileys;
 mod chaos;
+mod chaos_sends;
 mod exchange;
 mod fault_run;
 mod fault_table;
@@ -14,5 +15,6 @@ mod linking;
 mod operating;
 mod outages;
 mod postgres;
+mod sent;
 mod stack;
 mod tenants;

@@ -178,6 +178,15 @@ impl Stack {
         query(&self.settings["DATA_PLANE_DATABASE_URL"], sql).await
     }
 
+    /// What the first worker has counted, all labels together.
+    pub async fn worker_figure(&self, name: &str) -> usize {
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let answer = http.get(format!("http://{}/metrics", self.settings["WORKER_LISTEN"])).send().await.unwrap();
+        let figures = answer.error_for_status().unwrap().text().await.unwrap();
+        let values = figures.lines().filter(|line| line.split([' ', '{']).next() == Some(name));
+        values.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+    }
+
     /// `kill -9`.
     pub fn kill_worker(&mut self) {
         kill(self.worker.take());
@@ -273,8 +282,13 @@ impl Stack {
 
     /// One more session of a tenant's, connected as `phone`.
     pub async fn session(&self, api: &Api, phone: String) -> Tenant {
+        self.session_with(api, phone, json!({})).await
+    }
+
+    /// One with other settings.
+    pub async fn session_with(&self, api: &Api, phone: String, settings: Value) -> Tenant {
         self.network.new_phone(&phone, "Tenant", None).await.unwrap();
-        let answer = api.post("sessions", json!({ "name": phone })).await.unwrap();
+        let answer = api.post("sessions", json!({ "name": phone, "settings": settings })).await.unwrap();
         let session = text(&answer, "/id").unwrap();
         api.post(&format!("sessions/{session}/start"), json!({})).await.unwrap();
         let qr = api
