@@ -94,7 +94,8 @@ async fn run(engine: Engine, seed: u64, sessions: usize, seconds: usize) {
     let hurt = |what: &str| counts[what].as_u64().unwrap();
     let dropped = hurt("dropped_up") + hurt("dropped_down") + hurt("dropped_acks");
     let slowed = hurt("delayed") + hurt("duplicated");
-    assert!(hurt("cuts") > 0 && dropped > 0 && slowed > 0, "nothing was hurt: {counts}");
+    // One in twenty-five or so of some hundred: of which sort they are is the seed's to say.
+    assert!(hurt("cuts") + dropped + slowed + hurt("late_acks") >= 5, "next to nothing was hurt: {counts}");
 }
 
 /// One text a second out, two in. Gives the texts that were sent, in their order, and those that were written.
