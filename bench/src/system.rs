@@ -80,7 +80,7 @@ pub async fn database(engine: Engine, folder: &Path, name: &str) -> anyhow::Resu
             static NUMBER: AtomicU32 = AtomicU32::new(0);
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let name = format!("bench_{}_{}_{number}", name.replace('-', "_"), std::process::id());
-            let connection = Database::connect(&server).await?;
+            let connection = Database::connect(shared::pool::options(&server)).await?;
             connection.execute_unprepared(&format!("DROP DATABASE IF EXISTS {name}")).await?;
             connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await?;
             connection.close().await?;

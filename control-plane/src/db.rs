@@ -107,7 +107,7 @@ impl Db {
 }
 
 fn options(url: &str, connections: u32) -> ConnectOptions {
-    let mut options = ConnectOptions::new(url);
+    let mut options = shared::pool::options(url);
     options
         .max_connections(connections)
         .min_connections(1)

@@ -138,7 +138,7 @@ fn the_audit_log_of_commands_is_verified() {
     let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        let db = Database::connect(url).await.unwrap();
+        let db = Database::connect(shared::pool::options(&url)).await.unwrap();
         let change = "UPDATE audit_log SET operation = 'other' WHERE result = 'failed'";
         assert_eq!(db.execute_unprepared(change).await.unwrap().rows_affected(), 1);
     });

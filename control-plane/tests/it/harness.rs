@@ -69,7 +69,7 @@ impl Storage {
             Engine::Postgres => server("TEST_REDIS_URL", "CI_REQUIRE_REDIS", "PostgreSQL goes WITHOUT REDIS here"),
             Engine::Sqlite | Engine::PostgresAlone => None,
         };
-        let admin = Database::connect(&url).await.unwrap();
+        let admin = Database::connect(shared::pool::options(&url)).await.unwrap();
         let name = format!("test_{}", uuid::Uuid::now_v7().simple());
         admin.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
         let mut own = url::Url::parse(&url).unwrap();

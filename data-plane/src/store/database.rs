@@ -200,7 +200,7 @@ async fn connect(operation: &'static str, options: ConnectOptions) -> Result<Dat
 }
 
 fn common(url: &str, connections: u32) -> ConnectOptions {
-    let mut options = ConnectOptions::new(url);
+    let mut options = shared::pool::options(url);
     options
         .max_connections(connections)
         .min_connections(1)
@@ -228,8 +228,6 @@ fn postgres(url: &str, options: &StoreOptions) -> ConnectOptions {
 
 fn sqlite(url: &str, connections: u32, only_read: bool) -> ConnectOptions {
     let mut connect = common(url, connections);
-    // SQLite's connections have no server that may go away.
-    connect.idle_timeout(None::<Duration>).max_lifetime(None::<Duration>);
     connect.map_sqlx_sqlite_opts(move |sqlite: SqliteConnectOptions| {
         let sqlite = sqlite
             .journal_mode(SqliteJournalMode::Wal)

@@ -43,7 +43,7 @@ impl TestDatabase {
                     return None;
                 };
                 let name = format!("dp_store_{}", uuid::Uuid::new_v4().simple());
-                let server = Database::connect(&admin).await.unwrap();
+                let server = Database::connect(shared::pool::options(&admin)).await.unwrap();
                 server.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
                 server.close().await.unwrap();
                 let mut url: url::Url = admin.parse().unwrap();
@@ -55,7 +55,7 @@ impl TestDatabase {
 
     /// A connection beside the store's, to look at the tables or to meddle with them.
     pub async fn outside(&self) -> DatabaseConnection {
-        Database::connect(&self.url).await.unwrap()
+        Database::connect(shared::pool::options(&self.url)).await.unwrap()
     }
 
     /// Runs one statement from outside.
@@ -74,7 +74,12 @@ impl Drop for TestDatabase {
         let dropped = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                Database::connect(&admin).await.unwrap().execute_unprepared(&drop).await.unwrap();
+                Database::connect(shared::pool::options(&admin))
+                    .await
+                    .unwrap()
+                    .execute_unprepared(&drop)
+                    .await
+                    .unwrap();
             });
         })
         .join();

@@ -142,7 +142,7 @@ async fn a_store_that_takes_no_writes_for_a_while_loses_nothing() {
     let device = world.scan(worker.id(), &order.session_id, &phone).await;
     world.connected(&order.session_id).await;
 
-    let blocker = sea_orm::Database::connect(world.database()).await.unwrap();
+    let blocker = sea_orm::Database::connect(shared::pool::options(&world.database())).await.unwrap();
     let lock = sea_orm::TransactionTrait::begin(&blocker).await.unwrap();
     // The first write takes SQLite's one write lock.
     sea_orm::ConnectionTrait::execute_unprepared(&lock, "UPDATE store_meta SET value = value").await.unwrap();
@@ -172,7 +172,7 @@ async fn a_worker_that_lost_its_lease_says_that_its_sessions_are_not_connected()
     world.scan(worker.id(), &order.session_id, &phone).await;
     world.connected(&order.session_id).await;
 
-    let blocker = sea_orm::Database::connect(world.database()).await.unwrap();
+    let blocker = sea_orm::Database::connect(shared::pool::options(&world.database())).await.unwrap();
     let lock = sea_orm::TransactionTrait::begin(&blocker).await.unwrap();
     sea_orm::ConnectionTrait::execute_unprepared(&lock, "UPDATE store_meta SET value = value").await.unwrap();
     // Nobody writes to the session, so no write of it fails: only the lease ends.
@@ -205,7 +205,7 @@ async fn a_lease_that_ends_while_a_session_waits_to_dial_again_doesn_t_keep_it_f
     })
     .await;
 
-    let blocker = sea_orm::Database::connect(world.database()).await.unwrap();
+    let blocker = sea_orm::Database::connect(shared::pool::options(&world.database())).await.unwrap();
     let lock = sea_orm::TransactionTrait::begin(&blocker).await.unwrap();
     sea_orm::ConnectionTrait::execute_unprepared(&lock, "UPDATE store_meta SET value = value").await.unwrap();
     until("the lease ended", async || {

@@ -39,7 +39,7 @@ pub fn redis() -> Option<String> {
 /// Makes a fresh database on a server.
 pub async fn database_on(server: &str) -> String {
     let name = format!("t{}", uuid::Uuid::new_v4().simple());
-    let connection = Database::connect(server).await.unwrap();
+    let connection = Database::connect(shared::pool::options(server)).await.unwrap();
     connection.execute_unprepared(&format!("CREATE DATABASE {name}")).await.unwrap();
     connection.close().await.unwrap();
     let (base, _) = server.rsplit_once('/').unwrap();

@@ -377,7 +377,7 @@ async fn ready(base: &str) {
 }
 
 async fn query(url: &str, sql: &str) -> Vec<String> {
-    let connection = Database::connect(url).await.unwrap();
+    let connection = Database::connect(shared::pool::options(url)).await.unwrap();
     let rows = connection.query_all_raw(Statement::from_string(connection.get_database_backend(), sql)).await.unwrap();
     let texts = rows.iter().map(|row| row.try_get_by_index(0).unwrap()).collect();
     connection.close().await.unwrap();
