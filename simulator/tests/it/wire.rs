@@ -6,6 +6,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use simulator::{Config, PhoneSettings, Simulator};
 use whatsapp_rust::NodeBuilder;
+use whatsapp_rust::wacore::framing::FrameDecoder;
 use whatsapp_rust::wacore::handshake::XxHandshakeState;
 use whatsapp_rust::wacore::libsignal::protocol::KeyPair;
 use whatsapp_rust::wacore::noise::NoiseCipher;
@@ -18,6 +19,8 @@ use crate::client::{World, until};
 /// A client that says whatever it is told to, over a handshake of its own.
 struct Raw {
     socket: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>,
+    /// One WebSocket message may hold several frames.
+    frames: FrameDecoder,
     send: NoiseCipher,
     receive: NoiseCipher,
     sent: u32,
@@ -40,7 +43,14 @@ impl Raw {
         let finish = noise.read_server_hello_and_build_client_finish(&answer[3..]).expect("server hello");
         socket.send(Message::Binary(framed(&finish).into())).await.expect("send");
         let outcome = noise.finish().expect("finish");
-        Self { socket, send: outcome.write_cipher, receive: outcome.read_cipher, sent: 0, received: 0 }
+        Self {
+            socket,
+            frames: FrameDecoder::new(),
+            send: outcome.write_cipher,
+            receive: outcome.read_cipher,
+            sent: 0,
+            received: 0,
+        }
     }
 
     async fn say(&mut self, plain: &[u8]) {
@@ -75,8 +85,12 @@ impl Raw {
     }
 
     async fn hear(&mut self) -> Node {
-        let message = self.socket.next().await.expect("a message").expect("read").into_data();
-        let mut frame = message[3..].to_vec();
+        let mut frame = loop {
+            match self.frames.decode_frame() {
+                Some(frame) => break frame,
+                None => self.frames.feed(&self.socket.next().await.expect("a message").expect("read").into_data()),
+            }
+        };
         self.receive.decrypt_in_place_with_counter(self.received, &mut frame).expect("open");
         self.received += 1;
         OwnedNodeRef::new(frame[1..].to_vec()).expect("stanza").to_owned_node()
