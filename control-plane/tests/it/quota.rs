@@ -1,14 +1,40 @@
-//! The quota of messages when a limit is changed within its month, and at the turn of one.
+//! The quota of messages: exact at its end, given back for what failed, when a limit is changed within its month, and at the
+//! turn of one.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
+use futures_util::future::join_all;
 use rstest::rstest;
-use shared::{time::Timestamp, wire::send::SendOutcome};
+use serde_json::json;
+use shared::{
+    ids::SessionId,
+    time::Timestamp,
+    wire::{outbox::OutboxEvent, send::SendOutcome},
+};
 
 use crate::{
-    fleet::{FakeWorker, Program},
-    harness::{Engine, TestApp},
+    fleet::{FakeWorker, Program, until},
+    harness::{Answer, Engine, TestApp},
     parts::eventually,
-    plans::{limit, number, plan_of_key, quota, used},
+    plans::{limit, plan_of_key, plans},
 };
+
+/// How many units of this month's quota are taken.
+async fn used(app: &TestApp) -> i64 {
+    app.count("SELECT CAST(COALESCE(SUM(used), -1) AS BIGINT) FROM quota_counters").await
+}
+
+async fn quota(app: &TestApp, tenant: &str, messages: u32) {
+    plans(app, &["override", tenant, "--limit", &format!("messages_per_month={messages}")]).await;
+}
+
+/// A phone number of one's own for each, so that no chat holds up another. Every tenth ends in 7.
+fn number(n: u32) -> String {
+    format!("+1555000{n:04}")
+}
 
 /// Sends so many, and waits until they are through.
 async fn sent(program: &Program<'_>, session: &shared::ids::SessionId, numbers: std::ops::Range<u32>) {
@@ -17,6 +43,173 @@ async fn sent(program: &Program<'_>, session: &shared::ids::SessionId, numbers: 
         assert_eq!(answer.status, 202, "{answer:?}");
         program.message(answer.json()["id"].as_str().unwrap(), "sent").await;
     }
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_200_sends_at_once_with_50_left_50_are_taken_and_failed_ones_give_their_unit_back(#[case] engine: Engine) {
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    // SQLite has one process.
+    let other = if engine == Engine::Postgres { app.replica().await } else { app.base_url() };
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    // Ten of the sixty are used already, before any limit applied.
+    for n in 0..10 {
+        let id = program.send(&put.session_id, &number(n), "before").await.json()["id"].as_str().unwrap().to_owned();
+        program.message(&id, "sent").await;
+    }
+    quota(&app, &program.tenant, 60).await;
+    // Nothing fails before all have their answer: its unit would be taken by another.
+    let answered = Arc::new(AtomicBool::new(false));
+    let go = answered.clone();
+    worker.send_with(move |item| match item.to.as_bytes()[10] {
+        _ if !go.load(Ordering::SeqCst) => SendOutcome::NotConnected,
+        b'7' => SendOutcome::Invalid { reason: "not_on_whatsapp".into() },
+        _ => SendOutcome::Acked { at: chrono::Utc::now() },
+    });
+    let answers = join_all((0..200).map(|n| {
+        let base = if n % 2 == 0 { app.base_url() } else { other.clone() };
+        let body = json!({"session_id": put.session_id, "to": number(n), "type": "text", "text": {"body": "x"}});
+        Answer::of(
+            app.http
+                .post(format!("{base}/api/v1/messages/send"))
+                .header("idempotency-key", format!("send-{n}"))
+                .bearer_auth(&program.key)
+                .json(&body),
+        )
+    }))
+    .await;
+    let taken: Vec<_> = answers.iter().filter(|answer| answer.status == 202).collect();
+    assert_eq!(taken.len(), 50);
+    for answer in answers.iter().filter(|answer| answer.status != 202) {
+        answer.assert_problem(402, "quota-exceeded");
+    }
+    assert_eq!(app.count("SELECT COUNT(*) FROM messages").await, 60);
+    answered.store(true, Ordering::SeqCst);
+    let settled = until("all are through", async || {
+        app.sql("UPDATE jobs SET run_at = 0 WHERE state = 'ready'", []).await;
+        (app.count("SELECT COUNT(*) FROM messages WHERE status = 'queued'").await == 0).then_some(())
+    });
+    settled.await;
+    let failed = app.count("SELECT COUNT(*) FROM messages WHERE status = 'failed'").await;
+    assert!(failed > 0);
+    assert_eq!(used(&app).await, 60 - failed);
+    assert_eq!(program.events("quota.exceeded").await, 1);
+    assert_eq!(program.events("quota.warning").await, 1);
+    let state = program.get("plan").await.json();
+    assert_eq!(limit(&state, "messages_per_month"), (json!(60), 60 - failed));
+
+    // What came back can be used again, and no more.
+    let mut again = 0;
+    for n in 300..360 {
+        match program.send(&put.session_id, &number(n), "again").await {
+            answer if answer.status == 202 => again += 1,
+            answer => answer.assert_problem(402, "quota-exceeded"),
+        }
+    }
+    assert!(again >= failed, "{again} of {failed}");
+    let stored = app.count("SELECT COUNT(*) FROM messages WHERE status <> 'failed'").await;
+    assert!(stored <= 60, "{stored}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_quota_is_counted_in_stripes_and_as_exact_near_its_end(#[case] engine: Engine) {
+    let Some(mut app) = TestApp::start(engine).await else { return };
+    let other = if engine == Engine::Postgres { app.replica().await } else { app.base_url() };
+    let program = Program::new(&app).await;
+    let session = program.session().await;
+    quota(&app, &program.tenant, 2_100).await;
+    let taken = async |numbers: std::ops::Range<u32>| {
+        let answers = join_all(numbers.map(|n| {
+            let base = if n % 2 == 0 { app.base_url() } else { other.clone() };
+            let body = json!({"session_id": session, "to": number(n), "type": "text", "text": {"body": "x"}});
+            Answer::of(app.http.post(format!("{base}/api/v1/messages/send")).bearer_auth(&program.key).json(&body))
+        }))
+        .await;
+        for answer in answers.iter().filter(|answer| answer.status != 202) {
+            answer.assert_problem(402, "quota-exceeded");
+        }
+        answers.iter().filter(|answer| answer.status == 202).count()
+    };
+    assert_eq!(taken(0..1).await, 1);
+    assert_eq!(taken(1..61).await, 60);
+    assert_eq!(used(&app).await, 61);
+    let used_stripes = app.count("SELECT COUNT(*) FROM quota_counters WHERE used > 0").await;
+    assert!(used_stripes > 4 || engine == Engine::Sqlite, "{used_stripes}");
+    app.sql("UPDATE quota_counters SET used = used + 2000 WHERE stripe = 3", []).await;
+    assert_eq!(taken(100..180).await, 39);
+    assert_eq!(used(&app).await, 2_100);
+    assert_eq!((program.events("quota.warning").await, program.events("quota.exceeded").await), (1, 1));
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_unit_goes_back_once_and_a_message_that_was_sent_after_all_takes_one_again(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let worker = FakeWorker::active(&app, "w1").await;
+    let program = Program::new(&app).await;
+    let put = program.connected(&worker).await;
+    quota(&app, &program.tenant, 1).await;
+    worker.send_with(|_| SendOutcome::Nacked { code: 463 });
+    let id = program.send(&put.session_id, &number(1), "x").await.json()["id"].as_str().unwrap().to_owned();
+    program.message(&id, "failed").await;
+    assert_eq!(used(&app).await, 0);
+    let item = worker.sent().first().cloned().unwrap();
+    let word = |error| OutboxEvent::ServerAck {
+        message_id: item.message_id.clone(),
+        wa_id: item.wa_id.clone(),
+        error,
+        at: chrono::Utc::now(),
+        tries: 1,
+    };
+    assert_eq!(worker.ship(&put, 1, &[word(Some(463)), word(Some(463))]).await.status, 200);
+    assert_eq!(used(&app).await, 0, "failed again, and nothing to give back");
+    assert_eq!(worker.ship(&put, 3, &[word(None), word(None)]).await.status, 200);
+    program.message(&id, "sent").await;
+    assert_eq!(used(&app).await, 1);
+    program.send(&put.session_id, &number(2), "x").await.assert_problem(402, "quota-exceeded");
+    assert_eq!(app.count("SELECT COUNT(*) FROM messages").await, 1);
+    let refused = program.send(&SessionId::new(), &number(2), "x").await;
+    refused.assert_problem(404, "not-found");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeated_key_takes_one_unit_and_a_refused_send_takes_none(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let program = Program::new(&app).await;
+    let session = program.session().await;
+    quota(&app, &program.tenant, 2).await;
+    let body = json!({"session_id": session, "to": number(1), "type": "text", "text": {"body": "x"}});
+    let send = || {
+        let request = app.post("/api/v1/messages/send", &body).bearer_auth(&program.key);
+        Answer::of(request.header("idempotency-key", "order-1"))
+    };
+    let first = send().await;
+    assert_eq!(first.status, 202, "{first:?}");
+    for _ in 0..5 {
+        let again = send().await;
+        assert_eq!((again.header("idempotent-replayed"), &again.text), (Some("true"), &first.text));
+    }
+    assert_eq!(used(&app).await, 1);
+    program.send(&session, "nobody", "x").await.assert_problem(422, "validation");
+    program.post(&format!("sessions/{session}/stop"), &json!({})).await;
+    program.send(&session, &number(2), "x").await.assert_problem(409, "session-not-running");
+    assert_eq!(used(&app).await, 1);
+    app.stop().await;
 }
 
 #[rstest]

@@ -155,9 +155,7 @@ impl FencedBackend {
         }
         self.write("open the journal", async {
             let tx = self.begin(FenceLock::Alone).await?;
-            if tx.outbox_rows() >= self.outbox_room(Room::Shared) {
-                return Err(StoreError::OutboxFull { rows: tx.outbox_rows() });
-            }
+            self.check_room(&tx, 1, Room::Shared).await?;
             let opened = self.open_in(&tx, items, on_unknown).await?;
             self.commit(tx).await?;
             Ok(opened)

@@ -65,7 +65,7 @@ impl FencedBackend {
     }
 
     /// How many rows there may be.
-    pub(super) fn outbox_room(&self, room: Room) -> i64 {
+    fn outbox_room(&self, room: Room) -> i64 {
         let most = self.fence_store().options().outbox_max_rows;
         match room {
             Room::Words => most,
@@ -73,15 +73,31 @@ impl FencedBackend {
         }
     }
 
+    /// Checks that so many more rows find room, within a transaction that holds the fence alone.
+    ///
+    /// # Errors
+    /// [`StoreError::OutboxFull`]; as the database.
+    pub(super) async fn check_room(&self, tx: &Locked, count: i64, room: Room) -> Result<()> {
+        let most = self.outbox_room(room);
+        // Since it was noted it can only have shrunk, so the database is asked only if that much wouldn't do.
+        if self.outbox_rows().saturating_add(count) > most {
+            let rows = measure(tx).await?;
+            self.note_outbox_rows(rows);
+            if rows + count > most {
+                return Err(StoreError::OutboxFull { rows });
+            }
+        }
+        Ok(())
+    }
+
     /// Appends events within a transaction that holds the fence alone.
     pub(super) async fn append(&self, tx: &Locked, events: &[OutboxEvent], room: Room) -> Result<RangeInclusive<i64>> {
         const COLUMNS: usize = 4;
         let (epoch, first) = tx.outbox_place();
         let count = i64::try_from(events.len()).map_err(|_| StoreError::Encoding("batch"))?;
-        let rows = tx.outbox_rows();
-        if rows + count > self.outbox_room(room) {
-            return Err(StoreError::OutboxFull { rows });
-        }
+        self.check_room(tx, count, room).await?;
+        // Noted before the commit: if that fails, it is too many and not too few.
+        self.note_outbox_rows(self.outbox_rows() + count);
 
         let mut seq = first;
         for events in events.chunks(CHUNK) {
@@ -108,6 +124,20 @@ impl FencedBackend {
         .await?;
         Ok(first..=seq - 1)
     }
+}
+
+/// How many rows there are, as far as this transaction sees. They are deleted in order, so the oldest tells without counting.
+async fn measure(tx: &Locked) -> Result<i64> {
+    let (epoch, next) = tx.outbox_place();
+    let oldest = tx
+        .rows(
+            "measure the outbox",
+            "SELECT MIN(seq) AS oldest FROM outbox WHERE session_id = $1 AND epoch = $2",
+            [tx.session(), epoch.into()],
+        )
+        .await?;
+    let oldest = oldest.first().map(|row| column::<Option<i64>>(row, "oldest")).transpose()?.flatten();
+    Ok(oldest.map_or(0, |oldest| next - oldest))
 }
 
 impl Store {

@@ -11,6 +11,7 @@
 //! nothing; a commit that was begun and not seen to its end does.
 
 use std::future::Future;
+use std::sync::atomic::{AtomicI64, Ordering};
 
 use sea_orm::{QueryResult, Value};
 use shared::{ids::SessionId, seal::DataKey};
@@ -49,12 +50,15 @@ pub struct FencedBackend {
     lease: Lease,
     keys: StateKeys,
     poison: watch::Sender<Option<Poison>>,
+    /// The most rows that the outbox can have: what it had when it was last measured, and all that was added since. Only this
+    /// handle adds. `i64::MAX` until it was measured.
+    outbox_rows: AtomicI64,
 }
 
 impl FencedBackend {
     pub(super) fn new(fence: Fence, data_key: DataKey, lease: Lease) -> Self {
         let keys = StateKeys::new(fence.session_id().clone(), data_key);
-        Self { fence, lease, keys, poison: watch::Sender::new(None) }
+        Self { fence, lease, keys, poison: watch::Sender::new(None), outbox_rows: AtomicI64::new(i64::MAX) }
     }
 
     /// The fence it writes under.
@@ -134,6 +138,14 @@ impl FencedBackend {
             self.commit(tx).await
         })
         .await
+    }
+
+    pub(super) fn note_outbox_rows(&self, rows: i64) {
+        self.outbox_rows.store(rows, Ordering::Relaxed);
+    }
+
+    pub(super) fn outbox_rows(&self) -> i64 {
+        self.outbox_rows.load(Ordering::Relaxed)
     }
 
     pub(super) fn keys(&self) -> &StateKeys {

@@ -40,7 +40,6 @@ pub struct Locked {
     session_id: SessionId,
     epoch: i64,
     next_seq: i64,
-    oldest_seq: Option<i64>,
 }
 
 impl Begun {
@@ -58,17 +57,13 @@ impl Begun {
     /// [`Poison::Fenced`] if the row isn't there at this generation and incarnation any more; as the database.
     pub async fn lock(self, how: FenceLock) -> Result<Locked> {
         let engine = self.fence.store().database().engine;
-        // Outbox rows are deleted in order, so the oldest tells how many there are without counting them.
-        let (suffix, oldest) = match how {
-            FenceLock::Shared => (engine.for_share(), "NULL"),
-            FenceLock::Alone => (
-                engine.for_update(),
-                "(SELECT MIN(seq) FROM outbox WHERE outbox.session_id = fence.session_id AND outbox.epoch = fence.epoch)",
-            ),
+        let suffix = match how {
+            FenceLock::Shared => engine.for_share(),
+            FenceLock::Alone => engine.for_update(),
         };
         let statement = engine.statement(
             format!(
-                "SELECT epoch, next_seq, CAST({oldest} AS BIGINT) AS oldest_seq FROM fence WHERE session_id = $1 AND generation = $2 AND incarnation = $3 \
+                "SELECT epoch, next_seq FROM fence WHERE session_id = $1 AND generation = $2 AND incarnation = $3 \
                  AND NOT released{suffix}"
             ),
             [
@@ -85,7 +80,6 @@ impl Begun {
             session_id: self.fence.session_id().clone(),
             epoch: column(&row, "epoch")?,
             next_seq: column(&row, "next_seq")?,
-            oldest_seq: column(&row, "oldest_seq")?,
         })
     }
 }
@@ -94,12 +88,6 @@ impl Locked {
     /// The outbox sequence, and its next number. Meaningful under [`FenceLock::Alone`].
     pub(super) fn outbox_place(&self) -> (i64, i64) {
         (self.epoch, self.next_seq)
-    }
-
-    /// How many rows the outbox holds, as of the lock: what is shipped meanwhile still counts. Meaningful under
-    /// [`FenceLock::Alone`].
-    pub(super) fn outbox_rows(&self) -> i64 {
-        self.oldest_seq.map_or(0, |oldest| self.next_seq - oldest)
     }
 
     pub(super) fn engine(&self) -> Engine {
