@@ -58,7 +58,8 @@ async fn look(app: &TestApp) {
     .await;
     app.app().bell.ring(JobKind::DeleteTenant);
     eventually("the job has looked", async || {
-        app.count("SELECT COUNT(*) FROM jobs WHERE kind = 'tenants.delete' AND state = 'ready' AND run_at > 0").await == 1
+        app.count("SELECT COUNT(*) FROM jobs WHERE kind = 'tenants.delete' AND state = 'ready' AND run_at > 0").await
+            == 1
     })
     .await;
 }
@@ -224,6 +225,7 @@ async fn what_the_worker_that_takes_over_ships_is_in_the_archive(#[case] engine:
     let key = shared::identity::SigningKey::generate().unwrap();
     let other = FakeWorker::listening(&app, "w2", key, lost.store.clone()).await;
     other.come().await;
+    other.beat().await;
     // It goes with rows in its store, and no word.
     drop(lost);
     assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
