@@ -20,6 +20,7 @@
 //! take a lock.
 
 mod admit;
+pub(crate) mod archive;
 pub mod command;
 mod dto;
 mod file;

@@ -41,7 +41,8 @@ async fn get_plan(State(app): State<App>, auth: Auth<scopes::UsageRead>, known: 
     known.or(&current(&app, auth.tenant(), Timestamp::now()).await?)
 }
 
-async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<CurrentPlan> {
+/// What the tenant may do at `now`, and how much of it is used.
+pub(super) async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<CurrentPlan> {
     let connection = app.db.read();
     let entitlements = store::entitlements(connection, scope, now).await?;
     let mut limits = Vec::with_capacity(Limit::ALL.len());

@@ -44,6 +44,7 @@ mod s3_server;
 mod second_factor;
 mod sessions;
 mod smtp_sink;
+mod stopping;
 mod tenants;
 mod throttle;
 mod tokens;
