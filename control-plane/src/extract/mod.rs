@@ -16,7 +16,7 @@ mod query;
 mod text;
 
 pub use client_address::ClientAddress;
-pub(crate) use json::BodyDigest;
+pub(crate) use json::{BodyDigest, field_errors};
 pub use json::ValidJson;
 pub use path::PathId;
 pub use query::ValidQuery;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder, QuerySelect, Statement,
 };
 use shared::ids::{SessionId, TenantId};
 
@@ -65,6 +65,12 @@ pub(super) async fn get<C: ConnectionTrait>(connection: &C, id: &TenantId) -> Ap
         last_event_position: tenant.last_position,
         tenant: tenant.into(),
     })
+}
+
+/// Makes sure that there is such a tenant.
+pub(super) async fn known<C: ConnectionTrait>(connection: &C, id: &TenantId) -> ApiResult<()> {
+    let found = TenantTable::find_by_id(id.clone()).count(connection).await?;
+    if found == 0 { Err(Kind::NotFound.into()) } else { Ok(()) }
 }
 
 /// Suspends a tenant, or lets it go on.

@@ -2,6 +2,7 @@
 
 mod auth;
 mod fleet;
+mod plans;
 mod second_factor;
 mod tenants;
 
@@ -9,7 +10,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 use crate::{
     error::Kind,
-    openapi::{BY_ID, problem_responses},
+    openapi::{BODY, BY_ID, problem_responses},
     state::App,
 };
 
@@ -30,6 +31,12 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(tenants::get_tenant_as_operator))
         .routes(routes!(tenants::suspend_tenant))
         .routes(routes!(tenants::resume_tenant))
+        .routes(routes!(tenants::get_usage_of_tenant))
+        .routes(routes!(plans::get_plan_of_tenant, plans::assign_plan, plans::unassign_plan))
+        .routes(routes!(plans::begin_trial, plans::end_trial))
+        .routes(routes!(plans::override_plan, plans::replace_overrides))
+        .routes(routes!(plans::list_all_plans, plans::apply_plans))
+        .routes(routes!(plans::list_plan_versions))
         .routes(routes!(tenants::list_all_sessions))
         .routes(routes!(fleet::list_workers))
         .routes(routes!(fleet::cordon_worker))
@@ -42,3 +49,4 @@ const OPERATOR: &[Kind] = &[Kind::Unauthenticated];
 
 problem_responses!(OperatorProblems = OPERATOR);
 problem_responses!(OperatorByIdProblems = OPERATOR, BY_ID);
+problem_responses!(OperatorByIdBodyProblems = OPERATOR, BY_ID, BODY);

@@ -5,6 +5,7 @@ use shared::ids::TenantId;
 
 use super::{OperatorByIdProblems, OperatorProblems};
 use crate::{
+    auth::TenantScope,
     error::ApiResult,
     extract::{
         PathId, ValidQuery,
@@ -18,6 +19,7 @@ use crate::{
     },
     state::App,
     tenants::TenantStatus,
+    usage::{self, Usage, UsageQuery},
     workers,
 };
 
@@ -72,6 +74,25 @@ pub(super) async fn get_tenant_as_operator(
     PathId(id): PathId<TenantId>,
 ) -> ApiResult<Json<AdminTenantDetail>> {
     Ok(Json(service::get(app.db.read(), &id).await?))
+}
+
+/// Get a tenant's usage
+///
+/// As the tenant sees it: what was metered, summed by hour, day or month in UTC.
+#[utoipa::path(
+    get, path = "/api/v1/admin/tenants/{id}/usage", operation_id = "get_usage_of_tenant", tag = "admin",
+    security(("operator" = [])),
+    params(("id" = TenantId, Path, description = "The tenant's id."), UsageQuery),
+    responses((status = 200, description = "The sums.", body = Usage), OperatorByIdProblems),
+)]
+pub(super) async fn get_usage_of_tenant(
+    State(app): State<App>,
+    _: Operator,
+    PathId(id): PathId<TenantId>,
+    ValidQuery(query): ValidQuery<UsageQuery>,
+) -> ApiResult<Json<Usage>> {
+    service::known(app.db.read(), &id).await?;
+    Ok(Json(usage::used(app.db.read(), &TenantScope::of_row(id), query).await?))
 }
 
 /// Suspend a tenant
