@@ -99,23 +99,7 @@ pub(super) async fn sessions<C: ConnectionTrait>(
         query = query.filter(session::Column::Id.lt(before));
     }
     let rows = query.order_by_desc(session::Column::Id).limit(page.rows()).all(connection).await?;
-    Ok(page.page(
-        rows,
-        |row| &row.id,
-        |row| AdminSession {
-            id: row.id,
-            tenant_id: row.tenant_id,
-            network: row.network.into(),
-            desired: row.desired,
-            status: row.published_status.status,
-            reason: row.published_status.reason,
-            worker_id: row.worker_id,
-            generation: row.generation,
-            placed_at: row.placed_at,
-            failures: row.reconcile_failures,
-            created_at: row.created_at,
-        },
-    ))
+    Ok(page.page(rows, |row| &row.id, AdminSession::from))
 }
 
 #[derive(FromQueryResult)]

@@ -2,6 +2,7 @@
 
 mod auth;
 mod fleet;
+mod jobs;
 mod plans;
 mod second_factor;
 mod tenants;
@@ -38,10 +39,14 @@ pub fn router() -> OpenApiRouter<App> {
         .routes(routes!(plans::list_all_plans, plans::apply_plans))
         .routes(routes!(plans::list_plan_versions))
         .routes(routes!(tenants::list_all_sessions))
+        .routes(routes!(tenants::move_session))
         .routes(routes!(fleet::list_workers))
         .routes(routes!(fleet::cordon_worker))
         .routes(routes!(fleet::uncordon_worker))
         .routes(routes!(fleet::drain_worker))
+        .routes(routes!(jobs::list_dead_jobs))
+        .routes(routes!(jobs::redrive_job))
+        .routes(routes!(jobs::cancel_job))
 }
 
 /// What an operation that takes an operator can answer with.
