@@ -174,12 +174,7 @@ pub struct PublishedPlan {
 
 impl From<(PlanVersion, Timestamp)> for PublishedPlan {
     fn from((version, created_at): (PlanVersion, Timestamp)) -> Self {
-        Self {
-            pool: version.terms.pool.clone(),
-            listed: version.terms.listed,
-            plan: version.into(),
-            created_at,
-        }
+        Self { pool: version.terms.pool.clone(), listed: version.terms.listed, plan: version.into(), created_at }
     }
 }
 

@@ -306,8 +306,7 @@ pub(super) async fn settings<C: ConnectionTrait>(connection: &C) -> Result<(Stri
     let row = connection.query_one_raw(statement(connection, sql, [])).await?.ok_or(PlanError::NoDefault)?;
     let plan: Option<String> = row.try_get("", "trial_plan")?;
     let days: Option<i64> = row.try_get("", "trial_days")?;
-    let trial =
-        plan.zip(days).map(|(plan, days)| TrialOffer { plan, days: u32::try_from(days).unwrap_or_default() });
+    let trial = plan.zip(days).map(|(plan, days)| TrialOffer { plan, days: u32::try_from(days).unwrap_or_default() });
     Ok((row.try_get("", "default_plan")?, trial))
 }
 

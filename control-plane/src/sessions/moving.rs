@@ -34,7 +34,9 @@ pub(crate) async fn move_session(app: &App, id: &SessionId, to: Option<WorkerId>
         return Err(Kind::Conflict.because("the session isn't to run").into());
     }
     let Some(from) = row.worker_id.clone() else {
-        return Err(Kind::Conflict.because("the session is on no worker: it is placed as soon as one can take it").into());
+        return Err(Kind::Conflict
+            .because("the session is on no worker: it is placed as soon as one can take it")
+            .into());
     };
     let is_moving = row.move_to.is_some();
     match to {

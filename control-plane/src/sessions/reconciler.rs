@@ -253,7 +253,12 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
 ///
 /// # Errors
 /// As the driver.
-pub(super) async fn need(tx: &DatabaseTransaction, scope: &TenantScope, row: &Model, now: Timestamp) -> Result<Need, DbErr> {
+pub(super) async fn need(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    row: &Model,
+    now: Timestamp,
+) -> Result<Need, DbErr> {
     let pool = plans::pool(tx, scope, now).await?;
     Ok(Need { network: row.network.into(), store: row.store_id.clone(), pool })
 }

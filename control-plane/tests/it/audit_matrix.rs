@@ -308,7 +308,8 @@ async fn ready(mint: &Mint<'_>, worker: &FakeWorker, world: &World, operation: O
                     operation
                 }
                 "cancel_job" => {
-                    let wait = "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL WHERE id = $2";
+                    let wait =
+                        "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL WHERE id = $2";
                     let late = Timestamp::now().as_millis() + 3_600_000;
                     app.sql(wait, [late.into(), world.id("job").into()]).await;
                     operation

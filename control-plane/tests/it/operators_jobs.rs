@@ -33,7 +33,8 @@ async fn waiting(app: &TestApp, owner: &Owner, kind: JobKind) -> JobId {
 /// One that was given up, so long ago.
 async fn dead(app: &TestApp, owner: &Owner, kind: JobKind, seconds: u64) -> JobId {
     let job = waiting(app, owner, kind).await;
-    let give_up = "UPDATE jobs SET state = 'dead', attempts = 8, last_error = 'of boredom', finished_at = $1 WHERE id = $2";
+    let give_up =
+        "UPDATE jobs SET state = 'dead', attempts = 8, last_error = 'of boredom', finished_at = $1 WHERE id = $2";
     let at = Timestamp::now().minus(Duration::from_secs(seconds));
     app.sql(give_up, [at.into(), job.clone().into()]).await;
     job

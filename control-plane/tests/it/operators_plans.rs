@@ -94,7 +94,10 @@ async fn what_an_operator_decides_for_a_tenant_holds_at_once_in_the_one_order(#[
     // Overridden.
     let wanted = json!({"features": {"whatsapp": true}, "limits": {"sessions": 2, "members": null}, "pool": "acme"});
     let decided = desk.done(Method::PATCH, &of("overrides"), wanted.clone()).await;
-    assert_eq!((&decided["overrides"], &decided["pool"], &decided["overridden"]), (&wanted, &json!("acme"), &json!(true)));
+    assert_eq!(
+        (&decided["overrides"], &decided["pool"], &decided["overridden"]),
+        (&wanted, &json!("acme"), &json!(true))
+    );
     assert_eq!((&decided["source"], &decided["features"]), (&json!("trial"), &json!(["whatsapp", "webhooks"])));
     make().await.assert_problem(402, "quota-exceeded");
     let more = json!({"features": {"webhooks": false}, "limits": {"sessions": 3}});
@@ -138,7 +141,10 @@ async fn plans_are_published_whole_or_not_at_all(#[case] engine: Engine) {
     let desk = Desk::new(&app).await;
     let applied = desk.done(Method::POST, "plans", file(1)).await;
     let expected = |plan: &str, version: i64, is_new: bool| json!({"plan": plan, "version": version, "is_new": is_new});
-    assert_eq!(applied["data"], json!([expected("free", 2, true), expected("pro", 1, true), expected("for-acme", 1, true)]));
+    assert_eq!(
+        applied["data"],
+        json!([expected("free", 2, true), expected("pro", 1, true), expected("for-acme", 1, true)])
+    );
     let again = desk.done(Method::POST, "plans", file(1)).await;
     assert_eq!(
         again["data"],
@@ -156,7 +162,8 @@ async fn plans_are_published_whole_or_not_at_all(#[case] engine: Engine) {
     refused.assert_problem(422, "validation");
     assert_eq!(refused.pointers(), ["/trial/plan"]);
     let listed = desk.get("plans").await;
-    let plans: Vec<_> = listed["data"].as_array().unwrap().iter().map(|p| (p["plan"].clone(), p["version"].clone())).collect();
+    let plans: Vec<_> =
+        listed["data"].as_array().unwrap().iter().map(|p| (p["plan"].clone(), p["version"].clone())).collect();
     assert_eq!(
         plans,
         [(json!("pro"), json!(1)), (json!("free"), json!(2)), (json!("for-acme"), json!(1))],
@@ -183,7 +190,9 @@ async fn plans_are_published_whole_or_not_at_all(#[case] engine: Engine) {
     let rest = desk.get(&rest).await;
     assert_eq!((&rest["data"][0]["version"], &rest["data"][1]), (&json!(1), &Value::Null));
     for unknown in ["nowhere", "No-Name", "%00", "..%2ffree"] {
-        desk.ask(Method::GET, &format!("plans/{unknown}/versions"), &Value::Null).await.assert_problem(404, "not-found");
+        desk.ask(Method::GET, &format!("plans/{unknown}/versions"), &Value::Null)
+            .await
+            .assert_problem(404, "not-found");
     }
     for path in ["plans?cursor=%00", "plans/free/versions?cursor=Zm9v", "plans?limit=0"] {
         desk.ask(Method::GET, path, &Value::Null).await.assert_problem(400, "bad-request");
@@ -238,7 +247,7 @@ async fn what_cannot_be_decided_is_refused_and_changes_nothing(#[case] engine: E
         (Method::PUT, of("trial"), json!({"plan": "pro", "days": 0}), "/days"),
         (Method::PUT, of("trial"), json!({"plan": "pro", "days": 3651}), "/days"),
         (Method::PUT, of("trial"), json!({"plan": "pro"}), "/days"),
-        (Method::PATCH, of("overrides"), json!({"limits": {"moons": 1}}), "/limits/moons"),
+        (Method::PATCH, of("overrides"), json!({"limits": {"moons": 1}}), "/limits"),
         (Method::PATCH, of("overrides"), json!({"limits": {"sessions": -1}}), "/limits/sessions"),
         (Method::PATCH, of("overrides"), json!({"limits": {"sessions": 4_294_967_296_u64}}), "/limits/sessions"),
         (Method::PATCH, of("overrides"), json!({"limits": ["sessions"]}), "/limits"),
