@@ -96,7 +96,6 @@ pub struct PlanOverrides {
     pub pool: Option<PoolOverride>,
 }
 
-#[expect(clippy::ref_option, reason = "serde gives a reference")]
 fn written<S: Serializer>(pool: &Option<PoolOverride>, to: S) -> Result<S::Ok, S::Error> {
     pool.as_ref().map(ToString::to_string).serialize(to)
 }
