@@ -4,7 +4,12 @@ use sea_orm::{ConnectionTrait, DbErr, FromQueryResult, Statement, Value};
 use serde::Serialize;
 use shared::time::Timestamp;
 
-use super::{dto::CurrentPlan, routes, store::PlanError, terms::Overrides};
+use super::{
+    dto::CurrentPlan,
+    routes,
+    store::{self, PlanError},
+    terms::Overrides,
+};
 use crate::{
     auth::TenantScope,
     error::ApiResult,
@@ -65,7 +70,9 @@ fn statement<C: ConnectionTrait>(connection: &C, sql: &str, values: impl IntoIte
 /// # Errors
 /// As the driver; a defect if what is stored can't be read.
 pub(crate) async fn plan(app: &App, scope: &TenantScope) -> ApiResult<Page<CurrentPlan>> {
-    Ok(Page { data: vec![routes::current(app, scope, Timestamp::now()).await?], next_cursor: None })
+    let (connection, now) = (app.db.read(), Timestamp::now());
+    let entitlements = store::entitlements(connection, scope, now).await?;
+    Ok(Page { data: vec![routes::current(connection, scope, entitlements, now).await?], next_cursor: None })
 }
 
 /// What the tenant was given: nothing, if it has the default plan and always had.
