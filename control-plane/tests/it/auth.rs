@@ -283,7 +283,7 @@ async fn a_refresh_token_that_was_used_twenty_days_ago_ends_the_login_of_whoever
 #[tokio::test(flavor = "multi_thread")]
 async fn a_used_refresh_token_of_the_version_before_ends_its_login_as_late(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
-    let owner = app.sign_up().await;
+    app.sign_up().await;
     // Then a token was random bits and nothing else; all that is known of it is its row.
     let old = "sbr_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
     let hash = app.app().master_key.derive("refresh-tokens");
