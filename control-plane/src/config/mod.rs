@@ -283,7 +283,7 @@ mod tests {
             ("RATE_LIMIT_AUTH", "sentinel"),
             ("EMAIL_VERIFICATION", "sentinel"),
             ("JWT_ISSUER", "senti nel"),
-            ("JWT_ISSUER", "sentinel:"),
+            ("JWT_ISSUER", "://sentinel"),
             ("JWT_AUDIENCE", "sentin\u{e9}l"),
             ("JWT_ACCESS_TTL", "59s"),
             ("JWT_ACCESS_TTL", "25h"),
