@@ -1,9 +1,10 @@
 //! The tenant of `API_KEY`: an account for small installations, made from settings.
 //!
 //! With `API_KEY` set, a tenant named `default` is made at the first start, without people; the key is stored as any other,
-//! hashed, and may do everything that keys may. `WEBHOOK_URL` with `WEBHOOK_SECRET` is its endpoint for all events. Each start
-//! makes what isn't there and changes what was set anew: another `API_KEY` takes the place of the one before, which is refused
-//! from then on. Settings that are taken away leave things as they are.
+//! hashed, and may do everything that keys may. `WEBHOOK_URL` is its endpoint for all events, signed with `WEBHOOK_SECRET` or, without it,
+//! with a secret that is made, known to nobody, until the operator asks for one with the key (`POST /api/v1/webhooks/{id}/rotate-secret`).
+//! Each start makes what isn't there and changes what was set anew: another `API_KEY` takes the place of the one before, which is refused
+//! from then on. Settings that are taken away leave things as they are: a secret too, so that restarts don't change one that was asked for.
 
 use anyhow::Context;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement};
@@ -47,8 +48,8 @@ async fn in_one_transaction(app: &App) -> ApiResult<()> {
     if let Some(key) = &config.api_key {
         keys::service::ensure(app, &tx, &scope, key).await?;
     }
-    if let (Some(url), Some(secret)) = (&config.webhook_url, &config.webhook_secret) {
-        webhooks::service::ensure(app, &tx, &scope, url, secret).await?;
+    if let Some(url) = &config.webhook_url {
+        webhooks::service::ensure(app, &tx, &scope, url, config.webhook_secret.as_ref()).await?;
     }
     tx.commit().await?;
     // Another key may have taken the place of one that others have found.

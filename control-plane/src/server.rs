@@ -162,7 +162,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
     let db = connect(&config).await?;
     db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
     master_key.bind(db.autocommit()).await?;
-    let keyring = Keyring::load(&db, &master_key).await?;
+    let keyring = Keyring::load(&db, &master_key, &config.tokens).await?;
     let fleet = Fleet::load(&db, &master_key).await?;
     let outbound = outbound::Client::new(&config.outbound)?;
     let redis = Redis::connect(&config.redis, &master_key).await?.map(Arc::new);

@@ -47,6 +47,7 @@ mod tests {
     use shared::config::Values;
 
     use super::*;
+    use crate::embedded;
 
     fn checked_in(path: &str) -> String {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
@@ -67,11 +68,13 @@ mod tests {
         let chapters = chapters();
         let all: Vec<_> =
             chapters.iter().flat_map(|chapter| &chapter.groups).flat_map(|group| group.settings).collect();
+        let programs =
+            [Config::GROUPS, data_plane::config::GROUPS, data_plane::config::SANDBOX_GROUPS, &embedded::groups()];
         for setting in &all {
             assert!(!setting.about.trim().is_empty() && !setting.expected.is_empty(), "{}", setting.name);
-            for chapter in &chapters {
+            for groups in programs {
                 let environment = [(setting.name.to_owned(), "x".to_owned())];
-                Values::layered(environment, &chapter.groups).unwrap();
+                Values::layered(environment, groups).unwrap();
             }
         }
     }

@@ -51,8 +51,12 @@ shared::settings! {
 /// # Errors
 /// For what isn't a setting.
 pub fn values() -> Result<Values> {
-    let groups: Vec<Group> = Config::GROUPS.iter().copied().chain([Own::GROUP]).collect();
-    Ok(Values::of_process(&groups)?)
+    Ok(Values::of_process(&groups())?)
+}
+
+/// What can be set.
+pub(crate) fn groups() -> Vec<Group> {
+    Config::GROUPS.iter().copied().chain([Own::GROUP]).collect()
 }
 
 /// How to start.

@@ -64,7 +64,13 @@ pub(crate) fn looks_good(parts: &Parts, app: &App) -> Option<bool> {
     if keys::token::is_one(token) {
         return Some(app.limits.was_good(&app.keyring.api_key_hash().of(token)));
     }
-    Some(app.keyring.access().set.key_of(token).is_some_and(|key| tokens::verify(key, token).is_some()))
+    Some(
+        app.keyring
+            .access()
+            .set
+            .key_of(token)
+            .is_some_and(|key| tokens::verify(key, &app.config.tokens, token).is_some()),
+    )
 }
 
 fn unauthenticated() -> Refusal {
@@ -100,7 +106,7 @@ async fn by_access_token(app: &App, token: &str) -> ApiResult<Option<Principal>>
         return Ok(None);
     }
     let Some(key) = app.keyring.key_of(app, token).await? else { return Ok(None) };
-    let Some(claims) = tokens::verify(&key, token) else { return Ok(None) };
+    let Some(claims) = tokens::verify(&key, &app.config.tokens, token) else { return Ok(None) };
     let row = LoginRow::find_by_statement(Statement::from_sql_and_values(
         app.db.engine(),
         "SELECT tenants.status AS tenant_status, members.role AS role FROM logins \

@@ -34,4 +34,12 @@ impl KeyedHash {
         mac.update(token.as_bytes());
         mac.finalize().into_bytes().to_vec()
     }
+
+    /// Whether these bytes are [`of`](Self::of) this text; takes as long whatever they are.
+    #[must_use]
+    pub fn is_of(&self, text: &str, bytes: &[u8]) -> bool {
+        let mut mac = self.0.clone();
+        mac.update(text.as_bytes());
+        mac.verify_slice(bytes).is_ok()
+    }
 }

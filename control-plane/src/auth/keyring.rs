@@ -14,6 +14,7 @@ use tokio::{
 
 use super::{KeyedHash, passwords, signing_keys};
 use crate::{
+    config::TokensConfig,
     db::Db,
     error::{ApiResult, database_error_kind},
     keys::KeyUses,
@@ -39,10 +40,13 @@ pub(super) struct AccessKeys {
 #[derive(Debug)]
 pub struct Keyring {
     access: RwLock<Arc<AccessKeys>>,
+    /// For how long a key that was retired goes on verifying.
+    access_ttl: Duration,
     reloaded: Mutex<Instant>,
     rotated: Notify,
     pub(super) passwords: passwords::PasswordPool,
     pub(super) refresh_hash: KeyedHash,
+    pub(super) refresh_seal: KeyedHash,
     pub(super) throttle_hash: KeyedHash,
     pub(super) mail_token_hash: KeyedHash,
     pub(super) second_factor_hash: KeyedHash,
@@ -56,16 +60,18 @@ impl Keyring {
     ///
     /// # Errors
     /// [`SigningKeyError`] if the database doesn't answer or holds a key that doesn't open.
-    pub async fn load(db: &Db, master_key: &MasterKey) -> Result<Self, SigningKeyError> {
+    pub async fn load(db: &Db, master_key: &MasterKey, tokens: &TokensConfig) -> Result<Self, SigningKeyError> {
         signing_keys::load(db, master_key, Purpose::AccessTokens).await?;
-        let access = access_keys(db, master_key).await?;
+        let access = access_keys(db, master_key, tokens.access_ttl).await?;
         let hash = |purpose: &str| KeyedHash::new(&master_key.derive(purpose));
         Ok(Self {
             access: RwLock::new(Arc::new(access)),
+            access_ttl: tokens.access_ttl,
             reloaded: Mutex::new(Instant::now()),
             rotated: Notify::new(),
             passwords: passwords::PasswordPool::new().map_err(|_| SigningKeyError::Password)?,
             refresh_hash: hash("refresh-tokens"),
+            refresh_seal: hash("refresh-token-logins"),
             throttle_hash: hash("throttles"),
             mail_token_hash: hash("mail-tokens"),
             second_factor_hash: hash("second-factors"),
@@ -152,7 +158,7 @@ impl Keyring {
             return Ok(());
         }
         *reloaded = Instant::now();
-        let keys = access_keys(db, master_key).await?;
+        let keys = access_keys(db, master_key, self.access_ttl).await?;
         if keys.signing.public() != self.access().signing.public() {
             tracing::info!(kid = keys.signing.public().kid, "access tokens are signed with a new key from now on");
         }
@@ -162,8 +168,8 @@ impl Keyring {
 }
 
 /// In one snapshot, so that a rotation shows whole or not at all.
-async fn access_keys(db: &Db, master_key: &MasterKey) -> Result<AccessKeys, SigningKeyError> {
-    let keys = signing_keys::accepted(db.read(), master_key, Purpose::AccessTokens).await?;
+async fn access_keys(db: &Db, master_key: &MasterKey, ttl: Duration) -> Result<AccessKeys, SigningKeyError> {
+    let keys = signing_keys::accepted(db.read(), master_key, Purpose::AccessTokens, ttl).await?;
     let set = KeySet { keys: keys.iter().map(SigningKey::public).collect() };
     let signing = keys.into_iter().next().ok_or(SigningKeyError::Missing)?;
     Ok(AccessKeys { signing, set })

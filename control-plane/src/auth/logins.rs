@@ -1,7 +1,5 @@
 //! Logging in, staying logged in, and seeing and ending one's logins.
 
-use std::time::Duration;
-
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
     QueryOrder, QuerySelect, Set, Statement, sea_query::Expr,
@@ -22,7 +20,7 @@ use super::{
     passwords::PasswordError,
     second_factor,
     throttle::{self, Attempt},
-    tokens::{self, ACCESS_TTL, LOGIN_TTL, REUSE_WINDOW},
+    tokens::{self, REUSE_WINDOW},
 };
 use crate::{
     audit::{self, ActorType},
@@ -32,8 +30,6 @@ use crate::{
     sweep, tenants,
 };
 
-/// How long it is remembered that a refresh token was used, so that its login ends when it comes again.
-const USED_FOR: Duration = Duration::from_secs(24 * 3600);
 /// How many rows of what has ended one statement takes.
 const PRUNE_BATCH: i64 = 500;
 
@@ -156,7 +152,7 @@ pub(super) async fn start(
     tenant: &TenantId,
     now: Timestamp,
 ) -> ApiResult<Tokens> {
-    start_until(app, tx, caller, user, tenant, now, now.plus(LOGIN_TTL)).await
+    start_until(app, tx, caller, user, tenant, now, now.plus(app.config.tokens.refresh_ttl)).await
 }
 
 async fn start_until(
@@ -182,8 +178,7 @@ async fn start_until(
     .insert(tx)
     .await?;
     record(&login);
-    let refresh = tokens::opaque("sbr_");
-    store_refresh_token(app, tx, &login.id, &refresh, now).await?;
+    let refresh = new_refresh_token(app, tx, &login.id, now).await?;
     answer(app, &login, refresh, now)
 }
 
@@ -194,33 +189,35 @@ fn record(login: &login::Model) {
     audit::about(login.id.as_str());
 }
 
-async fn store_refresh_token(
+async fn new_refresh_token(
     app: &App,
     tx: &DatabaseTransaction,
     login: &LoginId,
-    token: &SecretString,
     now: Timestamp,
-) -> ApiResult<()> {
+) -> ApiResult<SecretString> {
+    let token = tokens::refresh_token(&app.keyring.refresh_seal, login);
     refresh_token::Entity::insert(refresh_token::ActiveModel {
         token_hash: Set(app.keyring.refresh_hash.of(token.expose_secret())),
         login_id: Set(login.clone()),
         created_at: Set(now),
         used_at: Set(None),
         sealed_successor: Set(None),
+        names_login: Set(true),
     })
     .exec_without_returning(tx)
     .await?;
-    Ok(())
+    Ok(token)
 }
 
 fn answer(app: &App, login: &login::Model, refresh: SecretString, now: Timestamp) -> ApiResult<Tokens> {
     let keys = app.keyring.access();
-    let access = tokens::access_token(&keys.signing, &login.user_id, &login.tenant_id, &login.id, now)
+    let rules = &app.config.tokens;
+    let access = tokens::access_token(&keys.signing, rules, &login.user_id, &login.tenant_id, &login.id, now)
         .map_err(|_| ApiError::Defect("an access token could not be signed"))?;
     Ok(Tokens {
         access_token: access.into(),
         token_type: "Bearer",
-        expires_in: ACCESS_TTL.as_secs(),
+        expires_in: rules.access_ttl.as_secs(),
         refresh_token: Some(refresh),
         refresh_expires_at: login.expires_at,
         user_id: login.user_id.clone(),
@@ -255,19 +252,22 @@ async fn refresh_in(app: &App, tx: &DatabaseTransaction, token: &SecretString) -
         // Two tabs at once: the second waits, and then finds the successor.
         query = query.lock_exclusive();
     }
-    let Some(row) = query.one(tx).await? else { return Ok(Refresh::Refused) };
-    let login = login::Entity::find_by_id(row.login_id.clone())
+    let row = query.one(tx).await?;
+    // A token of ours without a row was used, and its row was deleted since.
+    let named = row.as_ref().map(|row| row.login_id.clone()).or_else(|| named_login(app, token));
+    let Some(named) = named else { return Ok(Refresh::Refused) };
+    let login = login::Entity::find_by_id(named)
         .one(tx)
         .await?
         .filter(|login| login.revoked_at.is_none() && login.expires_at > now);
     let Some(login) = login else { return Ok(Refresh::Refused) };
     record(&login);
+    let Some(row) = row else { return used_again(tx, &login.id, now).await };
     let row_name = tokens::hex(&hash);
     let place = Place { owner: login.id.as_str(), table: "refresh_tokens", row: &row_name };
     let successor = match (row.used_at, &row.sealed_successor) {
         (None, _) => {
-            let successor = tokens::opaque("sbr_");
-            store_refresh_token(app, tx, &login.id, &successor, now).await?;
+            let successor = new_refresh_token(app, tx, &login.id, now).await?;
             refresh_token::ActiveModel {
                 token_hash: Set(hash),
                 used_at: Set(Some(now)),
@@ -283,42 +283,49 @@ async fn refresh_in(app: &App, tx: &DatabaseTransaction, token: &SecretString) -
             let bytes = app.master_key.open(&place, sealed)?;
             String::from_utf8(bytes).map_err(|_| ApiError::Defect("a stored refresh token is not text"))?.into()
         }
-        (Some(_), _) => {
-            revoke(tx, &login.id, now).await?;
-            tracing::warn!(login = %login.id, "a used refresh token came again: its login is revoked");
-            return Ok(Refresh::Refused);
-        }
+        (Some(_), _) => return used_again(tx, &login.id, now).await,
     };
     login::ActiveModel { id: Set(login.id.clone()), last_used_at: Set(now), ..Default::default() }.update(tx).await?;
     Ok(Refresh::Tokens(Box::new(answer(app, &login, successor, now)?)))
 }
 
-/// Forgets, of a login that goes on, successors that aren't answered again, and tokens that were used long ago: to show one of those
-/// again is refused as any token that isn't known. So a login has as many tokens as are used in a day.
+/// Somebody shows a token that was exchanged before: there are two who have it, and it isn't known which of them is the person.
+async fn used_again(tx: &DatabaseTransaction, login: &LoginId, now: Timestamp) -> ApiResult<Refresh> {
+    revoke(tx, login, now).await?;
+    tracing::warn!(%login, "a used refresh token came again: its login is revoked");
+    Ok(Refresh::Refused)
+}
+
+/// The login that a token says it is of.
+fn named_login(app: &App, token: &SecretString) -> Option<LoginId> {
+    tokens::login_of(&app.keyring.refresh_seal, token.expose_secret())
+}
+
+/// Forgets, of a login that goes on, tokens whose successor isn't answered again. So a login has as many rows as tokens are used in ten
+/// seconds, and no more: a token that comes later says itself whose it is. Those of the version before don't: their rows, as many as
+/// were used in the day before the upgrade, stay as long as the login.
 async fn tidy(tx: &DatabaseTransaction, login: &LoginId, now: Timestamp) -> Result<(), DbErr> {
-    for (statement, before) in [
-        ("DELETE FROM refresh_tokens WHERE login_id = $1 AND used_at <= $2", now.minus(USED_FOR)),
-        (
-            "UPDATE refresh_tokens SET sealed_successor = NULL \
-             WHERE login_id = $1 AND used_at <= $2 AND sealed_successor IS NOT NULL",
-            now.minus(REUSE_WINDOW),
-        ),
+    for statement in [
+        "DELETE FROM refresh_tokens WHERE login_id = $1 AND used_at < $2 AND names_login",
+        "UPDATE refresh_tokens SET sealed_successor = NULL \
+         WHERE login_id = $1 AND used_at < $2 AND sealed_successor IS NOT NULL",
     ] {
-        let values = [login.clone().into(), before.into()];
+        let values = [login.clone().into(), now.minus(REUSE_WINDOW).into()];
         tx.execute_raw(Statement::from_sql_and_values(tx.get_database_backend(), statement, values)).await?;
     }
     Ok(())
 }
 
-/// Ends the login that a refresh token belongs to, if there is one.
+/// Ends the login that a refresh token belongs to, if there is one; also by a token that was used.
 pub(super) async fn log_out(app: &App, token: &SecretString) -> ApiResult<()> {
     let tx = app.db.write().await?;
     let hash = app.keyring.refresh_hash.of(token.expose_secret());
-    if let Some(row) = refresh_token::Entity::find_by_id(hash).one(&tx).await? {
-        if let Some(login) = login::Entity::find_by_id(row.login_id.clone()).one(&tx).await? {
-            record(&login);
-        }
-        revoke(&tx, &row.login_id, Timestamp::now()).await?;
+    let row = refresh_token::Entity::find_by_id(hash).one(&tx).await?;
+    if let Some(named) = row.map(|row| row.login_id).or_else(|| named_login(app, token))
+        && let Some(login) = login::Entity::find_by_id(named).one(&tx).await?
+    {
+        record(&login);
+        revoke(&tx, &login.id, Timestamp::now()).await?;
     }
     tx.commit().await?;
     Ok(())

@@ -8,11 +8,12 @@
 //! tenant doesn't compile.
 //!
 //! **People** log in with e-mail address and password, and with a code of their device if they want ([`second_factor`]), and
-//! get two tokens: an EdDSA JWT of 15 minutes, and an opaque refresh token, which a browser may have in a cookie
-//! ([`cookies`]). A login is a family of refresh tokens, each used once: the same successor is answered again for ten
-//! seconds (two tabs, a lost answer), and any later use means that the token was copied, so the whole login is revoked. Each
-//! request looks the login up, so ending it ends its access tokens too. A person sees their logins and ends any of them;
-//! another password ends all the others.
+//! get two tokens ([`crate::config::TokensConfig`]): an EdDSA JWT, of 15 minutes unless said otherwise, and a refresh token, which a
+//! browser may have in a cookie ([`cookies`]). A login is a family of refresh tokens, each used once: the same successor is answered
+//! again for ten seconds (two tabs, a lost answer), and any later use means that the token was copied, so the whole login is revoked.
+//! That holds for as long as the login lives, and needs no row for each token: a refresh token names its login under a seal of ours, and
+//! one that isn't among the rows was used before ([`tokens`]). Each request looks the login up, so ending it ends its access tokens
+//! too. A person sees their logins and ends any of them; another password ends all the others.
 //!
 //! **Addresses** are verified, and forgotten passwords replaced, by tokens in mails ([`email_tokens`], [`letters`]).
 //!
@@ -50,8 +51,7 @@ mod signing_keys;
 mod throttle;
 mod tokens;
 
-use sea_orm::ConnectionTrait;
-use shared::identity::{KeySet, SigningKey};
+use shared::identity::SigningKey;
 
 pub(crate) use account::confirm_password;
 pub(crate) use authenticate::{authenticate, identify, looks_good};
@@ -81,18 +81,6 @@ use crate::{db::Db, master_key::MasterKey};
 /// [`SigningKeyError`] if the database doesn't answer or holds a key that doesn't open.
 pub async fn signing_key(db: &Db, master_key: &MasterKey, purpose: Purpose) -> Result<SigningKey, SigningKeyError> {
     signing_keys::load(db, master_key, purpose).await
-}
-
-/// The public keys of the control plane for one purpose, the newest first.
-///
-/// # Errors
-/// As [`signing_key`].
-pub async fn public_keys<C: ConnectionTrait>(
-    connection: &C,
-    master_key: &MasterKey,
-    purpose: Purpose,
-) -> Result<KeySet, SigningKeyError> {
-    signing_keys::key_set(connection, master_key, purpose).await
 }
 
 /// Explains the figures to whoever reads `/metrics`.

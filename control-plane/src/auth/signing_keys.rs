@@ -7,12 +7,12 @@ use sea_orm::{
     sea_query::{Expr, ExprTrait, OnConflict},
 };
 use shared::{
-    identity::{IdentityError, KeySet, SigningKey},
+    identity::{IdentityError, SigningKey},
     seal::{Place, SealError},
     time::Timestamp,
 };
 
-use super::{entity::signing_key, tokens::ACCESS_TTL};
+use super::entity::signing_key;
 use crate::{db::Db, master_key::MasterKey};
 
 const ACTIVE: &str = "active";
@@ -137,28 +137,20 @@ pub async fn rotate(
     Ok(kid)
 }
 
-/// The public keys of the purpose whose tokens are accepted: the active one first, then those that were retired lately.
-pub(super) async fn key_set<C: ConnectionTrait>(
-    connection: &C,
-    master_key: &MasterKey,
-    purpose: Purpose,
-) -> Result<KeySet, SigningKeyError> {
-    let keys = accepted(connection, master_key, purpose).await?;
-    Ok(KeySet { keys: keys.iter().map(SigningKey::public).collect() })
-}
-
-/// The key pairs of the purpose whose tokens are accepted, in one snapshot: the active one first.
+/// The key pairs of the purpose whose tokens, which live for so long, are accepted, in one snapshot: the active one first, then those
+/// that were retired lately.
 pub(super) async fn accepted<C: ConnectionTrait>(
     connection: &C,
     master_key: &MasterKey,
     purpose: Purpose,
+    ttl: Duration,
 ) -> Result<Vec<SigningKey>, SigningKeyError> {
     let rows = signing_key::Entity::find()
         .filter(signing_key::Column::Purpose.eq(purpose.as_str()))
         .filter(
             signing_key::Column::State
                 .eq(ACTIVE)
-                .or(signing_key::Column::RetiredAt.gt(Timestamp::now().minus(ACCESS_TTL + SLACK))),
+                .or(signing_key::Column::RetiredAt.gt(Timestamp::now().minus(ttl + SLACK))),
         )
         .order_by_desc(Expr::col(signing_key::Column::State).eq(ACTIVE))
         .order_by_desc(signing_key::Column::CreatedAt)

@@ -9,7 +9,7 @@ pub use http::{HttpConfig, InternalConfig};
 use ipnet::IpNet;
 pub use limits::{RateLimit, RateLimitConfig, RedisConfig};
 pub use objects::ObjectsConfig;
-pub use people::{AuthConfig, MailConfig};
+pub use people::{AuthConfig, MailConfig, TokensConfig};
 use secrecy::{ExposeSecret, SecretString};
 pub use shared::config::{ConfigError, LogConfig, Values};
 use shared::{
@@ -37,9 +37,9 @@ macro_rules! config {
             pub fn read(values: &Values) -> Result<Self, ConfigError> {
                 let config = Self { $($field: <$type>::read(values)?,)+ };
                 http::check(values)?;
+                people::check(values, &config.auth, &config.tokens)?;
                 limits::check(values)?;
                 values.needs("WEBHOOK_URL", "API_KEY")?;
-                values.needs("WEBHOOK_URL", "WEBHOOK_SECRET")?;
                 values.needs("WEBHOOK_SECRET", "WEBHOOK_URL")?;
                 Ok(config)
             }
@@ -60,6 +60,8 @@ config! {
     outbound: OutboundConfig,
     /// Signing up and logging in.
     auth: AuthConfig,
+    /// The tokens of a login.
+    tokens: TokensConfig,
     /// Mail to people.
     mail: MailConfig,
     /// Files that are too large for the database.
@@ -127,10 +129,12 @@ shared::settings! {
         /// The tenant's API key, which may do everything that keys may. Make one with `control-plane new-api-key`.
         API_KEY api_key: Option<SecretString> = Origin::Optional, "a key that control-plane new-api-key printed",
             |text| keys::token::is_one(text).then(|| Some(text.into()));
-        /// Where the tenant's events are posted, all of them.
+        /// Where the tenant's events are posted, all of them. Each start sets it anew.
         WEBHOOK_URL webhook_url: Option<Url> = Origin::Optional, "a URL such as https://example.com/hook",
             |text| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host()).map(Some);
-        /// What they are signed with (Standard Webhooks). Make one with `echo whsec_$(openssl rand -base64 32)`.
+        /// What they are signed with (Standard Webhooks). Make one with `echo whsec_$(openssl rand -base64 32)`. Without it one is
+        /// made and kept sealed, and `POST /api/v1/webhooks/{id}/rotate-secret` with `API_KEY` makes another and shows it, once (`GET
+        /// /api/v1/webhooks` gives the id); restarts leave that as it is.
         WEBHOOK_SECRET webhook_secret: Option<SecretString> = Origin::Optional, "whsec_ and 32 bytes in base64",
             |text| webhooks::service::is_secret(text).then(|| Some(text.into()));
     }
@@ -190,8 +194,41 @@ mod tests {
         assert_eq!(read(&[("SMTP_URL", "smtp://localhost:25")]).unwrap_err().variable(), Some("MAIL_FROM"));
         let mail = [("SMTP_URL", "smtp://localhost:25"), ("MAIL_FROM", "a@example.com")];
         assert!(read(&mail).unwrap().auth.verify_email_first);
+        assert!(read(&[("EMAIL_VERIFICATION", "required")]).unwrap().auth.verify_email_first, "also in development");
         let [url, from] = mail;
-        assert!(!read(&[url, from, ("EMAIL_VERIFICATION", "optional")]).unwrap().auth.verify_email_first);
+        let told = read(&[url, from, ("EMAIL_VERIFICATION", "optional")]).unwrap_err().to_string();
+        assert!(told.contains("EMAIL_VERIFICATION=optional") && told.contains("SMTP_URL"), "{told}");
+    }
+
+    #[test]
+    fn tokens_are_as_their_settings_say() {
+        let tokens = read(&[]).unwrap().tokens;
+        assert_eq!((tokens.issuer.as_str(), tokens.audience.as_str()), ("switchboard", "switchboard-api"));
+        let day = std::time::Duration::from_secs(24 * 3600);
+        assert_eq!((tokens.access_ttl, tokens.refresh_ttl), (day / 96, day * 30));
+        let tokens = read(&[
+            ("JWT_ISSUER", "https://id.example.com/"),
+            ("JWT_AUDIENCE", "ours"),
+            ("JWT_ACCESS_TTL", "24h"),
+            ("JWT_REFRESH_TTL", "24h"),
+        ]);
+        let tokens = tokens.unwrap().tokens;
+        assert_eq!((tokens.issuer.as_str(), tokens.audience.as_str()), ("https://id.example.com/", "ours"));
+        assert_eq!((tokens.access_ttl, tokens.refresh_ttl), (day, day));
+        let told = read(&[("JWT_SECRET", "sentinel")]).unwrap_err().to_string();
+        for part in ["JWT_SECRET", "JWT_ISSUER and JWT_REFRESH_TTL", "keys that the control plane makes"] {
+            assert!(told.contains(part) && !told.contains("sentinel"), "{told}");
+        }
+        let told = read(&[("RATE_LIMIT_MAX", "1")]).unwrap_err().to_string();
+        assert!(told.contains("RATE_LIMIT_ADDRESS, RATE_LIMIT_AUTH, RATE_LIMIT_KEY and RATE_LIMIT_TENANT"), "{told}");
+    }
+
+    #[test]
+    fn a_key_and_a_url_are_enough_for_an_account() {
+        let key = keys::new_key(shared::wire::session::Network::Sandbox);
+        let bootstrap =
+            read(&[("API_KEY", key.expose_secret()), ("WEBHOOK_URL", "https://a.example")]).unwrap().bootstrap;
+        assert!(bootstrap.webhook_url.is_some() && bootstrap.webhook_secret.is_none());
     }
 
     #[test]
@@ -209,6 +246,8 @@ mod tests {
             &[("REDIS_TLS_CERT", "a.pem"), ("REDIS_URL", "rediss://localhost")],
             &[("REDIS_TLS_KEY", "a.pem"), ("REDIS_URL", "rediss://localhost")],
             &[("WEBHOOK_URL", "https://a.example")],
+            &[("JWT_REFRESH_TTL", "2h"), ("JWT_ACCESS_TTL", "3h")],
+            &[("EMAIL_VERIFICATION", "optional"), ("SMTP_URL", "smtp://localhost"), ("MAIL_FROM", "a@example.com")],
             &[("WEBHOOK_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")],
         ] {
             let error = read(contradiction).unwrap_err();
@@ -246,6 +285,13 @@ mod tests {
             ("TRUSTED_PROXIES", "sentinel"),
             ("RATE_LIMIT_AUTH", "sentinel"),
             ("EMAIL_VERIFICATION", "sentinel"),
+            ("JWT_ISSUER", "senti nel"),
+            ("JWT_ISSUER", "://sentinel"),
+            ("JWT_AUDIENCE", "sentin\u{e9}l"),
+            ("JWT_ACCESS_TTL", "59s"),
+            ("JWT_ACCESS_TTL", "25h"),
+            ("JWT_REFRESH_TTL", "59m"),
+            ("JWT_REFRESH_TTL", "8761h"),
             ("SMTP_URL", "http://user:sentinel@host"),
             ("MAIL_FROM", "sentinel"),
             ("PUBLIC_URL", "ftp://sentinel"),

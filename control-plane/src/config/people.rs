@@ -1,6 +1,6 @@
 //! Settings about people: how they sign up and log in, and how mail reaches them.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use secrecy::SecretString;
 use shared::config::{Origin, Read};
@@ -14,7 +14,8 @@ shared::settings! {
         /// Whether attempts to log in, sign up and reset passwords are limited, by address and by account. `off` is for tests.
         RATE_LIMIT_AUTH throttle: bool = Origin::Default("on"), "on or off";
         /// `required` makes an account only once its address is shown to be the person's own, and then no answer tells whether an
-        /// address has an account. `optional` makes it at once and says if the address is taken.
+        /// address has an account. `optional` makes it at once and says if the address is taken: it is for development, and can't
+        /// be set beside `SMTP_URL`.
         EMAIL_VERIFICATION verify_email_first: bool = Origin::Derived(
             "`required` with `SMTP_URL`, else `optional`",
             |values| Ok(values.text("SMTP_URL").is_some()),
@@ -24,6 +25,53 @@ shared::settings! {
             _ => None,
         };
     }
+}
+
+shared::settings! {
+    /// Tokens of people
+    ///
+    /// What a login gets. Access tokens are JWTs, signed with keys that the control plane makes and keeps itself (`control-plane
+    /// rotate-keys` makes another): no key is set. Set the same in every replica. With another issuer or audience the access tokens
+    /// that are about are refused, and clients fetch others with their refresh tokens.
+    pub struct TokensConfig {
+        /// Who signs access tokens: their claim `iss`. Tokens of another issuer are refused.
+        JWT_ISSUER issuer: String = Origin::Default("switchboard"), NAMED, named;
+        /// Whom they are for: their claim `aud`. Tokens for another audience are refused.
+        JWT_AUDIENCE audience: String = Origin::Default("switchboard-api"), NAMED, named;
+        /// How long an access token lives.
+        JWT_ACCESS_TTL access_ttl: Duration = Origin::Default("15m"), "a time from 1m to 24h",
+            |text| Read::read(text).filter(|ttl| (MINUTE..=24 * 60 * MINUTE).contains(ttl));
+        /// How long a login lives, however often its refresh token is exchanged; then one logs in again. Logins that are there keep
+        /// the end that they have.
+        JWT_REFRESH_TTL refresh_ttl: Duration = Origin::Default("720h"), "a time from 1h to 8760h",
+            |text| Read::read(text).filter(|ttl| (60 * MINUTE..=8760 * 60 * MINUTE).contains(ttl));
+    }
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+const NAMED: &str = "a name of 1 to 200 printable ASCII characters without spaces, and a URL if it has a colon";
+
+/// A `StringOrURI` (RFC 7519 §2).
+fn named(text: &str) -> Option<String> {
+    let plain = text.len() <= 200 && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic());
+    (plain && (!text.contains(':') || Url::parse(text).is_ok())).then(|| text.to_owned())
+}
+
+/// What contradicts each other.
+pub(super) fn check(values: &Values, auth: &AuthConfig, tokens: &TokensConfig) -> Result<(), ConfigError> {
+    if values.text("SMTP_URL").is_some() && !auth.verify_email_first {
+        return Err(ConfigError::Contradiction(
+            "EMAIL_VERIFICATION=optional is for development, without SMTP_URL: an installation that sends mail verifies addresses \
+             first, so that signing up tells nobody whether an address has an account"
+                .into(),
+        ));
+    }
+    if tokens.refresh_ttl < tokens.access_ttl {
+        return Err(ConfigError::Contradiction(
+            "JWT_REFRESH_TTL is shorter than JWT_ACCESS_TTL: an access token would outlive its login".into(),
+        ));
+    }
+    Ok(())
 }
 
 const FROM: &str = "a sender such as Switchboard <switchboard@example.com>";

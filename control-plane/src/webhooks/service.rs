@@ -95,21 +95,22 @@ pub(crate) fn is_secret(text: &str) -> bool {
     Secret::of(text).is_some()
 }
 
-/// Sees to it that the tenant has an endpoint for all events at this URL, with this secret.
+/// Sees to it that the tenant has an endpoint for all events at this URL, with this secret if one is chosen: else with the one that it
+/// has, or a new one that its owner gets by rotating it.
 pub(crate) async fn ensure(
     app: &App,
     tx: &DatabaseTransaction,
     scope: &TenantScope,
     url: &Url,
-    chosen: &SecretString,
+    chosen: Option<&SecretString>,
 ) -> ApiResult<()> {
-    let secret =
-        Secret::of(chosen.expose_secret()).ok_or(ApiError::Defect("a webhook secret of the settings isn't one"))?;
+    let no_secret = ApiError::Defect("a webhook secret of the settings isn't one");
+    let chosen = chosen.map(|chosen| Secret::of(chosen.expose_secret()).ok_or(no_secret)).transpose()?;
     let key = tenants::data_key(app, tx, scope).await?;
     let present = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone())).one(tx).await?;
     let now = Timestamp::now();
     let Some(row) = present else {
-        let id = WebhookId::new();
+        let (id, secret) = (WebhookId::new(), chosen.unwrap_or_else(Secret::generate));
         audit::system(&app.audit, tx, scope.id(), "set_webhook", ("webhook", id.as_str())).await?;
         webhook::ActiveModel {
             sealed_secret: Set(secret.seal(&key, scope, &id)?),
@@ -129,14 +130,19 @@ pub(crate) async fn ensure(
         .await?;
         return Ok(());
     };
-    if row.url == url.as_str() && secret.is_of(&key, scope, &row)? {
+    let chosen = match chosen {
+        Some(secret) if !secret.is_of(&key, scope, &row)? => Some(secret.seal(&key, scope, &row.id)?),
+        _ => None,
+    };
+    if row.url == url.as_str() && chosen.is_none() {
         return Ok(());
     }
     audit::system(&app.audit, tx, scope.id(), "set_webhook", ("webhook", row.id.as_str())).await?;
-    let sealed = secret.seal(&key, scope, &row.id)?;
     let mut change = row.into_active_model();
     change.url = Set(url.to_string());
-    change.sealed_secret = Set(sealed);
+    if let Some(sealed) = chosen {
+        change.sealed_secret = Set(sealed);
+    }
     change.failing_since = Set(None);
     change.updated_at = Set(now);
     change.update(tx).await?;

@@ -203,7 +203,6 @@ ENDS_CREDENTIALS = {
     "renew_recovery_codes",
     "reset_password",
     "suspend_tenant",
-    "verify_email",
 }
 
 

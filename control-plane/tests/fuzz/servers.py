@@ -149,7 +149,6 @@ class Servers:
             "OUTBOUND_ALLOW_PORTS": str(receiver_port),
             "SMTP_URL": self.mailbox.url,
             "MAIL_FROM": "Switchboard <switchboard@example.com>",
-            "EMAIL_VERIFICATION": "optional",
             "METRICS_TOKEN": METRICS_TOKEN,
             "RATE_LIMIT_AUTH": "off",
             "RATE_LIMIT_KEY": "off",

@@ -227,31 +227,137 @@ async fn a_suspended_tenant_reads_and_does_not_write(#[case] engine: Engine) {
     app.stop().await;
 }
 
+const DAY: i64 = 24 * 3_600_000;
+
+async fn refresh(app: &TestApp, token: &str) -> Answer {
+    Answer::of(app.post("/api/v1/auth/refresh", &json!({"refresh_token": token}))).await
+}
+
+/// The successor of a refresh token.
+async fn exchanged(app: &TestApp, token: &str) -> String {
+    let answer = refresh(app, token).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()["refresh_token"].as_str().unwrap().to_owned()
+}
+
+/// As if that much time had passed, for the tokens of every login and for their ends.
+async fn age(app: &TestApp, millis: i64) {
+    let tokens = "UPDATE refresh_tokens SET created_at = created_at - $1, used_at = used_at - $1";
+    app.sql(tokens, [millis.into()]).await;
+    app.sql("UPDATE logins SET expires_at = expires_at - $1", [millis.into()]).await;
+}
+
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
 #[tokio::test(flavor = "multi_thread")]
-async fn a_login_keeps_the_tokens_of_a_day_and_no_successor_that_is_not_answered_again(#[case] engine: Engine) {
+async fn a_refresh_token_that_was_used_twenty_days_ago_ends_the_login_of_whoever_goes_on_with_it(
+    #[case] engine: Engine,
+) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    // A thief who has a copy uses it first, and goes on every day.
+    let mut stolen = exchanged(&app, &owner.refresh_token).await;
+    for _ in 0..20 {
+        age(&app, DAY).await;
+        stolen = exchanged(&app, &stolen).await;
+    }
+    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 2, "the one used just now, and its successor");
+    let answer = refresh(&app, &stolen).await;
+    assert_eq!(answer.status, 200, "the thief is in: {answer:?}");
+    let tokens = answer.json();
+    let (stolen, access) = (tokens["refresh_token"].as_str().unwrap(), tokens["access_token"].as_str().unwrap());
+    assert_eq!(Answer::of(app.get("/api/v1/me").bearer_auth(access)).await.status, 200);
+
+    // The person comes back after their holidays.
+    refresh(&app, &owner.refresh_token).await.assert_problem(401, "unauthenticated");
+    refresh(&app, stolen).await.assert_problem(401, "unauthenticated");
+    Answer::of(app.get("/api/v1/me").bearer_auth(access)).await.assert_problem(401, "unauthenticated");
+    assert_eq!(app.count("SELECT COUNT(*) FROM logins WHERE revoked_at IS NOT NULL").await, 1);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_used_refresh_token_of_the_version_before_ends_its_login_as_late(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    app.sign_up().await;
+    // Then a token was random bits and nothing else; all that is known of it is its row.
+    let old = "sbr_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE";
+    let hash = app.app().master_key.derive("refresh-tokens");
+    let hash = control_plane::auth::KeyedHash::new(&hash).of(old);
+    app.sql("UPDATE refresh_tokens SET token_hash = $1, names_login = FALSE", [hash.into()]).await;
+    let mut token = exchanged(&app, old).await;
+    assert_eq!(exchanged(&app, old).await, token, "in another tab");
+    for _ in 0..3 {
+        age(&app, 5 * DAY).await;
+        token = exchanged(&app, &token).await;
+    }
+    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens WHERE sealed_successor IS NOT NULL").await, 1);
+    refresh(&app, old).await.assert_problem(401, "unauthenticated");
+    refresh(&app, &token).await.assert_problem(401, "unauthenticated");
+    // With the login its tokens are forgotten.
+    age(&app, 20 * DAY).await;
+    control_plane::auth::prune(app.app()).await.unwrap();
+    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 0);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_ends_a_login_with_a_refresh_token_that_is_made_up(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let stranger = app.sign_up().await;
+    let (mine, theirs) = (&owner.refresh_token, &stranger.refresh_token);
+    // `sbr_`, the login's id, the secret, the seal.
+    let (id, rest) = mine[4..].split_at(26);
+    let login = format!("lgn_{id}");
+    let known = app.sql("UPDATE logins SET device = device WHERE id = $1", [login.as_str().into()]).await;
+    assert_eq!(known, 1, "the id is where it is looked for");
+    let (secret, seal) = rest.split_at(43);
+    let their_secret = &theirs[30..73];
+    for made_up in [
+        format!("sbr_{id}{their_secret}{}", &theirs[73..]),
+        format!("sbr_{id}{their_secret}{seal}"),
+        format!("sbr_{id}{}{seal}", secret.to_ascii_uppercase()),
+        format!("sbr_{id}{secret}{}", "A".repeat(43)),
+        format!("sbr_{id}{secret}"),
+        format!("sbr_{id}"),
+        login,
+    ] {
+        refresh(&app, &made_up).await.assert_problem(401, "unauthenticated");
+        let out = Answer::of(app.post("/api/v1/auth/logout", &json!({"refresh_token": made_up}))).await;
+        assert_eq!(out.status, 204, "{out:?}");
+    }
+    assert_eq!(app.count("SELECT COUNT(*) FROM logins WHERE revoked_at IS NOT NULL").await, 0);
+    exchanged(&app, mine).await;
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_login_keeps_the_tokens_of_ten_seconds_and_ends_with_any_of_them(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
     let owner = app.sign_up().await;
     let mut token = owner.refresh_token.clone();
-    let mut refresh = async || {
-        let answer = Answer::of(app.post("/api/v1/auth/refresh", &json!({"refresh_token": token}))).await;
-        assert_eq!(answer.status, 200, "{answer:?}");
-        token = answer.json()["refresh_token"].as_str().unwrap().to_owned();
-    };
     for _ in 0..3 {
-        refresh().await;
+        token = exchanged(&app, &token).await;
     }
-    app.sql("UPDATE refresh_tokens SET used_at = used_at - 11000", []).await;
-    refresh().await;
-    let sealed = "SELECT COUNT(*) FROM refresh_tokens WHERE sealed_successor IS NOT NULL";
-    assert_eq!(app.count(sealed).await, 1, "of the last exchange");
-    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 5);
-    app.sql("UPDATE refresh_tokens SET used_at = used_at - 86400000", []).await;
-    refresh().await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 4, "each may be answered again");
+    age(&app, 11_000).await;
+    token = exchanged(&app, &token).await;
     assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens").await, 2, "the one used just now, and its successor");
-    let old = json!({"refresh_token": owner.refresh_token});
-    Answer::of(app.post("/api/v1/auth/refresh", &old)).await.assert_problem(401, "unauthenticated");
+    assert_eq!(app.count("SELECT COUNT(*) FROM refresh_tokens WHERE sealed_successor IS NOT NULL").await, 1);
+    // Logging out works with one that was used, too.
+    let body = json!({"refresh_token": owner.refresh_token});
+    assert_eq!(Answer::of(app.post("/api/v1/auth/logout", &body)).await.status, 204);
+    refresh(&app, &token).await.assert_problem(401, "unauthenticated");
     app.stop().await;
 }

@@ -114,6 +114,13 @@ fn settings_that_can_t_be_used_stop_the_program_with_one_sentence() {
         (&[("PORT", "sentinel")][..], "PORT must be set to a port number"),
         (&[("CONFIG_FILE", &file)], "TLS_CERT is set, which needs TLS_KEY"),
         (&[("CORS_ORIGNS", "sentinel")], "did you mean CORS_ORIGIN?"),
+        (&[("JWT_SECRET", "sentinel")], "JWT_SECRET in the environment is not a setting: of JWT_ there are"),
+        (&[("RATE_LIMIT_MAX", "sentinel")], "RATE_LIMIT_MAX in the environment is not a setting"),
+        (&[("JWT_ACCESS_TTL", "2h"), ("JWT_REFRESH_TTL", "1h")], "JWT_REFRESH_TTL is shorter than JWT_ACCESS_TTL"),
+        (
+            &[("SMTP_URL", "smtp://sentinel"), ("MAIL_FROM", "a@example.com"), ("EMAIL_VERIFICATION", "optional")],
+            "EMAIL_VERIFICATION=optional is for development, without SMTP_URL",
+        ),
         (&[("LOG_LEVEL", "sentinel=sentinel=")], "LOG_LEVEL must be set to"),
         (&[("LOG_FILE_PATH", "/dev/null/sentinel/app.log")], "LOG_FILE_PATH"),
     ] {

@@ -55,7 +55,7 @@ impl Parts {
         let db = Db::connect(config.database.url.expose_secret(), config.database.pool_size).await.unwrap();
         db.migrate().await.unwrap();
         let master_key = MasterKey::new(DataKey::from_base64(config.secrets.master_key.expose_secret()).unwrap());
-        let keyring = Keyring::load(&db, &master_key).await.unwrap();
+        let keyring = Keyring::load(&db, &master_key, &config.tokens).await.unwrap();
         let fleet = Fleet::load(&db, &master_key).await.unwrap();
         let outbound = outbound::Client::new(&config.outbound).unwrap();
         let redis = Redis::connect(&config.redis, &master_key).await.unwrap().map(Arc::new);

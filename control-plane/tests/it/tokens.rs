@@ -220,3 +220,80 @@ async fn what_is_no_jwt_is_looked_for_among_no_keys(#[case] engine: Engine) {
     app.sql("ALTER TABLE hidden RENAME TO signing_keys", []).await;
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn issuer_audience_and_times_of_tokens_are_as_the_settings_say_and_others_are_refused(#[case] engine: Engine) {
+    let minute = std::time::Duration::from_secs(60);
+    let own = move |config: &mut control_plane::config::Config| {
+        config.tokens.issuer = "https://id.example.com/".into();
+        config.tokens.audience = "ours".into();
+        config.tokens.access_ttl = minute;
+        config.tokens.refresh_ttl = 120 * minute;
+    };
+    let Some(mut app) = TestApp::start_with(engine, own).await else { return };
+    let owner = app.sign_up().await;
+    let login = json!({"email": owner.email, "password": owner.password});
+    let tokens = Answer::of(app.post("/api/v1/auth/login", &login)).await.json();
+    let good = tokens["access_token"].as_str().unwrap();
+    let claims = claims_of(good);
+    assert_eq!((&claims["iss"], &claims["aud"]), (&json!("https://id.example.com/"), &json!("ours")));
+    assert_eq!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap(), 60);
+    assert_eq!(tokens["expires_in"], 60);
+    let ends: chrono::DateTime<chrono::Utc> = tokens["refresh_expires_at"].as_str().unwrap().parse().unwrap();
+    let lives = ends.timestamp() - claims["iat"].as_i64().unwrap();
+    assert!((7199..=7201).contains(&lives), "{lives}");
+    // The cookie of a browser ends with the login.
+    let login = json!({"email": owner.email, "password": owner.password, "cookie": true});
+    let inside = Answer::of(app.post("/api/v1/auth/login", &login).header("sec-fetch-site", "same-origin")).await;
+    let set = inside.header("set-cookie").unwrap();
+    let age: u64 = set.split("; ").find_map(|part| part.strip_prefix("Max-Age=")?.parse().ok()).unwrap();
+    assert!((7190..=7200).contains(&age), "{set}");
+
+    let parts = app.app();
+    let key = auth::signing_key(&parts.db, &parts.master_key, Purpose::AccessTokens).await.unwrap();
+    let usual = json!({"iss": "switchboard", "aud": "switchboard-api"});
+    let sign = |changes: &Value| key.sign(&with(&claims, changes)).unwrap();
+    let (theirs, http) = (app.replica_with(|config| config.tokens = usual_tokens()).await, app.http.clone());
+    let me = async |base: &str, token: &str| Answer::of(http.get(format!("{base}/api/v1/me")).bearer_auth(token)).await;
+    let ours = app.base_url();
+    assert_eq!(me(&ours, good).await.status, 200);
+    for changes in [&usual, &json!({"iss": "switchboard"}), &json!({"aud": "switchboard-api"})] {
+        me(&ours, &sign(changes)).await.assert_problem(401, "unauthenticated");
+    }
+    let iat = claims["iat"].as_i64().unwrap();
+    let over = sign(&json!({"iat": iat - 120, "exp": iat - 60}));
+    me(&ours, &over).await.assert_problem(401, "unauthenticated");
+    // An installation with other settings takes what they say.
+    assert_eq!(me(&theirs, &sign(&usual)).await.status, 200);
+    me(&theirs, good).await.assert_problem(401, "unauthenticated");
+    app.stop().await;
+}
+
+fn usual_tokens() -> control_plane::config::TokensConfig {
+    control_plane::config::TokensConfig::read(&control_plane::config::Values::default()).unwrap()
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retired_key_verifies_for_as_long_as_the_settings_let_its_tokens_live(#[case] engine: Engine) {
+    let hour = std::time::Duration::from_secs(3600);
+    let Some(mut app) = TestApp::start_with(engine, |config| config.tokens.access_ttl = 2 * hour).await else { return };
+    let owner = app.sign_up().await;
+    auth::rotate(&app.app().db, &app.app().master_key, Purpose::AccessTokens, false).await.unwrap();
+    let retired = "UPDATE signing_keys SET retired_at = retired_at - $1 WHERE retired_at IS NOT NULL";
+    assert_eq!(app.sql(retired, [7_000_000_i64.into()]).await, 1);
+    let http = app.http.clone();
+    let me =
+        async |base: &str| Answer::of(http.get(format!("{base}/api/v1/me")).bearer_auth(&owner.access_token)).await;
+    let later = app.replica().await;
+    assert_eq!(me(&later).await.status, 200, "nearly two hours later");
+    app.sql(retired, [400_000_i64.into()]).await;
+    let later = app.replica().await;
+    me(&later).await.assert_problem(401, "unauthenticated");
+    app.stop().await;
+}

@@ -12,7 +12,8 @@ mod m0007_audit;
 mod m0010_operators;
 mod m0011_operator_second_factors;
 mod m0012_limits;
-mod m0015_moves;
+mod m0013_refresh_tokens;
+mod m0014_moves;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -31,7 +32,8 @@ impl MigratorTrait for Migrator {
             Box::new(m0010_operators::Migration),
             Box::new(m0011_operator_second_factors::Migration),
             Box::new(m0012_limits::Migration),
-            Box::new(m0015_moves::Migration),
+            Box::new(m0013_refresh_tokens::Migration),
+            Box::new(m0014_moves::Migration),
         ]
     }
 }

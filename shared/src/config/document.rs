@@ -1,6 +1,6 @@
 //! Settings as `docs/configuration.md` and `.env.example` show them.
 
-use super::{Group, setting::Shown};
+use super::{Group, families, setting::Shown};
 
 /// Settings of one program.
 pub struct Chapter {
@@ -25,14 +25,15 @@ into tables at any `_`: `rate_limit_auth = \"off\"` is the same as `[rate_limit]
 3. the environment. Lists have commas. An empty value counts as unset.
 
 A program does not start, and says why in one sentence, if a setting is missing or can't be read, if settings contradict each \
-other, if the file holds a name that isn't a setting of this program (so each program has a file of its own), or if a variable of the environment is almost the name of one. Values are \
-never shown: a secret may stand in the wrong place. Times have a unit: `500ms`, `30s`, `5m`, `1h`.
+other, if the file holds a name that isn't a setting of this program (so each program has a file of its own), or if a variable of the environment is almost the name of one, or begins as \
+settings of this program do that nobody else sets: {families}. Values are never shown: a secret may stand in the wrong place. Times have a unit: `500ms`, `30s`, `5m`, `1h`.
 ";
 
 /// `docs/configuration.md`.
 #[must_use]
 pub fn markdown(chapters: &[Chapter]) -> String {
-    let mut text = INTRODUCTION.to_owned();
+    let families: Vec<_> = families::prefixes().map(|prefix| format!("`{prefix}`")).collect();
+    let mut text = INTRODUCTION.replace("{families}", &families.join(", "));
     for chapter in chapters {
         text.push_str(&format!("\n## {}\n\n{}\n", chapter.program, chapter.about));
         for group in &chapter.groups {

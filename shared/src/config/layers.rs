@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, ffi::OsString, fmt, fs};
 
-use super::{ConfigError, Group, Origin, Read};
+use super::{ConfigError, Group, Origin, Read, families};
 
 /// Where a value stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,16 +52,16 @@ impl Values {
         groups: &[Group],
     ) -> Result<Self, ConfigError> {
         let environment = Self::new(environment);
-        for name in environment.0.keys() {
-            if !known(groups, name)
-                && !of_a_service(name)
-                && let Some(meant) = almost(groups, name)
-            {
-                return Err(ConfigError::Unknown {
-                    name: name.clone(),
-                    place: Source::Environment,
-                    meant: Some(meant),
-                });
+        // In one order, so that two mistakes are told one after the other and not by turns.
+        let mut names: Vec<_> = environment.0.iter().filter(|(name, _)| !known(groups, name)).collect();
+        names.sort_unstable();
+        for (name, (text, _)) in names {
+            if of_a_service(name, text) {
+                continue;
+            }
+            let (meant, family) = (almost(groups, name), families::of_ours(groups, name));
+            if meant.is_some() || family.is_some() {
+                return Err(ConfigError::Unknown { name: name.clone(), place: Source::Environment, meant, family });
             }
         }
         let mut values = match environment.text(CONFIG_FILE) {
@@ -170,13 +170,17 @@ fn readable(
         .collect()
 }
 
-fn known(groups: &[Group], name: &str) -> bool {
+pub(super) fn known(groups: &[Group], name: &str) -> bool {
     name == CONFIG_FILE || groups.iter().flat_map(|group| group.settings).any(|setting| setting.name == name)
 }
 
-/// Whether Kubernetes or Docker may have put it there, for a service beside ours: `WORKER_PORT` is no slip then.
-fn of_a_service(name: &str) -> bool {
-    name.ends_with("_PORT") || ["_PORT_", "_SERVICE_"].iter().any(|part| name.contains(part))
+/// Whether Kubernetes or Docker may have put it there, for a service or container beside ours that is named `worker`, say:
+/// `WORKER_SERVICE_HOST`, `WORKER_PORT=tcp://10.0.0.1:80`, `WORKER_PORT_80_TCP`; `WORKER_NAME=/ours/worker` and `WORKER_ENV_…` of a link.
+fn of_a_service(name: &str, text: &str) -> bool {
+    let link = ["tcp://", "udp://", "sctp://"].iter().any(|scheme| text.starts_with(scheme));
+    ["_PORT_", "_SERVICE_", "_ENV_"].iter().any(|part| name.contains(part))
+        || (name.ends_with("_PORT") && link)
+        || (name.ends_with("_NAME") && text.starts_with('/'))
 }
 
 /// The setting whose name this is, but for a slip. Short names have too many neighbours.
@@ -204,8 +208,8 @@ fn flatten(
             continue;
         }
         if !known(groups, &name) || name == CONFIG_FILE {
-            let meant = almost(groups, &name);
-            return Err(ConfigError::Unknown { name, place: Source::File, meant });
+            let (meant, family) = (almost(groups, &name), families::of_ours(groups, &name));
+            return Err(ConfigError::Unknown { name, place: Source::File, meant, family });
         }
         let text = scalar(&value).ok_or_else(|| {
             ConfigError::File(format!("{name} must be a text, a number, true, false, or a list of texts and numbers"))

@@ -10,11 +10,12 @@
 //! `rate_limit_auth = "off"` is `[rate_limit]` with `auth = "off"`. Lists are lists.
 //!
 //! **What stops the start**: a value that is missing or can't be read, settings that contradict each other, a name in the
-//! file that the program doesn't know (so each program has a file of its own), and a variable of the environment that is almost the name of a setting. (Other
-//! variables are other programs' business.) The sentence names the setting and what it must be, never its value: every
+//! file that the program doesn't know (so each program has a file of its own), and a variable of the environment that is almost the
+//! name of a setting, or begins as only our settings do (`families` lists them). Other variables are other programs' business. The sentence names the setting and what it must be, never its value: every
 //! value may be a secret in the wrong place.
 
 mod document;
+mod families;
 mod layers;
 mod setting;
 
@@ -36,7 +37,7 @@ pub enum ConfigError {
         expected: &'static str,
     },
     /// A name that isn't a setting.
-    #[error("{name} in {place} is not a setting{}", hint(*.meant))]
+    #[error("{name} in {place} is not a setting{}", hint(*.meant, .family.as_deref()))]
     Unknown {
         /// As it was written.
         name: String,
@@ -44,6 +45,8 @@ pub enum ConfigError {
         place: Source,
         /// The setting that was meant, by the look of it.
         meant: Option<&'static str>,
+        /// The settings whose names begin alike, in words.
+        family: Option<String>,
     },
     /// Settings that can't both be meant.
     #[error("{0}")]
@@ -53,8 +56,12 @@ pub enum ConfigError {
     File(String),
 }
 
-fn hint(meant: Option<&str>) -> String {
-    meant.map(|name| format!(" (did you mean {name}?)")).unwrap_or_default()
+fn hint(meant: Option<&str>, family: Option<&str>) -> String {
+    match (meant, family) {
+        (Some(name), _) => format!(" (did you mean {name}?)"),
+        (None, Some(family)) => format!(": {family}"),
+        (None, None) => String::new(),
+    }
 }
 
 impl ConfigError {

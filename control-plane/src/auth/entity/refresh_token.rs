@@ -18,6 +18,8 @@ pub struct Model {
     pub used_at: Option<Timestamp>,
     /// The token that replaced it, sealed with the master key.
     pub sealed_successor: Option<Vec<u8>>,
+    /// Whether the token says whose login it is, so that its family is known without this row.
+    pub names_login: bool,
 }
 
 impl std::fmt::Debug for Model {

@@ -6,7 +6,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use shared::{identity::KeySet, ids::LoginId};
+use shared::{identity::KeySet, ids::LoginId, time::Timestamp};
 
 use crate::{
     auth::{
@@ -16,7 +16,6 @@ use crate::{
         dto::{LogIn, LogInCode, Login, RefreshToken, SecondFactorRequired, SwitchTenant, Tokens},
         logins::{self as service, LoggedIn},
         scopes,
-        tokens::LOGIN_TTL,
     },
     error::{ApiResult, Kind},
     extract::{
@@ -31,7 +30,7 @@ use crate::{
 /// The tokens as an answer: the refresh token in the body, or in a cookie.
 fn answer(mut tokens: Tokens, in_cookie: bool) -> ApiResult<Response> {
     let cookie = match &tokens.refresh_token {
-        Some(token) if in_cookie => Some(cookies::set(token, LOGIN_TTL)?),
+        Some(token) if in_cookie => Some(cookies::set(token, tokens.refresh_expires_at.since(Timestamp::now()))?),
         _ => None,
     };
     if in_cookie {
@@ -115,8 +114,8 @@ problem_responses!(RefreshProblems = BODY, &[Kind::Unauthenticated, Kind::CrossS
 
 /// Stay logged in
 ///
-/// Exchanges a refresh token, once, for the next pair of tokens. The same answer is given again for ten seconds; a later
-/// use of the same token ends the login. Without a token in the body, the one of the cookie is meant, and the next is set as a
+/// Exchanges a refresh token, once, for the next pair of tokens. The same answer is given again for ten seconds; any later
+/// use of the same token, for as long as the login lives, ends the login. Without a token in the body, the one of the cookie is meant, and the next is set as a
 /// cookie again.
 #[utoipa::path(
     post, path = "/api/v1/auth/refresh", operation_id = "refresh_tokens", tag = "auth",

@@ -3,6 +3,7 @@
 use control_plane::events::EventType;
 use reqwest::Method;
 use rstest::rstest;
+use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{
@@ -152,5 +153,55 @@ async fn a_repeated_creation_shows_the_same_secret_and_makes_one_endpoint(#[case
     assert_eq!(first.text, second.text);
     assert_eq!(second.header("idempotent-replayed"), Some("true"));
     assert_eq!(app.count("SELECT COUNT(*) FROM webhooks").await, 1);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_and_a_url_in_the_settings_are_enough_and_the_key_asks_for_the_secret(#[case] engine: Engine) {
+    let receiver = Receiver::start().await;
+    let key = control_plane::keys::new_key(shared::wire::session::Network::Sandbox).expose_secret().to_owned();
+    let Some(mut app) = TestApp::start_with(engine, |config| {
+        config.outbound.allow_cidrs = vec!["127.0.0.1/32".parse().unwrap()];
+        config.outbound.allow_ports = vec![receiver.port];
+        config.bootstrap.api_key = Some(key.as_str().into());
+        config.bootstrap.webhook_url = Some(receiver.url().parse().unwrap());
+    })
+    .await
+    else {
+        return;
+    };
+    let path =
+        |app: &TestApp, rest: &str| app.request(Method::POST, &format!("/api/v1/webhooks{rest}")).bearer_auth(&key);
+    let hooks = Answer::of(app.get("/api/v1/webhooks").bearer_auth(&key)).await;
+    assert!(!hooks.text.contains("whsec_"), "it shows when it is asked for only");
+    let (hook, id) = (hooks.json()["data"][0].clone(), text(&hooks.json()["data"][0]["id"]));
+    assert_eq!((hook["status"].as_str(), hook["event_types"].clone()), (Some("enabled"), json!([])), "all of them");
+    let rotated = Answer::of(path(&app, &format!("/{id}/rotate-secret"))).await;
+    assert_eq!(rotated.status, 200, "{rotated:?}");
+    let secret = text(&rotated.json()["secret"]);
+    assert!(secret.starts_with("whsec_"));
+    let signed = async |app: &TestApp, count: usize, secret: &str| {
+        let test = Answer::of(path(app, &format!("/{id}/test"))).await;
+        assert_eq!(test.status, 202, "{test:?}");
+        receiver.until_got(count).await[count - 1].is_signed_with(secret)
+    };
+    assert!(signed(&app, 1, &secret).await);
+
+    // Another start, and another URL, leave it as it is.
+    let elsewhere = receiver.url().replace("/hook", "/elsewhere");
+    app.replica_with(|config| config.bootstrap.webhook_url = Some(elsewhere.parse().unwrap())).await;
+    assert!(signed(&app, 2, &secret).await);
+    let hooks = Answer::of(app.get("/api/v1/webhooks").bearer_auth(&key)).await.json();
+    assert_eq!((hooks["data"].as_array().unwrap().len(), text(&hooks["data"][0]["url"])), (1, elsewhere));
+
+    // One that is set takes its place, and stays when the setting goes.
+    let chosen = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+    app.replica_with(|config| config.bootstrap.webhook_secret = Some(chosen.into())).await;
+    assert!(signed(&app, 3, chosen).await);
+    app.replica().await;
+    assert!(signed(&app, 4, chosen).await);
     app.stop().await;
 }
