@@ -188,7 +188,7 @@ async fn what_a_command_changes_every_replica_hears_at_once() {
 
     let mut heard = redis::Client::open(redis.url()).unwrap().get_async_pubsub().await.unwrap();
     heard.psubscribe("*:jobs").await.unwrap();
-    assert_eq!(run(&["jobs", "redrive", "--all", "tenants.export"]).trim(), "0");
+    assert_eq!(run(&["jobs", "redrive", "--all", "tenants.export"]).trim(), "0 ready again, 0 refused");
     let told = tokio::time::timeout(PATIENCE, heard.on_message().next()).await.unwrap().unwrap();
     assert_eq!(told.get_payload::<String>().unwrap(), "tenants.export");
     app.stop().await;
