@@ -9,7 +9,7 @@ use std::{
 use futures_util::StreamExt;
 use sea_orm::{ConnectionTrait, Database};
 use secrecy::ExposeSecret;
-use shared::seal::DataKey;
+use shared::{ids::JobId, seal::DataKey};
 use tempfile::TempDir;
 
 use crate::{
@@ -146,6 +146,36 @@ fn the_audit_log_of_commands_is_verified() {
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("was inserted or changed") && told.contains("1 findings"), "{told}");
+}
+
+#[test]
+fn a_dead_job_is_redriven_or_the_command_says_why_not() {
+    let shell = Shell::new();
+    shell.prints(&["migrate"], "");
+    let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
+    let (upkeep, mail) = (JobId::new(), JobId::new());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let db = Database::connect(shared::pool::options(&url)).await.unwrap();
+        for (id, kind) in [(&upkeep, "upkeep"), (&mail, "mail.send")] {
+            let row = format!(
+                "INSERT INTO jobs (id, tenant_id, kind, lane, state, run_at, max_attempts, subject, created_at, finished_at) \
+                 VALUES ('{id}', '{}', '{kind}', '{kind}', 'dead', 1, 5, '{}', 1, 1)",
+                shared::ids::TenantId::nil(),
+                shared::ids::MailId::new(),
+            );
+            db.execute_unprepared(&row).await.unwrap();
+        }
+    });
+    assert_eq!(shell.prints(&["jobs", "redrive", upkeep.as_str()], ""), "");
+    for (id, why) in [(&upkeep, "no job with this id was given up"), (&mail, "it is not kept any more")] {
+        let refused = shell.run(&["jobs", "redrive", id.as_str()], &[], "");
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && told.contains(why), "{told}");
+    }
+    let all = shell.prints(&["jobs", "redrive", "--all", "mail.send"], "");
+    assert_eq!(all, "0 ready again, 1 refused\n1\tit is not kept any more\n");
+    let dead = shell.prints(&["jobs", "dead"], "");
+    assert!(dead.starts_with(mail.as_str()) && dead.lines().count() == 1, "{dead}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

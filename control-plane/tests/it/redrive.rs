@@ -325,6 +325,7 @@ async fn an_archive_that_was_given_up_is_made_unless_another_is_being_made(#[cas
     app.sql("UPDATE exports SET status = 'failed' WHERE id = $1", [other.subject.as_str().into()]).await;
     app.sql("UPDATE tenants SET status = 'deleting' WHERE id = $1", [owner.tenant_id.as_str().into()]).await;
     refused(&app, &other, "the account is being deleted, which makes an archive of its own").await;
+    app.sql("UPDATE tenants SET status = 'active' WHERE id = $1", [owner.tenant_id.as_str().into()]).await;
     app.sql("DELETE FROM exports WHERE id = $1", [other.subject.as_str().into()]).await;
     refused(&app, &other, "the archive is not kept any more").await;
     app.stop().await;
