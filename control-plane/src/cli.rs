@@ -19,9 +19,8 @@ use crate::{
     },
     auth::{self, Purpose},
     config::{Config, LogConfig, Values},
-    db::Db,
     error::{Kind, database_error_kind},
-    jobs::{self, JobKind, dead},
+    jobs::{self, JobKind, dead, redrive},
     keys,
     objects::Objects,
     operators::{self, NewOperator},
@@ -29,6 +28,7 @@ use crate::{
     redis::{Redis, subscriber},
     seed,
     server::{self, ControlPlane},
+    state::App,
 };
 
 /// How long a health check may take.
@@ -126,7 +126,7 @@ enum JobsCommand {
         #[arg(long, default_value_t = 50)]
         limit: u64,
     },
-    /// Make a job that was given up ready again, with all its attempts.
+    /// Make a job that was given up ready again, with all its attempts, and what it is about undone; or say why not.
     Redrive {
         /// Its id.
         id: Option<JobId>,
@@ -310,19 +310,28 @@ async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<(
             }
         }
         JobsCommand::Redrive { id: Some(id), .. } => {
+            let app = server::open(config).await?;
+            let handlers = server::handlers(&app.config)?;
             let redrive = async {
-                anyhow::ensure!(dead::redrive(&db, &id).await.map_err(said_no)?, "no job with this id was given up");
                 audit::about(id.as_str());
-                Ok(())
+                Ok(redrive::redrive(&app, &handlers, &id).await?)
             };
             recorded(&log, &db, "redrive_job", redrive).await?;
-            ring(&config, &db, &JobKind::ALL).await?;
+            ring(&app, &JobKind::ALL).await?;
+            app.db.clone().close().await;
         }
         JobsCommand::Redrive { id: None, all } => {
             let kind = all.context("say which job, or --all of a kind")?;
-            let redrive = async { dead::redrive_all(&db, kind).await.map_err(said_no) };
-            println!("{}", recorded(&log, &db, "redrive_jobs", redrive).await?);
-            ring(&config, &db, &[kind]).await?;
+            let app = server::open(config).await?;
+            let handlers = server::handlers(&app.config)?;
+            let redrive = async { redrive::redrive_all(&app, &handlers, kind).await.map_err(said_no) };
+            let done = recorded(&log, &db, "redrive_jobs", redrive).await?;
+            println!("{} ready again, {} refused", done.revived, done.refused.values().sum::<u64>());
+            for (why, jobs) in done.refused {
+                println!("{jobs}\t{why}");
+            }
+            ring(&app, &[kind, JobKind::DeliverWebhook]).await?;
+            app.db.clone().close().await;
         }
         JobsCommand::Cancel { id } => {
             let cancel = async {
@@ -339,10 +348,9 @@ async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<(
 }
 
 /// Has running replicas look for jobs at once. Those that don't hear find them by polling.
-async fn ring(config: &Config, db: &Db, kinds: &[JobKind]) -> anyhow::Result<()> {
-    let redis = Redis::connect(&config.redis, &server::master_key(config)?).await?;
+async fn ring(app: &App, kinds: &[JobKind]) -> anyhow::Result<()> {
     for kind in kinds {
-        jobs::ring(db, redis.as_ref(), *kind)
+        jobs::ring(&app.db, app.redis.as_deref(), *kind)
             .await
             .map_err(|error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error)))?;
     }

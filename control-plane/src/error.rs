@@ -168,6 +168,12 @@ impl Refusal {
         self.kind
     }
 
+    /// Why, in a sentence.
+    #[must_use]
+    pub fn sentence(&self) -> &str {
+        self.detail.as_deref().unwrap_or_else(|| self.kind.title())
+    }
+
     /// Adds the fields that were refused.
     #[must_use]
     pub fn with_errors(mut self, errors: Vec<FieldError>) -> Self {

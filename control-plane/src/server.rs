@@ -198,7 +198,10 @@ pub async fn connect(config: &Config) -> anyhow::Result<Db> {
 }
 
 /// What works on jobs, by kind.
-fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
+///
+/// # Errors
+/// If the settings of mail can't be used.
+pub fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
     let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters), Arc::new(tenants::Letters)])?;
     Ok(vec![
         Arc::new(webhooks::Deliverer),

@@ -13,6 +13,7 @@ use crate::{
     error::database_error_kind,
     idempotency,
     jobs::{Claimed, Handler, JobKind, Outcome, schedule::Entry},
+    mail,
     messages::{self, ingest},
     operators,
     state::App,
@@ -92,6 +93,7 @@ async fn expired(app: &App) -> Result<(), DbErr> {
         ("what workers shipped", ingest::prune(app).await.map(drop)),
         ("operators", operators::prune(app).await),
         ("logins", auth::prune(app).await),
+        ("mails", mail::prune(app).await),
         ("tenants", tenants::prune(app).await),
     ])
 }

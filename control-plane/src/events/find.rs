@@ -1,6 +1,9 @@
 //! Finding stored events again.
 
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait, Select};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, ExprTrait, QueryFilter, QueryOrder, QuerySelect, QueryTrait,
+    Select,
+};
 use shared::{
     ids::EventId,
     seal::{DataKey, SealError},
@@ -43,6 +46,14 @@ fn of_tenant(scope: &TenantScope) -> Select<entity::Entity> {
             let of_network = sessions::entity::Entity::ids_of_network(scope, only);
             query.filter(entity::Column::SessionId.is_null().or(entity::Column::SessionId.in_subquery(of_network)))
         })
+}
+
+/// Whether an event of the tenant is still kept.
+///
+/// # Errors
+/// As the driver.
+pub(crate) async fn is_kept<C: ConnectionTrait>(conn: &C, scope: &TenantScope, id: &EventId) -> Result<bool, DbErr> {
+    Ok(of_tenant(scope).filter(entity::Column::Id.eq(id.clone())).one(conn).await?.is_some())
 }
 
 /// One event of the tenant, opened with the tenant's key.

@@ -21,8 +21,8 @@ mod record;
 mod routes;
 
 pub use envelope::{Envelope, EventType};
-pub(crate) use find::page;
 pub use find::{FindError, find};
+pub(crate) use find::{is_kept, page};
 pub use record::{Audience, NewEvent, RecordError, Recorded, record, record_for};
 pub use routes::router;
 

@@ -1,6 +1,6 @@
-//! Jobs that were given up, for the operator: look at them, try them again; and calling off jobs that wait.
+//! Jobs that were given up, for the operator to look at; and calling off jobs that wait.
 
-use sea_orm::{ConnectionTrait, DbErr, Statement, Value};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use shared::{
     ids::{JobId, TenantId},
     time::Timestamp,
@@ -9,8 +9,10 @@ use shared::{
 use super::JobKind;
 use crate::db::Db;
 
-/// The most jobs that are listed or redriven at once.
+/// The most jobs that are listed at once.
 pub const MOST: u64 = 1_000;
+/// The columns of a [`DeadJob`].
+pub(super) const COLUMNS: &str = "id, tenant_id, kind, subject, attempts, last_error, finished_at";
 
 /// A job that was given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +33,20 @@ pub struct DeadJob {
     pub finished_at: Timestamp,
 }
 
+impl DeadJob {
+    pub(super) fn of(row: &QueryResult) -> Result<Self, DbErr> {
+        Ok(Self {
+            id: row.try_get("", "id")?,
+            tenant_id: row.try_get("", "tenant_id")?,
+            kind: row.try_get("", "kind")?,
+            subject: row.try_get("", "subject")?,
+            attempts: row.try_get("", "attempts")?,
+            why: row.try_get("", "last_error")?,
+            finished_at: row.try_get("", "finished_at")?,
+        })
+    }
+}
+
 /// The jobs that were given up last, the newest first; of one kind, or of all.
 ///
 /// # Errors
@@ -39,63 +55,14 @@ pub async fn list(db: &Db, kind: Option<JobKind>, limit: u64) -> Result<Vec<Dead
     let values: [Value; 2] = [kind.map(|kind| kind.as_str().to_owned()).into(), limit.min(MOST).into()];
     let statement = Statement::from_sql_and_values(
         db.engine(),
-        "SELECT id, tenant_id, kind, subject, attempts, last_error, finished_at FROM jobs \
-         WHERE finished_at IS NOT NULL AND state = 'dead' AND ($1 IS NULL OR kind = $1) \
-         ORDER BY finished_at DESC, id LIMIT $2",
+        format!(
+            "SELECT {COLUMNS} FROM jobs WHERE finished_at IS NOT NULL AND state = 'dead' AND ($1 IS NULL OR kind = $1) \
+             ORDER BY finished_at DESC, id LIMIT $2"
+        ),
         values,
     );
     let rows = db.read().query_all_raw(statement).await?;
-    rows.iter()
-        .map(|row| {
-            Ok(DeadJob {
-                id: row.try_get("", "id")?,
-                tenant_id: row.try_get("", "tenant_id")?,
-                kind: row.try_get("", "kind")?,
-                subject: row.try_get("", "subject")?,
-                attempts: row.try_get("", "attempts")?,
-                why: row.try_get("", "last_error")?,
-                finished_at: row.try_get("", "finished_at")?,
-            })
-        })
-        .collect()
-}
-
-/// Makes a job that was given up ready again, with all its attempts. Says whether there was such a job. It loses its key, which another
-/// job may have by now; the lane keeps the two from running at once.
-///
-/// # Errors
-/// As the database.
-pub async fn redrive(db: &Db, id: &JobId) -> Result<bool, DbErr> {
-    let done = db
-        .autocommit()
-        .execute_raw(Statement::from_sql_and_values(
-            db.engine(),
-            "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL, last_error = NULL, \
-             dedupe_key = NULL \
-             WHERE id = $2 AND state = 'dead'",
-            [Timestamp::now().into(), id.clone().into()],
-        ))
-        .await?;
-    Ok(done.rows_affected() == 1)
-}
-
-/// As [`redrive`], of up to [`MOST`] jobs of a kind, the oldest first. Says how many.
-///
-/// # Errors
-/// As the database.
-pub async fn redrive_all(db: &Db, kind: JobKind) -> Result<u64, DbErr> {
-    let done = db
-        .autocommit()
-        .execute_raw(Statement::from_sql_and_values(
-            db.engine(),
-            "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL, last_error = NULL, \
-             dedupe_key = NULL \
-             WHERE state = 'dead' AND id IN (SELECT id FROM jobs WHERE finished_at IS NOT NULL AND state = 'dead' \
-             AND kind = $2 ORDER BY finished_at, id LIMIT $3)",
-            [Timestamp::now().into(), kind.as_str().into(), MOST.into()],
-        ))
-        .await?;
-    Ok(done.rows_affected())
+    rows.iter().map(DeadJob::of).collect()
 }
 
 /// A job could not be called off.

@@ -3,14 +3,14 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::DbErr;
+use sea_orm::{DatabaseTransaction, DbErr};
 use shared::{
     ids::{JobId, TenantId},
     time::Timestamp,
 };
 
-use super::JobKind;
-use crate::state::App;
+use super::{DeadJob, JobKind};
+use crate::{error::ApiResult, state::App};
 
 /// A job under a lease of this runner.
 #[derive(Debug, Clone)]
@@ -103,6 +103,17 @@ pub trait Handler: Send + Sync + 'static {
     /// panicked). An error leaves the job to be given up later.
     async fn give_up(&self, app: &App, job: &Claimed) -> Result<(), DbErr> {
         let _ = (app, job);
+        Ok(())
+    }
+
+    /// Puts back what a dead job is about, in the transaction that makes the job ready again, so that it finds its work undone. For a
+    /// kind whose jobs are all that there is, nothing is to be done.
+    ///
+    /// # Errors
+    /// A refusal, with a sentence for the operator, if the work can't or mustn't be done any more: then all is rolled back, and
+    /// the job stays dead.
+    async fn revive(&self, app: &App, tx: &DatabaseTransaction, job: &DeadJob) -> ApiResult<()> {
+        let _ = (app, tx, job);
         Ok(())
     }
 }

@@ -32,8 +32,8 @@
 //!
 //! # States
 //! `ready → running → done`, or back to `ready` at a stored time, or `dead`. One that is [called off](dead::cancel) is as one without attempts left.
-//! The dead are kept two weeks, and [`dead::redrive`] makes them ready again. Attempts count when a job is claimed; a job that
-//! has had all of them is given to [`Handler::give_up`] instead of being run. Finished rows are pruned.
+//! The dead are kept two weeks, and [`redrive`] makes them ready again, with what they are about ([`Handler::revive`]). Attempts count
+//! when a job is claimed; a job that has had all of them is given to [`Handler::give_up`] instead of being run. Finished rows are pruned.
 //!
 //! # Invariants
 //! 1. A committed job is run at least once, or given up after `max_attempts`.
@@ -50,10 +50,12 @@ mod fairness;
 mod handler;
 mod metrics;
 mod queue;
+pub mod redrive;
 mod runner;
 pub mod schedule;
 
 pub use bell::Bell;
+pub use dead::DeadJob;
 pub use direct::{Direct, Seat};
 pub use doorbell::ring;
 pub use handler::{Claimed, Handler, Outcome};

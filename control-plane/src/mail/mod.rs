@@ -11,7 +11,8 @@
 //! the target `control_plane::mail`. It is the one secret that ever is, and never is on an installation that sends mail.
 //!
 //! **Invariants.** A committed request is sent at least once or given up after [`ATTEMPTS`] attempts, over half a day. A mail
-//! that is sent twice has the same `Message-ID`. A sending takes [`DEADLINE`] at most. The row goes when the mail has gone.
+//! that is sent twice has the same `Message-ID`. A sending takes [`DEADLINE`] at most. The row goes when the mail has gone; that of one that was
+//! given up is kept for a week, in which its job can be redriven.
 
 mod letter;
 mod send;
@@ -20,7 +21,7 @@ mod transport;
 use std::time::Duration;
 
 pub use letter::{Action, Letter};
-use sea_orm::{ConnectionTrait, Statement};
+use sea_orm::{ConnectionTrait, DbErr, Statement};
 pub use send::{Sender, WriteError, Writer};
 use serde::Serialize;
 use shared::{ids::MailId, seal::Place, time::Timestamp};
@@ -30,12 +31,20 @@ use crate::{
     error::{ApiError, ApiResult},
     jobs::{self, JobKind, NewJob},
     state::App,
+    sweep,
 };
 
 /// How often the sending of a mail is tried.
 pub const ATTEMPTS: u32 = 16;
 /// How long one try may take, all told.
 pub const DEADLINE: Duration = Duration::from_secs(30);
+/// For how long after it was asked for a mail that was given up can be sent after all. Somebody who gets it later has asked anew, or
+/// what it is about is over: no invitation stands for longer.
+const REDRIVEN_WITHIN: Duration = Duration::from_secs(7 * 24 * 3600);
+/// For how long its row is kept: longer, so that none goes while it is being redriven.
+const KEPT: Duration = Duration::from_secs(8 * 24 * 3600);
+/// How many rows one statement deletes.
+const BATCH: i64 = 1000;
 
 fn place<'a>(id: &'a MailId, kind: &'a str) -> Place<'a> {
     Place { owner: kind, table: "mails", row: id.as_str() }
@@ -74,6 +83,17 @@ pub async fn ask<C: ConnectionTrait, T: Serialize>(
     };
     jobs::enqueue(connection, job).await?;
     Ok(id)
+}
+
+/// Deletes what is kept of mails that were given up, once they can't be redriven any more.
+///
+/// # Errors
+/// As the driver.
+pub async fn prune(app: &App) -> Result<(), DbErr> {
+    let statement = "DELETE FROM mails WHERE id IN (SELECT id FROM mails WHERE created_at <= $1 AND NOT EXISTS \
+                     (SELECT 1 FROM jobs WHERE jobs.lane = 'mail:' || mails.id AND jobs.state = 'ready') AND NOT EXISTS \
+                     (SELECT 1 FROM jobs WHERE jobs.lane = 'mail:' || mails.id AND jobs.state = 'running') LIMIT $2)";
+    sweep::before(app, BATCH, statement, Timestamp::now().minus(KEPT)).await.map(drop)
 }
 
 /// Explains the figures to whoever reads `/metrics`.

@@ -3,17 +3,17 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use sea_orm::{ConnectionTrait, DbErr, Statement};
+use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
 use shared::{ids::MailId, time::Timestamp};
 
 use super::{
-    Letter, MailConfigError, place,
+    Letter, MailConfigError, REDRIVEN_WITHIN, place,
     transport::{Failure, Sent, Transport},
 };
 use crate::{
     config::MailConfig,
-    error::{ApiError, database_error_kind},
-    jobs::{Claimed, Handler, JobKind, Outcome},
+    error::{ApiError, ApiResult, Kind, database_error_kind},
+    jobs::{Claimed, DeadJob, Handler, JobKind, Outcome},
     state::App,
 };
 
@@ -110,7 +110,8 @@ impl Sender {
             },
         };
         metrics::counter!("mails_total", "kind" => kind, "outcome" => word).increment(1);
-        if !matches!(outcome, Outcome::RetryAt(..)) {
+        // One that is given up can be redriven.
+        if outcome == Outcome::Done {
             forget(app, &id).await?;
         }
         Ok(outcome)
@@ -153,9 +154,6 @@ impl Handler for Sender {
                 }
                 Err(WriteError::Defect(what)) => {
                     tracing::error!(what, "a mail can't be written");
-                    if let Err(error) = self.give_up(app, &job).await {
-                        tracing::warn!(kind = database_error_kind(&error), "the row of a mail was not deleted");
-                    }
                     Outcome::Dead(what)
                 }
             });
@@ -163,9 +161,17 @@ impl Handler for Sender {
         outcomes
     }
 
-    async fn give_up(&self, app: &App, job: &Claimed) -> Result<(), DbErr> {
-        let Ok(id) = job.subject.parse::<MailId>() else { return Ok(()) };
-        forget(app, &id).await
+    /// What the mail is about was kept. Whether there is still somebody to write to, its writer looks up when it is sent.
+    async fn revive(&self, _: &App, tx: &DatabaseTransaction, job: &DeadJob) -> ApiResult<()> {
+        let query = "SELECT created_at FROM mails WHERE id = $1";
+        let values = [job.subject.as_str().into()];
+        let row = tx.query_one_raw(Statement::from_sql_and_values(tx.get_database_backend(), query, values)).await?;
+        let Some(row) = row else { return Err(Kind::Conflict.because("it is not kept any more").into()) };
+        let asked_for: Timestamp = row.try_get("", "created_at")?;
+        if Timestamp::now().since(asked_for) >= REDRIVEN_WITHIN {
+            return Err(Kind::Conflict.because("it was asked for more than a week ago").into());
+        }
+        Ok(())
     }
 }
 

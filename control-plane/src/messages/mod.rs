@@ -22,7 +22,8 @@
 //! # Invariants
 //! 1. A message's identity is `(session, chat, sender, id on WhatsApp)`; the same triple in two sessions is two messages.
 //! 2. Status only moves forward ([`policy`]): any order of the same acknowledgements and receipts ends in the same status. An
-//!    acknowledgement or receipt moves even `failed` and `expired` forward.
+//!    acknowledgement or receipt moves even `failed` and `expired` forward. One thing moves back: a message that WhatsApp certainly
+//!    never saw is queued again when the operator redrives its job ([`revive`]).
 //! 3. An undecryptable message is a row that its content updates later, never two.
 //! 4. `messages_sent` is counted when a message first reaches `sent` or later; `messages_received` when its content arrives.
 //! 5. Whoever changes a message holds its session's row lock, so there is one order of locks.
@@ -37,6 +38,7 @@ pub mod routes;
 pub mod send;
 pub mod service;
 
+mod revive;
 mod verdict;
 mod waiting;
 

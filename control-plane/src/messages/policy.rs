@@ -180,6 +180,31 @@ pub fn steps(from: MessageStatus, to: MessageStatus) -> Vec<MessageStatus> {
     }
 }
 
+/// Whether a message that ended may be queued again under its ids: only if WhatsApp certainly never saw it.
+///
+/// # Errors
+/// Why not, in a sentence.
+pub fn may_be_queued_again(known: &Progress, try_open: bool) -> Result<(), &'static str> {
+    match known.status {
+        MessageStatus::Received => Err("it came in"),
+        MessageStatus::Sent | MessageStatus::Delivered | MessageStatus::Read | MessageStatus::Played => {
+            Err("WhatsApp has it")
+        }
+        // It is asked for anyway, under the same id.
+        MessageStatus::Queued => Ok(()),
+        MessageStatus::Expired | MessageStatus::Failed if try_open => Err("WhatsApp may have it"),
+        MessageStatus::Expired => Ok(()),
+        MessageStatus::Failed => match known.reason.as_deref() {
+            // The worker asked WhatsApp for the recipient, and wrote nothing.
+            Some("not_on_whatsapp") => Ok(()),
+            Some("outcome_unknown") => Err("WhatsApp may have it"),
+            Some("cancelled") => Err("it was called off, and its tenant was told so"),
+            Some("session_deleted") => Err("its session was deleted"),
+            _ => Err("it was refused for good, and nothing is sent under its id again"),
+        },
+    }
+}
+
 /// Why WhatsApp refused a message, as a stable word. A refusal is an end: the worker's journal has it under the message's
 /// only id, so nothing can be sent under that id again.
 #[must_use]
@@ -281,6 +306,18 @@ mod tests {
                 let accepted: Vec<_> = told.iter().copied().filter(|step| step.accepted()).collect();
                 prop_assert_eq!(accepted, steps(MessageStatus::Queued, known.status));
             }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_whatsapp_may_have_is_queued_again(words in words(), try_open in any::<bool>()) {
+            let known = words.iter().fold(NEW, apply);
+            let seen = words.iter().any(|word| matches!(word, Word::Acked(_) | Word::Receipt(..)));
+            let again = may_be_queued_again(&known, try_open);
+            prop_assert!(!seen || again.is_err());
+            prop_assert!(!(try_open && known.status.ended()) || again.is_err());
+            prop_assert!(known.status != MessageStatus::Failed || again.is_err(), "refused_400 is for good");
         }
     }
 

@@ -25,7 +25,7 @@ use super::{
     policy::MessageStatus,
     recipient::{self, Recipient},
     send::{self, HandOver},
-    service::new_wa_id,
+    service::{EXPIRES_AFTER, holder_for_sends, new_wa_id},
 };
 use crate::{
     audit,
@@ -41,18 +41,12 @@ use crate::{
     jobs::{self, JobKind, NewJob, Seat},
     openapi::{BODY, BY_ID, CALLER, IDEMPOTENT, LIMITED, ReadProblems, WRITE, problem_responses},
     plans::{self, Limit, quota},
-    sessions::{
-        self,
-        entity::DesiredColumn,
-        status::{Facts, State as SessionState, status},
-    },
+    sessions,
     state::App,
 };
 
 /// How long the answer to a send is kept for its idempotency key.
 const SEND_KEPT: Duration = Duration::from_secs(72 * 3600);
-/// How long a message waits for its chance, unless it is sent.
-const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
 /// The longest wait for an acknowledgement: within the request's own deadline.
 const LONGEST_WAIT: Duration = Duration::from_secs(25);
 /// How often a waiting request looks, at first and at last.
@@ -164,13 +158,7 @@ async fn accept(
 ) -> ApiResult<Accepted> {
     let session = sessions::entity::Entity::of_tenant(scope, &body.session_id).one(tx).await?.ok_or(Kind::NotFound)?;
     let now = Timestamp::now();
-    let holder = sessions::service::holder(tx, &session).await?;
-    let status = status(Facts::of(&session, holder.as_ref(), now)).status;
-    let ended =
-        matches!(status, SessionState::Stopped | SessionState::LoggedOut | SessionState::Banned | SessionState::Failed);
-    if session.desired != DesiredColumn::Running || ended {
-        return Err(Kind::SessionNotRunning.because(format!("the session is {}", status.as_str())).into());
-    }
+    let holder = holder_for_sends(tx, &session, now).await?;
     let entitlements = plans::entitlements(tx, scope, now).await?;
     let body = InboundBody::Content { content: Content::Text { body: body.text.body } };
     let row = Model {

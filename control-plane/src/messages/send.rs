@@ -23,15 +23,16 @@ use shared::{
 use super::{
     entity::{self, Body, Model},
     policy::{MessageStatus, Word, pause},
+    revive::revive,
     service::learn,
     verdict::{BLOCKED, NOT_CONNECTED, OURS, Pauses, verdict, verdict_of_failure},
     waiting::messages_of,
 };
 use crate::{
     auth::TenantScope,
-    error::database_error_kind,
+    error::{ApiError, ApiResult, database_error_kind},
     events::{self, NewEvent, RecordError},
-    jobs::{self, Claimed, Handler, JobKind, Outcome},
+    jobs::{self, Claimed, DeadJob, Handler, JobKind, Outcome},
     sessions::{
         self,
         entity::DesiredColumn,
@@ -93,6 +94,11 @@ impl Handler for SendHandler {
             Err(SendError::Database(error) | SendError::Event(RecordError::Database(error))) => Err(error),
             Err(SendError::Event(_)) => Err(DbErr::Custom("an event could not be made".into())),
         }
+    }
+
+    async fn revive(&self, app: &App, tx: &DatabaseTransaction, job: &DeadJob) -> ApiResult<()> {
+        let id = job.subject.parse().map_err(|_| ApiError::Defect("a message's job has no message"))?;
+        revive(app, tx, &TenantScope::of_row(job.tenant_id.clone()), &id).await
     }
 }
 

@@ -1,5 +1,7 @@
 //! What changes messages, inside the caller's transaction, which holds the session's row lock.
 
+use std::time::Duration;
+
 use rand::RngExt;
 use sea_orm::{ActiveEnum, ActiveModelTrait, DatabaseTransaction, DbErr, IntoActiveModel};
 use serde_json::json;
@@ -12,10 +14,39 @@ use super::{
 };
 use crate::{
     auth::TenantScope,
+    error::{ApiResult, Kind},
     events::{EventType, NewEvent},
     plans::quota,
+    sessions::{
+        self,
+        entity::DesiredColumn,
+        status::{Facts, State as SessionState, status},
+    },
     usage::{self, Fact, Meter},
+    workers,
 };
+
+/// How long a message waits for its chance, unless it is sent.
+pub(super) const EXPIRES_AFTER: Duration = Duration::from_secs(24 * 3600);
+
+/// Refuses messages for a session that isn't to run, or can't; gives the worker that holds it, if one does.
+///
+/// # Errors
+/// 409 `session-not-running`; as the driver.
+pub(super) async fn holder_for_sends(
+    tx: &DatabaseTransaction,
+    session: &sessions::entity::Model,
+    now: Timestamp,
+) -> ApiResult<Option<workers::entity::Model>> {
+    let holder = sessions::service::holder(tx, session).await?;
+    let status = status(Facts::of(session, holder.as_ref(), now)).status;
+    let ended =
+        matches!(status, SessionState::Stopped | SessionState::LoggedOut | SessionState::Banned | SessionState::Failed);
+    if session.desired != DesiredColumn::Running || ended {
+        return Err(Kind::SessionNotRunning.because(format!("the session is {}", status.as_str())).into());
+    }
+    Ok(holder)
+}
 
 /// A new id on WhatsApp, as its web clients make them: `3EB0` and 18 upper-case hexadecimal digits.
 #[must_use]

@@ -38,11 +38,28 @@ const COMPRESSED_FROM: u64 = 2048;
 const MAX_ID_LEN: usize = 128;
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The id of a request: the caller's own, or one that was made. In the request's extensions; to be passed on to workers.
+tokio::task_local! {
+    /// Of the request that the task answers.
+    static CURRENT: RequestId;
+}
+
+/// The id of a request: the caller's own, or one that was made. In the request's extensions, and passed on to workers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestId(HeaderValue);
 
 impl RequestId {
+    /// That of the request in whose handler this is called; none in a background task or a job.
+    #[must_use]
+    pub fn current() -> Option<Self> {
+        CURRENT.try_with(Clone::clone).ok()
+    }
+
+    /// As the header that carries it.
+    #[must_use]
+    pub fn header(&self) -> (HeaderName, HeaderValue) {
+        (X_REQUEST_ID, self.0.clone())
+    }
+
     /// As text.
     #[must_use]
     pub fn as_str(&self) -> &str {
@@ -134,7 +151,7 @@ async fn identified(https: bool, mut request: Request, next: Next) -> Response {
     let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
     let is_docs = request.uri().path().starts_with("/docs");
 
-    let mut response = next.run(request).await;
+    let mut response = CURRENT.scope(id.clone(), next.run(request)).await;
 
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = with_request_id(response, problem, &id);

@@ -17,12 +17,13 @@ use super::{
     metrics,
     policy::{self, Answer, FAILING_LIMIT, Verdict},
     secret::{self, SignError},
+    service,
 };
 use crate::{
     auth::TenantScope,
-    error::{ApiError, database_error_kind},
+    error::{ApiError, ApiResult, database_error_kind},
     events::{self, EventType, FindError, NewEvent, RecordError},
-    jobs::{self, Claimed, Handler, JobKind, Outcome},
+    jobs::{self, Claimed, DeadJob, Handler, JobKind, Outcome},
     state::App,
     tenants,
 };
@@ -79,6 +80,11 @@ impl Handler for Deliverer {
         let scope = TenantScope::of_row(job.tenant_id.clone());
         let Ok(id) = job.subject.parse::<DeliveryId>() else { return Ok(()) };
         fail(app.db.autocommit(), &scope, &id, untried::NO_ATTEMPTS).await
+    }
+
+    async fn revive(&self, _: &App, tx: &DatabaseTransaction, job: &DeadJob) -> ApiResult<()> {
+        let id = job.subject.parse().map_err(|_| ApiError::Defect("a delivery's job has no delivery"))?;
+        service::revive(tx, &TenantScope::of_row(job.tenant_id.clone()), &id).await
     }
 }
 

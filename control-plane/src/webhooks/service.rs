@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, IntoActiveModel, QueryFilter,
-    QueryOrder, QuerySelect, Set, SqlErr, sea_query::LockType,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, IntoActiveModel,
+    QueryFilter, QueryOrder, QuerySelect, Set, SqlErr, sea_query::LockType,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::json;
@@ -296,6 +296,43 @@ pub(super) async fn replay(tx: &DatabaseTransaction, scope: &TenantScope, id: &D
     let endpoint = webhook::find(tx, scope, &found.webhook_id).await?.ok_or(Kind::NotFound)?;
     refuse_disabled(&endpoint)?;
     let now = Timestamp::now();
+    if !begin_anew(tx, scope, id, now).await? {
+        return Err(Kind::Conflict.because("this delivery is pending: it will be tried anyway").into());
+    }
+    dispatch::enqueue(tx, scope, &endpoint, id, now).await?;
+    Ok(delivery::find(tx, scope, id).await?.ok_or(Kind::NotFound)?.into())
+}
+
+/// Makes a delivery pending again whose job was given up and is being redriven.
+pub(super) async fn revive(tx: &DatabaseTransaction, scope: &TenantScope, id: &DeliveryId) -> ApiResult<()> {
+    let refused = |why: &str| Err(Kind::Conflict.because(why).into());
+    let Some(found) = delivery::find(tx, scope, id).await? else {
+        return refused("the delivery or its endpoint was deleted");
+    };
+    let Some(endpoint) = webhook::find(tx, scope, &found.webhook_id).await? else {
+        return refused("the delivery or its endpoint was deleted");
+    };
+    if found.status == DeliveryStatus::Succeeded {
+        return refused("it was delivered since");
+    }
+    refuse_disabled(&endpoint)?;
+    if !events::is_kept(tx, scope, &found.event_id).await? {
+        return refused("its event is not kept any more");
+    }
+    // A replay has a job of its own.
+    if !begin_anew(tx, scope, id, Timestamp::now()).await? {
+        return refused("it is pending: it will be tried anyway");
+    }
+    Ok(())
+}
+
+/// Gives a delivery that ended all its tries again; no, if it is pending.
+async fn begin_anew(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    id: &DeliveryId,
+    now: Timestamp,
+) -> Result<bool, DbErr> {
     // The status is compared in the statement: of two replays at once, one wins.
     let won = delivery::Entity::update_many()
         .set(delivery::ActiveModel {
@@ -310,11 +347,7 @@ pub(super) async fn replay(tx: &DatabaseTransaction, scope: &TenantScope, id: &D
         .filter(delivery::Column::Status.ne(DeliveryStatus::Pending))
         .exec(tx)
         .await?;
-    if won.rows_affected == 0 {
-        return Err(Kind::Conflict.because("this delivery is pending: it will be tried anyway").into());
-    }
-    dispatch::enqueue(tx, scope, &endpoint, id, now).await?;
-    Ok(delivery::find(tx, scope, id).await?.ok_or(Kind::NotFound)?.into())
+    Ok(won.rows_affected == 1)
 }
 
 fn refuse_disabled(endpoint: &webhook::Model) -> ApiResult<()> {

@@ -1,4 +1,4 @@
-//! Calls to workers: signed, with a deadline, and with a bound on what is read back.
+//! Calls to workers: signed, with a deadline, and with a bound on what is read back. One that is made for a request carries the request's id.
 
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use shared::{
 };
 
 use super::FleetError;
+use crate::request_context::RequestId;
 
 /// For changing a session.
 const PUT_DEADLINE: Duration = Duration::from_secs(5);
@@ -192,6 +193,10 @@ impl WorkerClient {
     ) -> Result<RequestBuilder, WorkerCallError> {
         let token = self.key.token_for_worker(&peer.id, Utc::now()).map_err(|_| WorkerCallError::Unreachable)?;
         let mut request = self.http.request(method, url(&peer.endpoint, path)).bearer_auth(token).timeout(deadline);
+        if let Some(id) = RequestId::current() {
+            let (name, value) = id.header();
+            request = request.header(name, value);
+        }
         if let Some(body) = body {
             request = request.json(body);
         }

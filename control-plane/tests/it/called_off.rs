@@ -96,7 +96,9 @@ async fn an_archive_a_delivery_and_a_mail_end_and_are_not_left(#[case] engine: E
     let left = async || {
         let query = format!(
             "SELECT (SELECT COUNT(*) FROM exports WHERE status = 'running') \
-             + (SELECT COUNT(*) FROM deliveries WHERE completed_at IS NULL) + (SELECT COUNT(*) FROM mails WHERE id = '{mail}')"
+             + (SELECT COUNT(*) FROM deliveries WHERE completed_at IS NULL) \
+             + (SELECT COUNT(*) FROM mails WHERE id = '{mail}') \
+             - (SELECT COUNT(*) FROM jobs WHERE subject = '{mail}' AND state = 'dead')"
         );
         app.count(&query).await
     };

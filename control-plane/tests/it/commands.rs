@@ -9,7 +9,7 @@ use std::{
 use futures_util::StreamExt;
 use sea_orm::{ConnectionTrait, Database};
 use secrecy::ExposeSecret;
-use shared::seal::DataKey;
+use shared::{ids::JobId, seal::DataKey};
 use tempfile::TempDir;
 
 use crate::{
@@ -155,6 +155,36 @@ fn the_audit_log_of_commands_is_verified() {
     assert!(told.contains("was inserted or changed") && told.contains("1 findings"), "{told}");
 }
 
+#[test]
+fn a_dead_job_is_redriven_or_the_command_says_why_not() {
+    let shell = Shell::new();
+    shell.prints(&["migrate"], "");
+    let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
+    let (upkeep, mail) = (JobId::new(), JobId::new());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let db = Database::connect(shared::pool::options(&url)).await.unwrap();
+        for (id, kind) in [(&upkeep, "upkeep"), (&mail, "mail.send")] {
+            let row = format!(
+                "INSERT INTO jobs (id, tenant_id, kind, lane, state, run_at, max_attempts, subject, created_at, finished_at) \
+                 VALUES ('{id}', '{}', '{kind}', '{kind}', 'dead', 1, 5, '{}', 1, 1)",
+                shared::ids::TenantId::nil(),
+                shared::ids::MailId::new(),
+            );
+            db.execute_unprepared(&row).await.unwrap();
+        }
+    });
+    assert_eq!(shell.prints(&["jobs", "redrive", upkeep.as_str()], ""), "");
+    for (id, why) in [(&upkeep, "no job with this id was given up"), (&mail, "it is not kept any more")] {
+        let refused = shell.run(&["jobs", "redrive", id.as_str()], &[], "");
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(!refused.status.success() && told.contains(why), "{told}");
+    }
+    let all = shell.prints(&["jobs", "redrive", "--all", "mail.send"], "");
+    assert_eq!(all, "0 ready again, 1 refused\n1\tit is not kept any more\n");
+    let dead = shell.prints(&["jobs", "dead"], "");
+    assert!(dead.starts_with(mail.as_str()) && dead.lines().count() == 1, "{dead}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_command_changes_every_replica_hears_at_once() {
     let Some(redis) = RedisServer::start().await else { return };
@@ -195,7 +225,7 @@ async fn what_a_command_changes_every_replica_hears_at_once() {
 
     let mut heard = redis::Client::open(redis.url()).unwrap().get_async_pubsub().await.unwrap();
     heard.psubscribe("*:jobs").await.unwrap();
-    assert_eq!(run(&["jobs", "redrive", "--all", "tenants.export"]).trim(), "0");
+    assert_eq!(run(&["jobs", "redrive", "--all", "tenants.export"]).trim(), "0 ready again, 0 refused");
     let told = tokio::time::timeout(PATIENCE, heard.on_message().next()).await.unwrap().unwrap();
     assert_eq!(told.get_payload::<String>().unwrap(), "tenants.export");
     app.stop().await;

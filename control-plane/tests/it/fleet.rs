@@ -64,6 +64,7 @@ struct Inner {
     linking: Arc<Mutex<Linking>>,
     sender: Arc<Mutex<Sender>>,
     sent: Arc<Mutex<Vec<SendItem>>>,
+    request_ids: Arc<Mutex<Vec<Option<String>>>>,
 }
 
 /// One run of a worker.
@@ -103,6 +104,7 @@ impl FakeWorker {
             linking: Arc::default(),
             sender: Arc::new(Mutex::new(Arc::new(|_| SendOutcome::Acked { at: Utc::now() }))),
             sent: Arc::default(),
+            request_ids: Arc::default(),
         };
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let router = Router::new()
@@ -266,6 +268,11 @@ impl FakeWorker {
         *self.inner.sender.lock().unwrap() = Arc::new(sender);
     }
 
+    /// The request ids of all signed calls so far.
+    pub fn request_ids(&self) -> Vec<Option<String>> {
+        self.inner.request_ids.lock().unwrap().clone()
+    }
+
     pub fn sent(&self) -> Vec<SendItem> {
         self.inner.sent.lock().unwrap().clone()
     }
@@ -297,6 +304,8 @@ fn verified(inner: &Inner, headers: &HeaderMap) {
     let keys = inner.keys.lock().unwrap().clone().expect("called before it joined");
     let key = keys.key_of(token).expect("a key that was not published");
     key.verify::<PeerClaims>(token, CONTROL_PLANE, inner.id.as_str()).expect("a call that isn't signed");
+    let id = headers.get("x-request-id").map(|id| id.to_str().unwrap().to_owned());
+    inner.request_ids.lock().unwrap().push(id);
 }
 
 async fn identity(State(inner): State<Inner>) -> Json<WorkerIdentity> {

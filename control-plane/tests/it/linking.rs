@@ -9,8 +9,36 @@ use shared::wire::{
 
 use crate::{
     fleet::{FakeWorker, Program},
-    harness::{Engine, TestApp},
+    harness::{Answer, Engine, TestApp},
 };
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test]
+async fn the_id_of_a_request_goes_along_to_the_worker_and_background_calls_have_none(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let program = Program::new(&app).await;
+    let worker = FakeWorker::active(&app, "w1").await;
+    let id = program.session().await;
+    worker.told(&id, |_| true).await;
+    worker.report(&id, Observed::Pairing).await;
+    program.status(&id, "pairing").await;
+    let orders = worker.request_ids();
+    assert!(!orders.is_empty() && orders.iter().all(Option::is_none), "the reconciler's: {orders:?}");
+
+    worker.show_qr("2@of-the-worker");
+    let qr = app.get(&format!("/api/v1/sessions/{id}/qr")).bearer_auth(&program.key).header("x-request-id", "qr-1");
+    let qr = Answer::of(qr).await;
+    assert_eq!((qr.status.as_u16(), qr.header("x-request-id")), (200, Some("qr-1")), "{qr:?}");
+    let code = app.post(&format!("/api/v1/sessions/{id}/pairing-code"), &json!({"phone": "+15550001234"}));
+    let code = Answer::of(code.bearer_auth(&program.key).header("x-request-id", "code-1")).await;
+    assert_eq!(code.status, 200, "{code:?}");
+    let made = program.post(&format!("sessions/{id}/pairing-code"), &json!({"phone": "+15550001234"})).await;
+    let seen: Vec<_> = worker.request_ids().into_iter().flatten().collect();
+    assert_eq!(seen, ["qr-1", "code-1", made.header("x-request-id").unwrap()]);
+    app.stop().await;
+}
 
 #[rstest]
 #[case::sqlite(Engine::Sqlite)]

@@ -42,6 +42,7 @@ mod quota;
 mod redis_server;
 mod redis_tls;
 mod redis_values;
+mod redrive;
 mod retention;
 mod s3_server;
 mod second_factor;

@@ -6,6 +6,7 @@
 mod auth;
 mod health;
 mod problem;
+mod request_id;
 mod sessions;
 
 use std::sync::Arc;
@@ -45,6 +46,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/sessions/{id}/send", post(sessions::send))
         .route("/v1/sessions/{id}/pairing-code", post(sessions::pairing_code))
         .route("/v1/sessions/{id}/passkey", post(sessions::answer_passkey))
+        .route_layer(middleware::from_fn(request_id::identified))
         .route_layer(middleware::from_fn_with_state(api.clone(), auth::control_plane_only));
     Router::new()
         .merge(signed)

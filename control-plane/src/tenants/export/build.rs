@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use sea_orm::{ColumnTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr};
+use sea_orm::{
+    ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, sea_query::Expr,
+};
 use serde::Serialize;
 use shared::{
     ids::{ExportId, MessageId, SessionId},
@@ -23,7 +25,7 @@ use crate::{
     error::{ApiError, ApiResult, database_error_kind},
     events,
     extract::page::{Page, PageQuery},
-    jobs::{Claimed, Handler, JobKind, Outcome},
+    jobs::{Claimed, DeadJob, Handler, JobKind, Outcome},
     keys, messages,
     objects::ObjectError,
     plans, sessions,
@@ -107,6 +109,11 @@ impl Handler for Exporter {
     async fn give_up(&self, app: &App, job: &Claimed) -> Result<(), DbErr> {
         let Ok(id) = job.subject.parse::<ExportId>() else { return Ok(()) };
         finish(app, &id, ExportStatus::Failed, None).await
+    }
+
+    async fn revive(&self, _: &App, tx: &DatabaseTransaction, job: &DeadJob) -> ApiResult<()> {
+        let id = job.subject.parse().map_err(|_| ApiError::Defect("an archive's job has no archive"))?;
+        super::revive(tx, &TenantScope::of_row(job.tenant_id.clone()), &id).await
     }
 }
 

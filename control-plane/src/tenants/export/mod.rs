@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use build::Exporter;
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
-    sea_query::OnConflict,
+    SqlErr, sea_query::OnConflict,
 };
 use serde::Serialize;
 use shared::{
@@ -24,7 +24,10 @@ use shared::{
 };
 use utoipa::ToSchema;
 
-use super::entity::export::{self as entity, ExportStatus};
+use super::{
+    TenantStatus, TenantTable,
+    entity::export::{self as entity, ExportStatus},
+};
 use crate::{
     auth::TenantScope,
     error::{ApiError, ApiResult, Kind},
@@ -135,6 +138,51 @@ pub(super) async fn request(tx: &DatabaseTransaction, scope: &TenantScope, by: &
     };
     jobs::enqueue(tx, job).await?;
     Ok(row.into())
+}
+
+/// Has an archive made after all whose job was given up and is being redriven.
+async fn revive(tx: &DatabaseTransaction, scope: &TenantScope, id: &ExportId) -> ApiResult<()> {
+    let refused = |why: &str| -> ApiError { Kind::Conflict.because(why).into() };
+    let tenant = TenantTable::find_by_id(scope.id().clone()).one(tx).await?;
+    match tenant.map(|tenant| tenant.status) {
+        None => return Err(refused("the account is gone")),
+        Some(TenantStatus::Deleting) => {
+            return Err(refused("the account is being deleted, which makes an archive of its own"));
+        }
+        Some(TenantStatus::Active | TenantStatus::Suspended) => {}
+    }
+    let found = entity::Entity::find_by_id(id.clone())
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .one(tx)
+        .await?
+        .ok_or_else(|| refused("the archive is not kept any more"))?;
+    match found.status {
+        ExportStatus::Failed => {}
+        ExportStatus::Ready => return Err(refused("the archive is there")),
+        // Its job is all that it lacks.
+        ExportStatus::Running => return Ok(()),
+    }
+    // Of two that are made at once the unique index refuses one.
+    let begun = entity::Entity::update_many()
+        .set(entity::ActiveModel {
+            status: Set(ExportStatus::Running),
+            bytes: Set(None),
+            finished_at: Set(None),
+            expires_at: Set(Timestamp::now().plus(LIVES)),
+            ..Default::default()
+        })
+        .filter(entity::Column::Id.eq(id.clone()))
+        .filter(entity::Column::Status.eq(ExportStatus::Failed))
+        .exec(tx)
+        .await
+        .map_err(|error| match error.sql_err() {
+            Some(SqlErr::UniqueConstraintViolation(_)) => refused("another archive of the account is being made"),
+            _ => error.into(),
+        })?;
+    if begun.rows_affected == 0 {
+        return Err(refused("the archive is not kept any more"));
+    }
+    Ok(())
 }
 
 /// The tenant's archives, the newest first.

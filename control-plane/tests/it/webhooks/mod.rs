@@ -3,6 +3,7 @@
 mod deliveries;
 mod endpoints;
 mod receiver;
+mod redriven;
 mod retries;
 
 use control_plane::{
