@@ -144,7 +144,15 @@ impl Case<'_> {
         let Self { cause, session, name, .. } = self;
         let (before, ordered) = (self.newest().await, now());
         self.inflict().await;
-        self.event("session.status", "reconnecting").await;
+        if *cause == Cause::Stream(Fault::Mute) {
+            // Whether it is shown depends on how long the socket had been silent: what counts is that it is given up.
+            until(&format!("{name}: a new connection"), LONG, async || {
+                (self.newest().await.id > before.id).then_some(())
+            })
+            .await;
+        } else {
+            self.event("session.status", "reconnecting").await;
+        }
         session.connected(LONG).await;
         self.works().await;
         let connections = self.connections().await;
