@@ -183,7 +183,7 @@ impl Peer {
         }
         let mut command = Command::new("node");
         command
-            .args(["--require", "./strict-signatures.cjs", "server.js"])
+            .arg("server.js")
             .current_dir(folder)
             .env("WHATSAPP_WS_URL", network.ws_url())
             .env("WHATSAPP_ROOT_KEY", network.root_key().await?)

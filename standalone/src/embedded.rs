@@ -41,6 +41,8 @@ shared::settings! {
         /// The workers' store, if not a file of SQLite in the data folder.
         DATA_PLANE_DATABASE_URL database: Option<SecretString> = Origin::Optional,
             "a URL such as postgres://user@host/store";
+        /// The most logins that its worker begins in a second.
+        LOGIN_RATE login_rate: NonZeroU32 = Origin::Default("25"), "a number from 1";
     }
 }
 
@@ -203,6 +205,7 @@ fn worker_config(
     control_plane: &ControlPlane,
     join_token: &str,
 ) -> Result<worker::Config> {
+    let own = Own::read(values)?;
     let network = if settings.simulator.is_some() { Network::Sandbox } else { Network::Whatsapp };
     let ws_url = settings.simulator.as_ref().map(|simulator| simulator.ws_url.parse()).transpose()?;
     Ok(worker::Config {
@@ -215,8 +218,8 @@ fn worker_config(
         control_plane: format!("http://{}", control_plane.internal_address()).parse()?,
         join_token: Some(SecretString::from(join_token.to_owned())),
         key: worker::load_or_make_key(&settings.file(&format!("{name}.key")))?,
-        database: Own::read(values)?.database.unwrap_or_else(|| settings.sqlite("store.db").into()),
-        login_rate: const { NonZeroU32::new(25).unwrap() },
+        database: own.database.unwrap_or_else(|| settings.sqlite("store.db").into()),
+        login_rate: own.login_rate,
         network,
         ws_url,
         whatsapp_version: None,

@@ -1,4 +1,7 @@
-//! Baileys, unpatched, as the independent client: what it and we believe of the protocol must be the same.
+//! Baileys as the independent client: what it and we believe of the protocol must be the same.
+//!
+//! As released it talks to us, but notices no wrong signature (`strict-signatures.cjs` says why). So everything is done twice: by
+//! Baileys as it is, and by a Baileys whose checks of signatures and certificates count.
 
 use std::{
     io::{BufRead, BufReader},
@@ -7,6 +10,7 @@ use std::{
 };
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
+use rstest::rstest;
 use serde_json::{Value, json};
 use standalone::tour::api::text;
 
@@ -17,6 +21,15 @@ use crate::{
 
 const OURS: &str = "15550100061";
 const THEIRS: [&str; 2] = ["15550100062", "15550100063"];
+
+/// What a wrong signature is to Baileys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signatures {
+    /// Nothing, as it is released.
+    Ignored,
+    /// An error.
+    Checked,
+}
 
 /// A gateway on Baileys; ends with this value.
 struct Peer {
@@ -34,7 +47,7 @@ impl Drop for Peer {
 
 impl Peer {
     /// `None` where it isn't installed, after saying so.
-    async fn start(ws_url: &str, root_key: &str) -> Option<Self> {
+    async fn start(ws_url: &str, root_key: &str, signatures: Signatures) -> Option<Self> {
         let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../bench/peers/baileys");
         if !folder.join("node_modules").is_dir() {
             assert!(std::env::var("CI_REQUIRE_BAILEYS").is_err(), "Baileys is required and not installed");
@@ -43,8 +56,12 @@ impl Peer {
             );
             return None;
         }
-        let mut process = Command::new("node")
-            .args(["--require", "./strict-signatures.cjs", "server.js"])
+        let mut command = Command::new("node");
+        if signatures == Signatures::Checked {
+            command.args(["--require", "./strict-signatures.cjs"]);
+        }
+        let mut process = command
+            .arg("server.js")
             .current_dir(folder)
             .env("WHATSAPP_WS_URL", ws_url)
             .env("WHATSAPP_ROOT_KEY", root_key)
@@ -101,11 +118,14 @@ impl Peer {
     }
 }
 
+#[rstest]
+#[case::as_released(Signatures::Ignored)]
+#[case::that_checks_signatures(Signatures::Checked)]
 #[tokio::test(flavor = "multi_thread")]
-async fn baileys_pairs_by_qr_and_by_code_and_exchanges_texts_with_one_of_our_sessions() {
+async fn baileys_pairs_by_qr_and_by_code_and_exchanges_texts_with_one_of_our_sessions(#[case] signatures: Signatures) {
     let Some(stack) = Stack::start(Engine::Sqlite).await else { return };
     let root = stack.network.root_key().await.unwrap();
-    let Some(peer) = Peer::start(stack.network.ws_url(), &root).await else { return };
+    let Some(peer) = Peer::start(stack.network.ws_url(), &root, signatures).await else { return };
     let ours = stack.tenant(OURS, true).await;
 
     let mut sessions = Vec::new();
@@ -163,7 +183,8 @@ async fn baileys_pairs_by_qr_and_by_code_and_exchanges_texts_with_one_of_our_ses
 #[tokio::test(flavor = "multi_thread")]
 async fn baileys_refuses_the_simulator_under_another_root() {
     let network = standalone::tour::network::Network::start().await.unwrap();
-    let Some(peer) = Peer::start(network.ws_url(), &BASE64_STANDARD.encode([7; 32])).await else { return };
+    let root = BASE64_STANDARD.encode([7; 32]);
+    let Some(peer) = Peer::start(network.ws_url(), &root, Signatures::Checked).await else { return };
     let session = peer.session().await;
     let refused = peer.status(&session, "failed").await;
     let reason = refused["reason"].as_str().unwrap();
