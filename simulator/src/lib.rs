@@ -32,6 +32,7 @@ mod wire;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub use accepted::{AcceptedEntry, AcceptedPart, AcceptedSummary};
+pub use control::fault_routes;
 pub use faults::{Fault, FaultPlan, Garble, LoginFailures, Nacks, PlanCounts};
 pub use network::{
     AcceptedQuery, CompanionView, ConnectionView, EndedView, Health, Network, NetworkError, NewPhone, PasskeyResult,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 use wacore_binary::builder::NodeBuilder;
-use wacore_binary::{Node, Server};
+use wacore_binary::{Jid, Node, Server};
 use waproto::buffa::Message as _;
 use waproto::whatsapp::ClientPayload;
 use waproto::whatsapp::client_payload::DevicePairingRegistrationData;
@@ -24,9 +24,11 @@ pub(crate) enum Identity {
     Unpaired(Box<KeyBundle>),
     /// To log in as this device.
     Device { account: Arc<Account>, device: u16 },
+    /// To log in as a device that isn't linked, or isn't this one: calls for a `<failure>`.
+    Stranger(Jid),
 }
 
-/// Reads the payload and checks the credential. [`EndReason::LoginRefused`] calls for a `<failure>`.
+/// Reads the payload and checks the credential.
 pub(crate) fn identify(network: &Network, session: &Session) -> Result<Identity, EndReason> {
     let payload = ClientPayload::decode_from_slice(&session.payload).map_err(|_| EndReason::MalformedPayload)?;
     if let Some(registration) = payload.device_pairing_data.as_option() {
@@ -34,13 +36,15 @@ pub(crate) fn identify(network: &Network, session: &Session) -> Result<Identity,
     }
     let username = payload.username.ok_or(EndReason::MalformedPayload)?;
     let device = payload.device.and_then(|device| u16::try_from(device).ok()).ok_or(EndReason::MalformedPayload)?;
-    let account = network.account(&username.to_string()).ok_or(EndReason::LoginRefused)?;
-    let paired = account
-        .state()
-        .companions
-        .get(&device)
-        .is_some_and(|companion| companion.noise_public == session.client_static);
-    if paired { Ok(Identity::Device { account, device }) } else { Err(EndReason::LoginRefused) }
+    let username = username.to_string();
+    let paired = network.account(&username).filter(|account| {
+        let state = account.state();
+        state.companions.get(&device).is_some_and(|companion| companion.noise_public == session.client_static)
+    });
+    Ok(match paired {
+        Some(account) => Identity::Device { account, device },
+        None => Identity::Stranger(Jid::pn_device(username, device)),
+    })
 }
 
 fn registration_keys(data: &DevicePairingRegistrationData) -> Result<KeyBundle, EndReason> {

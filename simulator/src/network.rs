@@ -273,6 +273,7 @@ impl Network {
         let shown = record.shown();
         let mut ended = lock(&self.inner.ended);
         ended.push_back(EndedView {
+            id: record.id,
             jid: shown.jid,
             pattern: shown.pattern.map(str::to_owned),
             since: record.since,

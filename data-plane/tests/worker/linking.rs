@@ -1,7 +1,9 @@
 //! Linking by a code that is typed into the phone, and past a passkey.
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use reqwest::Method;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use shared::wire::{
     linking::{PairingCode, Passkey},
     session::{Observed, PutSession},
@@ -81,8 +83,20 @@ async fn an_account_with_a_passkey_is_linked_with_its_owner_s_answers() {
     assert!(asked == Passkey::Assertion { request_options: options.into() });
     assert_eq!(slug(answer(confirmed.clone()).await), (409, "not-asked".into()));
 
-    let assertion = r#"{"id":"aWQ","response":{}}"#;
-    answer(json!({"stage": "assertion", "assertion": assertion, "credential_id": "aWQ"})).await.unwrap();
+    let assertion = |challenge: &str| {
+        let client_data = json!({"type": "webauthn.get", "challenge": challenge}).to_string();
+        let data = [Sha256::digest("web.whatsapp.com").as_slice(), &[1, 0, 0, 0, 1]].concat();
+        let response = json!({
+            "clientDataJSON": URL_SAFE_NO_PAD.encode(client_data), "authenticatorData": URL_SAFE_NO_PAD.encode(data),
+            "signature": "c2ln",
+        });
+        json!({"id": "aWQ", "rawId": "aWQ", "type": "public-key", "response": response}).to_string()
+    };
+    let credential = |assertion: &str| json!({"stage": "assertion", "assertion": assertion, "credential_id": "aWQ"});
+    let refused = answer(credential(&assertion("YW5vdGhlcg"))).await;
+    assert_eq!(slug(refused), (409, "link-refused".into()), "an answer to another challenge");
+    let assertion = assertion("Y2hhbGxlbmdl");
+    answer(credential(&assertion)).await.unwrap();
     let code = until("a code is to be compared", async || {
         assert!(!scanned.is_finished(), "the phone gave up");
         match world.view(worker.id(), id).await?.passkey? {
@@ -93,7 +107,7 @@ async fn an_account_with_a_passkey_is_linked_with_its_owner_s_answers() {
     .await;
     answer(confirmed).await.ok();
     let proven = scanned.await.unwrap().unwrap();
-    assert_eq!((proven.assertion.as_str(), proven.code), (assertion, code.replace('-', "")));
+    assert_eq!((proven.assertion, proven.code), (assertion, code.replace('-', "")));
     world.connected(id).await;
     assert!(world.view(worker.id(), id).await.unwrap().passkey.is_none());
     worker.shutdown().await;

@@ -6,6 +6,7 @@
 
 mod query;
 mod stream;
+mod telling;
 mod unpaired;
 
 use std::sync::{Arc, Mutex};
@@ -17,8 +18,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, Response};
 use tokio_tungstenite::tungstenite::http::StatusCode;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
-use wacore_binary::Node;
 use wacore_binary::builder::NodeBuilder;
+use wacore_binary::{Jid, Node, Server};
 
 use crate::lock;
 use crate::login::{self, Identity};
@@ -81,6 +82,14 @@ impl ConnectionRecord {
 
     fn show(&self, change: impl FnOnce(&mut Shown)) {
         change(&mut lock(&self.shown));
+    }
+
+    /// Its login is refused.
+    fn show_refused(&self, claimed: &Jid) {
+        self.show(|shown| {
+            shown.jid = Some(claimed.to_string());
+            shown.state = "refused";
+        });
     }
 }
 
@@ -197,6 +206,7 @@ async fn converse(
         }
         Ok(Identity::Device { account, device }) => {
             if let Some(failure) = login::refusal(&account, device) {
+                record.show_refused(&account.jid(Server::Pn, device));
                 return match wire.writer.send(&[failure]).await {
                     Ok(()) => Ended { reason: EndReason::Fault("login_failure"), goodbye: Goodbye::AfterClient },
                     Err(reason) => reason.into(),
@@ -204,10 +214,13 @@ async fn converse(
             }
             stream::run(network, record, wire, &account, device, commands, orders).await
         }
-        Err(EndReason::LoginRefused) => match wire.writer.send(&[login::failure()]).await {
-            Ok(()) => EndReason::LoginRefused.into(),
-            Err(reason) => reason.into(),
-        },
+        Ok(Identity::Stranger(claimed)) => {
+            record.show_refused(&claimed);
+            match wire.writer.send(&[login::failure()]).await {
+                Ok(()) => EndReason::LoginRefused.into(),
+                Err(reason) => reason.into(),
+            }
+        }
         Err(reason) => reason.into(),
     }
 }

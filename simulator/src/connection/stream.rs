@@ -13,14 +13,14 @@ use wacore_binary::builder::NodeBuilder;
 use wacore_binary::{Node, NodeRef, Server};
 
 use super::query::{self, Effect};
-use super::{Command, ConnectionRecord, Ended, Wire, stream_error_removed};
+use super::{Command, ConnectionRecord, Ended, Wire, stream_error_removed, telling};
 use crate::directory::{Account, Link};
 use crate::faults::{Decision, Direction};
 use crate::login;
 use crate::network::Network;
 use crate::phone::share_app_state_key;
 use crate::routing::{MessageAnswer, accept_message, accept_receipt, release_acknowledged};
-use crate::wire::{EndReason, children, required, server_jid};
+use crate::wire::{EndReason, required, server_jid};
 
 /// Backlog stanzas that are sent before the client asks for the first batch.
 const PRIMER: usize = 5;
@@ -46,6 +46,8 @@ struct Stream<'a> {
     wire: &'a mut Wire,
     account: &'a Arc<Account>,
     device: u16,
+    /// This connection's number.
+    connection: u64,
     cursor: u64,
     phase: Phase,
     /// Acks that the fault plan writes later, by their time; the number keeps those of one moment apart. They end with the connection.
@@ -78,6 +80,7 @@ pub(super) async fn run(
         wire,
         account,
         device,
+        connection: record.id,
         cursor: 0,
         phase: Phase::Passive,
         late_acks: BTreeMap::new(),
@@ -180,13 +183,14 @@ impl Stream<'_> {
             "ack" => release_acknowledged(self.network, self.account, self.device, stanza),
             "ib" => self.take_info(stanza),
             "presence" => {
-                if let Some(name) = stanza.get_attr("name") {
-                    self.account.state().push_name = name.as_str().into_owned();
+                if let Some(name) = telling::presence(stanza)? {
+                    self.account.state().push_name = name;
                 }
                 Ok(())
             }
             // Typing and calls go nowhere here.
-            "chatstate" | "call" => Ok(()),
+            "chatstate" => telling::chatstate(stanza),
+            "call" => Ok(()),
             "xmlstreamend" => Err(EndReason::ClientClosed),
             _ => Err(EndReason::MalformedStanza("tag")),
         }
@@ -210,18 +214,16 @@ impl Stream<'_> {
     }
 
     fn is_muted(&self) -> bool {
-        self.account.state().companions.get(&self.device).is_some_and(|companion| companion.faults.muted)
+        let state = self.account.state();
+        state.companions.get(&self.device).is_some_and(|companion| companion.faults.muted == Some(self.connection))
     }
 
     fn take_info(&mut self, stanza: &NodeRef<'_>) -> Result<(), EndReason> {
-        for child in children(stanza) {
-            if child.tag == "offline_batch"
-                && let Phase::Backlog { allowed, .. } = &mut self.phase
-            {
-                let count: usize =
-                    required(child, "count")?.parse().map_err(|_| EndReason::MalformedStanza("count"))?;
-                *allowed = allowed.saturating_add(count.min(MAX_BATCH));
-            }
+        let told = telling::info(stanza)?;
+        if let Some(count) = told.batch
+            && let Phase::Backlog { allowed, .. } = &mut self.phase
+        {
+            *allowed = allowed.saturating_add(count.min(MAX_BATCH));
         }
         Ok(())
     }
@@ -318,7 +320,7 @@ impl Stream<'_> {
             let (stanzas, cursor, more) = {
                 let mut state = self.account.state();
                 let companion = state.companions.get_mut(&self.device).ok_or(EndReason::DeviceRemoved)?;
-                if companion.faults.muted {
+                if companion.faults.muted == Some(self.connection) {
                     return Ok(());
                 }
                 let (stanzas, cursor) = companion.mailbox.deliver(self.cursor, end, limit, offline);

@@ -6,13 +6,13 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use wacore_binary::NodeRef;
 
-use super::{Command, Ended, Wire, stream_error};
+use super::{Command, Ended, Wire, stream_error, telling};
 use crate::directory::KeyBundle;
 use crate::network::{Network, NetworkError};
 use crate::pairing::code::Codes;
 use crate::pairing::passkey::Passkeys;
 use crate::pairing::{self, References, ScanOrder};
-use crate::wire::{EndReason, iq_result};
+use crate::wire::{EndReason, iq_error, iq_result, required};
 
 /// How long after the client's signature the restart is ordered. On the real network that is a round trip; without it the
 /// order can overtake what the client still has to note down, which costs whatsapp-rust 0.7.0 a second reconnect.
@@ -63,7 +63,7 @@ pub(super) async fn run(
                     let stanza = stanza.get();
                     match scanned.take_if(|_| stanza.get_optional_child("pair-device-sign").is_some() || is_error(stanza)) {
                         Some(order) => finish(wire, *order, noise_public, keys.clone(), stanza).await,
-                        None => answer(wire, &mut codes, &passkeys, stanza).await,
+                        None => answer(network, wire, &mut codes, &passkeys, stanza).await,
                     }
                 }
                 Ok(Err(reason)) => Err(reason),
@@ -99,8 +99,10 @@ async fn finish(
     Err(EndReason::Paired)
 }
 
-/// An unpaired client may only answer, keep the connection alive and tell about itself.
+/// An unpaired client may only link itself, answer, keep the connection alive and tell about itself. What else it asks is refused
+/// and counted, as where logged-in devices ask for what isn't simulated; what else it says is malformed.
 async fn answer(
+    network: &Network,
     wire: &mut Wire,
     codes: &mut Codes,
     passkeys: &Passkeys,
@@ -108,22 +110,40 @@ async fn answer(
 ) -> Result<(), EndReason> {
     match &*stanza.tag {
         "iq" => {
-            let asks = stanza.get_attr("type").is_some_and(|kind| *kind == "get" || *kind == "set");
-            match stanza.get_attr("id") {
-                Some(id) if asks && let Some(registration) = stanza.get_optional_child("link_code_companion_reg") => {
-                    let reply = codes.answer(&id.as_str(), registration)?;
-                    wire.writer.send(&[reply]).await
-                }
-                Some(id) if asks => {
-                    let id = id.as_str();
-                    let reply = passkeys.answer(&id, stanza)?.unwrap_or_else(|| iq_result(&id, []));
-                    wire.writer.send(&[reply]).await
-                }
-                Some(_) => Ok(()),
-                None => Err(EndReason::MalformedStanza("id")),
+            let id = required(stanza, "id")?;
+            match &*required(stanza, "type")? {
+                "get" | "set" => {}
+                "result" | "error" => return Ok(()),
+                _ => return Err(EndReason::MalformedStanza("type")),
+            }
+            let namespace = required(stanza, "xmlns")?;
+            let reply = match &*namespace {
+                "w:p" => Some(iq_result(&id, [])),
+                "md" => match stanza.get_optional_child("link_code_companion_reg") {
+                    Some(registration) => Some(codes.answer(&id, registration)?),
+                    None => passkeys.answer(&id, stanza)?,
+                },
+                _ => None,
+            };
+            let reply = reply.unwrap_or_else(|| {
+                network.count_unimplemented(&namespace);
+                iq_error(&id, 501, "feature-not-implemented")
+            });
+            wire.writer.send(&[reply]).await
+        }
+        // It has no backlog to ask for, and was given nothing but notifications.
+        "ib" => match telling::info(stanza)?.batch {
+            None => Ok(()),
+            Some(_) => Err(EndReason::MalformedStanza("ib")),
+        },
+        "presence" => telling::presence(stanza).map(drop),
+        "ack" => {
+            required(stanza, "id")?;
+            match &*required(stanza, "class")? {
+                "notification" => Ok(()),
+                _ => Err(EndReason::MalformedStanza("class")),
             }
         }
-        "ib" | "presence" | "ack" | "receipt" => Ok(()),
         "xmlstreamend" => Err(EndReason::ClientClosed),
         _ => Err(EndReason::MalformedStanza("tag")),
     }

@@ -6,7 +6,7 @@ use axum::extract::rejection::JsonRejection;
 use axum::extract::{DefaultBodyLimit, FromRequest, Path, Query, Request, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, patch, post, put};
+use axum::routing::{MethodRouter, delete, get, patch, post, put};
 use axum::{Json, Router};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -22,34 +22,57 @@ use crate::{
 /// The largest request body.
 const MAX_BODY: usize = 1 << 20;
 
-/// The routes.
+/// What a route is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// Shows something.
+    Shows,
+    /// Lets somebody do what people and phones do.
+    Acts,
+    /// Makes something go wrong, or can.
+    Hurts,
+}
+
+/// The routes below `/control/v1`. Each says what it is for, so that none that hurts stays out of [`fault_routes`].
+fn routes() -> Vec<(&'static str, Purpose, MethodRouter<Network>)> {
+    use Purpose::{Acts, Hurts, Shows};
+    vec![
+        ("/phones", Acts, post(create_phone).get(phones)),
+        ("/phones/{phone}", Hurts, patch(configure)),
+        ("/phones/{phone}/scan", Acts, post(scan)),
+        ("/phones/{phone}/enter-code", Acts, post(enter_code)),
+        ("/phones/{phone}/scan-with-passkey", Acts, post(scan_with_passkey)),
+        ("/phones/{phone}/messages", Acts, post(write).get(messages)),
+        ("/phones/{phone}/reactions", Acts, post(react)),
+        ("/phones/{phone}/receipts", Shows, get(receipts)),
+        ("/phones/{phone}/read", Acts, post(read)),
+        ("/phones/{phone}/companions/{device}", Hurts, delete(unlink)),
+        ("/accepted", Shows, get(accepted)),
+        ("/accepted/summary", Shows, get(accepted_summary)),
+        ("/deliveries/unacknowledged", Shows, get(unacknowledged)),
+        ("/devices/{jid}/fault", Hurts, post(fault)),
+        ("/devices/{jid}/login-failures", Hurts, post(refuse_logins).delete(allow_logins)),
+        ("/devices/{jid}/nacks", Hurts, post(refuse_messages).delete(allow_messages)),
+        ("/devices/{jid}/garble", Hurts, post(garble)),
+        ("/fault-plan", Hurts, put(plan_faults).get(planned_faults).delete(end_plan)),
+        ("/rotate-static-key", Hurts, post(rotate_static_key)),
+        ("/connections", Shows, get(connections)),
+        ("/connections/ended", Shows, get(ended)),
+        ("/root", Shows, get(root)),
+        ("/health", Shows, get(health)),
+    ]
+}
+
+/// The routes of the control API that make something go wrong, below `/control/v1`: for a list of all faults that is complete.
+#[must_use]
+pub fn fault_routes() -> Vec<&'static str> {
+    routes().into_iter().filter(|(_, purpose, _)| *purpose == Purpose::Hurts).map(|(path, ..)| path).collect()
+}
+
+/// All of it.
 pub(crate) fn router(network: Network) -> Router {
-    let routes = Router::new()
-        .route("/phones", post(create_phone).get(phones))
-        .route("/phones/{phone}", patch(configure))
-        .route("/phones/{phone}/scan", post(scan))
-        .route("/phones/{phone}/enter-code", post(enter_code))
-        .route("/phones/{phone}/scan-with-passkey", post(scan_with_passkey))
-        .route("/phones/{phone}/messages", post(write).get(messages))
-        .route("/phones/{phone}/reactions", post(react))
-        .route("/phones/{phone}/receipts", get(receipts))
-        .route("/phones/{phone}/read", post(read))
-        .route("/phones/{phone}/companions/{device}", delete(unlink))
-        .route("/accepted", get(accepted))
-        .route("/accepted/summary", get(accepted_summary))
-        .route("/deliveries/unacknowledged", get(unacknowledged))
-        .route("/devices/{jid}/fault", post(fault))
-        .route("/devices/{jid}/login-failures", post(refuse_logins).delete(allow_logins))
-        .route("/devices/{jid}/nacks", post(refuse_messages).delete(allow_messages))
-        .route("/devices/{jid}/garble", post(garble))
-        .route("/fault-plan", put(plan_faults).get(planned_faults).delete(end_plan))
-        .route("/rotate-static-key", post(rotate_static_key))
-        .route("/connections", get(connections))
-        .route("/connections/ended", get(ended))
-        .route("/root", get(root))
-        .route("/health", get(health))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(network);
+    let routes = routes().into_iter().fold(Router::new(), |router, (path, _, methods)| router.route(path, methods));
+    let routes = routes.layer(DefaultBodyLimit::max(MAX_BODY)).with_state(network);
     Router::new().nest("/control/v1", routes)
 }
 

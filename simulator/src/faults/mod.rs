@@ -25,6 +25,15 @@ pub enum Fault {
     /// `<stream:error code=401>` with `<conflict type=device_removed>`, without unlinking.
     #[serde(rename = "stream_error_401")]
     StreamError401,
+    /// `<stream:error code=402>`: banned for a time. Clients take the code for one they don't know.
+    #[serde(rename = "stream_error_402")]
+    StreamError402,
+    /// `<stream:error code=403>`: the account is locked. As 402.
+    #[serde(rename = "stream_error_403")]
+    StreamError403,
+    /// `<stream:error code=405>`: the client is too old. As 402.
+    #[serde(rename = "stream_error_405")]
+    StreamError405,
     /// `<stream:error>` with `<conflict type=replaced>`.
     Conflict,
     /// `<stream:error code=409>`: replaced, in the other form.
@@ -51,7 +60,8 @@ pub enum Fault {
     Eof,
     /// Accept what it sends, deliver nothing to it.
     Hold,
-    /// Take what it sends and answer nothing, keep-alives included: a dead peer behind a live socket.
+    /// Take what it sends over the connection of the moment and answer nothing, keep-alives included: a dead peer behind a live
+    /// socket. The device's next connection is heard.
     Mute,
     /// Undo `hold` and `mute`.
     Release,
@@ -59,8 +69,11 @@ pub enum Fault {
 
 impl Fault {
     /// All of them.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 16] = [
         Self::StreamError401,
+        Self::StreamError402,
+        Self::StreamError403,
+        Self::StreamError405,
         Self::Conflict,
         Self::StreamError409,
         Self::StreamError429,
@@ -81,6 +94,9 @@ impl Fault {
         let closes = Goodbye::AfterClient;
         Some(match self {
             Self::StreamError401 => (Some(stream_error_removed()), "stream_error_401", closes),
+            Self::StreamError402 => (Some(stream_error("402")), "stream_error_402", Goodbye::Close),
+            Self::StreamError403 => (Some(stream_error("403")), "stream_error_403", Goodbye::Close),
+            Self::StreamError405 => (Some(stream_error("405")), "stream_error_405", Goodbye::Close),
             Self::Conflict => (Some(stream_error_replaced()), "conflict", closes),
             Self::StreamError409 => (Some(stream_error("409")), "stream_error_409", closes),
             Self::StreamError429 => (Some(stream_error("429")), "stream_error_429", Goodbye::Close),
@@ -154,7 +170,8 @@ pub(crate) struct DeviceFaults {
     pub(crate) login: Option<LoginFailures>,
     pub(crate) nacks: Option<Nacks>,
     pub(crate) garble: u32,
-    pub(crate) muted: bool,
+    /// The connection that is muted.
+    pub(crate) muted: Option<u64>,
     /// The plan's throws for this device so far.
     pub(crate) dice: Dice,
 }
@@ -190,5 +207,19 @@ impl DeviceFaults {
         let garbles = self.garble > 0;
         self.garble = self.garble.saturating_sub(1);
         garbles
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_faults_has_each_once() {
+        // serde knows all variants, and says so.
+        let told = serde_json::from_value::<Fault>("none".into()).expect_err("not a fault").to_string();
+        let known: Vec<&str> = told.split('`').skip(3).step_by(2).collect();
+        let listed: Vec<_> = Fault::ALL.map(|fault| serde_json::to_value(fault).expect("a name")).into();
+        assert_eq!(listed, known);
     }
 }

@@ -152,7 +152,7 @@ impl Network {
         Ok(ids)
     }
 
-    /// Lets a phone react to a message. Answers the reaction's own id, when it is in all mailboxes.
+    /// Lets a phone react to a message, in the namespace in which it has that message, or by number if it has it not. Answers the reaction's own id, when it is in all mailboxes.
     ///
     /// # Errors
     /// [`NetworkError`] if a phone isn't known, the order isn't valid, or a mailbox is full.
@@ -166,10 +166,10 @@ impl Network {
             return Err(NetworkError::MailboxFull);
         }
         let id = message_id();
-        let chat = to.bare_jid(Server::Pn);
+        let server = author.handset().namespace_of(&to, &order.message).unwrap_or(Server::Pn);
+        let chat = to.bare_jid(server);
         let reaction = NewMessage::reaction(id.clone(), &chat, order.message, order.own, order.emoji);
-        write_messages(self, &author, &to, Server::Pn, vec![reaction])
-            .map_err(|_| NetworkError::Internal("encrypting"))?;
+        write_messages(self, &author, &to, server, vec![reaction]).map_err(|_| NetworkError::Internal("encrypting"))?;
         Ok(id)
     }
 
@@ -312,6 +312,7 @@ impl Network {
             .map(|record| {
                 let shown = record.shown();
                 ConnectionView {
+                    id: record.id,
                     jid: shown.jid,
                     state: shown.state.to_owned(),
                     pattern: shown.pattern.map(str::to_owned),

@@ -14,9 +14,14 @@ impl Network {
     /// If the device is unknown or, for faults of a connection, not connected.
     pub async fn fault(&self, jid: &str, fault: Fault) -> Result<(), NetworkError> {
         self.with_companion(jid, |companion| {
+            if fault == Fault::Mute {
+                let link = companion.link.as_ref().ok_or(NetworkError::NotConnected)?;
+                companion.faults.muted = Some(link.connection);
+                return Ok(());
+            }
             let Some((stanza, name, goodbye)) = fault.ending() else {
                 companion.mailbox.held = fault == Fault::Hold;
-                companion.faults.muted = fault == Fault::Mute;
+                companion.faults.muted = None;
                 companion.wake();
                 return Ok(());
             };

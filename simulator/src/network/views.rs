@@ -42,10 +42,12 @@ pub struct ScanResult {
 /// A connection that stands.
 #[derive(Debug, Clone, Serialize)]
 pub struct ConnectionView {
-    /// The device that is logged in over it.
+    /// Counts connections, from 1.
+    pub id: u64,
+    /// The device that is logged in over it, or is just being refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jid: Option<String>,
-    /// `handshake`, `pairing`, `logged_in` or `active`.
+    /// `handshake`, `pairing`, `logged_in`, `active` or `refused`.
     pub state: String,
     /// The Noise pattern, `XX` or `IK`, once the handshake is done.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -57,7 +59,9 @@ pub struct ConnectionView {
 /// A connection that has ended.
 #[derive(Debug, Clone, Serialize)]
 pub struct EndedView {
-    /// The device that was logged in over it.
+    /// Counts connections, from 1.
+    pub id: u64,
+    /// The device that was logged in over it, or was refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jid: Option<String>,
     /// The Noise pattern, if the handshake was done.

@@ -8,6 +8,7 @@
 //! and answers `pair-device-sign`; the server checks that (`wacore::adv`) and keeps it for pre-key bundles. Then the stream
 //! restarts with 515. Formats from wacore 0.7.0 `pair.rs`.
 
+mod assertion;
 pub(crate) mod code;
 pub(crate) mod passkey;
 

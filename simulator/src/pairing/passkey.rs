@@ -3,8 +3,9 @@
 //! The server asks the client for a WebAuthn assertion (`passkey_prologue_request`). With the assertion the client commits to an
 //! ephemeral key (`passkey_prologue`); the phone answers with one of its own (`crsc_continuation`), the client reveals the
 //! nonce of its commitment, and both show the same code. Once the owner has said so, the client seals its keys and the ADV
-//! secret for the phone (`encrypted_pairing_request`), and from there on it is as after a scan. The assertion itself is not
-//! verified: there is no authenticator here. Formats from wacore 0.7.0 `shortcake.rs` and whatsapp-rust `passkey/flow.rs`.
+//! secret for the phone (`encrypted_pairing_request`), and from there on it is as after a scan. Of the assertion
+//! it is checked that it answers what was asked (see [`super::assertion`]); one that doesn't is refused, and another may follow.
+//! Formats from wacore 0.7.0 `shortcake.rs` and whatsapp-rust `passkey/flow.rs`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use wacore_libsignal::protocol::{KeyPair, PublicKey};
 use waproto::buffa::Message as _;
 use waproto::whatsapp as wa;
 
+use super::assertion::Asked;
 use super::{Companionship, QrCode, link};
 use crate::connection::Command;
 use crate::directory::Account;
@@ -43,19 +45,27 @@ pub(crate) enum PasskeyStep {
 pub(crate) struct PasskeyOrder {
     pub(crate) stanza: Node,
     reference: String,
+    asked: Asked,
+    steps: mpsc::Sender<PasskeyStep>,
+}
+
+struct Demand {
+    reference: String,
+    asked: Asked,
     steps: mpsc::Sender<PasskeyStep>,
 }
 
 /// The demand that one unpaired connection is under.
 #[derive(Default)]
 pub(crate) struct Passkeys {
-    order: Option<(String, mpsc::Sender<PasskeyStep>)>,
+    order: Option<Demand>,
 }
 
 impl Passkeys {
     pub(crate) fn ask(&mut self, order: PasskeyOrder) -> Node {
-        self.order = Some((order.reference, order.steps));
-        order.stanza
+        let PasskeyOrder { stanza, reference, asked, steps } = order;
+        self.order = Some(Demand { reference, asked, steps });
+        stanza
     }
 
     /// Answers a step of the client. `None`: the stanza is none.
@@ -67,14 +77,19 @@ impl Passkeys {
                 .map(<[u8]>::to_vec)
                 .ok_or(EndReason::MalformedStanza(child))
         };
+        let refusal = || Ok(Some(iq_error(id, 400, "bad-request")));
         let step = if stanza.get_optional_child("ref").is_some() {
-            let Some((reference, _)) = &self.order else { return Ok(Some(iq_error(id, 400, "bad-request"))) };
-            return Ok(Some(iq_result(id, [NodeBuilder::new("ref").bytes(reference.as_bytes()).build()])));
+            let Some(demand) = &self.order else { return refusal() };
+            return Ok(Some(iq_result(id, [NodeBuilder::new("ref").bytes(demand.reference.as_bytes()).build()])));
         } else if let Some(prologue) = stanza.get_optional_child("passkey_prologue") {
-            bytes(prologue, "credential_id")?;
+            let credential_id = bytes(prologue, "credential_id")?;
             let assertion = String::from_utf8(bytes(prologue, "webauthn_assertion")?)
                 .map_err(|_| EndReason::MalformedStanza("webauthn_assertion"))?;
-            PasskeyStep::Prologue { assertion, payload: bytes(prologue, "prologue_payload")? }
+            let payload = bytes(prologue, "prologue_payload")?;
+            if !self.order.as_ref().is_some_and(|demand| demand.asked.is_answered_by(&assertion, &credential_id)) {
+                return refusal();
+            }
+            PasskeyStep::Prologue { assertion, payload }
         } else if stanza.get_optional_child("companion_nonce").is_some() {
             PasskeyStep::Nonce(bytes(stanza, "companion_nonce")?)
         } else if stanza.get_optional_child("encrypted_pairing_request").is_some() {
@@ -82,8 +97,8 @@ impl Passkeys {
         } else {
             return Ok(None);
         };
-        let taken = self.order.as_ref().is_some_and(|(_, steps)| steps.try_send(step).is_ok());
-        Ok(Some(if taken { iq_result(id, []) } else { iq_error(id, 400, "bad-request") }))
+        let taken = self.order.as_ref().is_some_and(|demand| demand.steps.try_send(step).is_ok());
+        if taken { Ok(Some(iq_result(id, []))) } else { refusal() }
     }
 }
 
@@ -104,12 +119,14 @@ pub(crate) async fn demand(
     request_options: &str,
 ) -> Result<Proven, NetworkError> {
     let scanned = QrCode::parse(qr)?;
+    let asked = Asked::parse(request_options)
+        .ok_or(NetworkError::Invalid("request_options is WebAuthn's request options, with a challenge"))?;
     let (_, open) = network.references().remove(scanned.reference).ok_or(NetworkError::UnknownQr)?;
     let (steps, mut said) = mpsc::channel(1);
     let reference = scanned.reference.to_owned();
     let options = NodeBuilder::new("passkey_request_options").bytes(request_options.as_bytes()).build();
     let stanza = notification("passkey_prologue_request", options);
-    let order = PasskeyOrder { stanza, reference: reference.clone(), steps };
+    let order = PasskeyOrder { stanza, reference: reference.clone(), asked, steps };
     open.commands.try_send(Command::PasskeyAsked(Box::new(order))).map_err(|_| NetworkError::UnknownQr)?;
 
     let PasskeyStep::Prologue { assertion, payload } = next(&mut said).await? else {

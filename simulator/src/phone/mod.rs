@@ -140,6 +140,13 @@ impl Handset {
         self.receipts.iter()
     }
 
+    /// The namespace of a message of the chat with an account, if the phone has opened or written it.
+    pub(crate) fn namespace_of(&self, chat: &Account, id: &str) -> Option<Server> {
+        let received = self.received.iter().rev().find(|message| message.id == id && message.chat == chat.phone);
+        let sent = || self.sent.get(id).filter(|sent| !sent.peer && sent.to.phone == chat.phone);
+        received.map(|message| message.server).or_else(|| sent().map(|sent| sent.server))
+    }
+
     fn remember_received(&mut self, message: ReceivedMessage) {
         self.received.push_back(message);
         if self.received.len() > REMEMBERED_RECEIVED {

@@ -18,6 +18,8 @@ use crate::wire::{EndReason, children, required};
 
 /// The most devices one message may address.
 const MAX_PARTS: usize = 256;
+/// The `v` of an `<enc>`: the version of the Signal ciphertexts (`stanza::ENC_VERSION` in wacore 0.7.0).
+const ENC_VERSION: &str = "2";
 /// The children of a message that belong to the recipients rather than to the server.
 const FORWARDED: [&str; 2] = ["meta", "reporting"];
 
@@ -80,6 +82,10 @@ pub(crate) fn accept_message(
         return refuse("501");
     }
     let parts = read_parts(network, sender, sender_device, &to, stanza)?;
+    let device_identity = stanza.get_optional_child("device-identity").and_then(|node| node.content_bytes());
+    if let Some(Parts { parts, .. }) = &parts {
+        check_identity(sender, sender_device, parts, device_identity)?;
+    }
     let category = stanza.get_attr("category").map(|category| category.as_str());
     if category.is_none()
         && let Some(error) = ordered_refusal(sender, sender_device)
@@ -106,7 +112,6 @@ pub(crate) fn accept_message(
     }));
     sender.accepted().record(&accepted);
 
-    let device_identity = stanza.get_optional_child("device-identity").and_then(|node| node.content_bytes());
     let edit = stanza.get_attr("edit").map(|edit| edit.as_str());
     let extra: Vec<Node> =
         children(stanza).iter().filter(|child| FORWARDED.contains(&&*child.tag)).map(NodeRef::to_owned).collect();
@@ -162,7 +167,8 @@ fn read_parts(
         let target = network.resolve(&jid).ok_or(EndReason::MalformedStanza("participants"))?;
         let of_this_chat = Arc::ptr_eq(&target, &chat) || Arc::ptr_eq(&target, sender);
         let itself = Arc::ptr_eq(&target, sender) && jid.device == sender_device;
-        if !of_this_chat || itself {
+        let twice = parts.iter().any(|part: &Part| Arc::ptr_eq(&part.target, &target) && part.device == jid.device);
+        if !of_this_chat || itself || twice {
             return Err(EndReason::MalformedStanza("participants"));
         }
         parts.push(Part { target, device: jid.device, server: jid.server, sealed: sealed_nodes(participant)? });
@@ -170,6 +176,29 @@ fn read_parts(
     let phash = stale_list_hash(&parts, &chat, sender, sender_device, to.server);
     parts.retain(|part| part.device == 0 || part.target.state().companions.contains_key(&part.device));
     Ok(Some(Parts { parts, phash }))
+}
+
+/// A message that begins a Signal session must prove that its companion belongs to the account: with the identity that it was
+/// linked with.
+fn check_identity(
+    sender: &Account,
+    sender_device: u16,
+    parts: &[Part],
+    device_identity: Option<&[u8]>,
+) -> Result<(), EndReason> {
+    let begins = |enc: &Node| enc.attrs.get("type").is_some_and(|kind| *kind == "pkmsg");
+    let needed = parts.iter().flat_map(|part| &part.sealed).any(begins);
+    let Some(shown) = device_identity else {
+        return if needed { Err(EndReason::MalformedStanza("device-identity")) } else { Ok(()) };
+    };
+    let linked_with = sender.state().companions.get(&sender_device).map(|companion| companion.device_identity.clone());
+    let same = linked_with.is_some_and(|linked_with| {
+        let decode = waproto::codec::adv_signed_device_identity_decode;
+        // The account's key is left out or in, as clients please.
+        matches!((decode(&linked_with), decode(shown)), (Ok(linked), Ok(shown))
+            if linked.details == shown.details && linked.device_signature == shown.device_signature)
+    });
+    if same { Ok(()) } else { Err(EndReason::MalformedStanza("device-identity")) }
 }
 
 /// The hash over the devices that exist, if the sender addressed others: it then fetches the device lists again.
@@ -203,6 +232,9 @@ fn sealed_nodes(node: &NodeRef<'_>) -> Result<Vec<Node>, EndReason> {
     let mut sealed = Vec::new();
     for enc in node.get_children_by_tag("enc") {
         let kind = required(enc, "type")?;
+        if &*required(enc, "v")? != ENC_VERSION {
+            return Err(EndReason::MalformedStanza("v"));
+        }
         if !matches!(&*kind, "pkmsg" | "msg") || enc.content_bytes().is_none_or(<[u8]>::is_empty) {
             return Err(EndReason::MalformedStanza("enc"));
         }

@@ -2,7 +2,8 @@
 //!
 //! From wacore 0.7.0 / whatsapp-rust `receipt.rs`: a delivery receipt has no `type`, or `inactive` while the client is not in
 //! the foreground; `sender` and `peer_msg` release an account's own messages and go no further; `read` and `played` go to
-//! the sender; `retry` asks one device to encrypt anew and carries fresh keys. More ids follow in `<list><item id>`.
+//! the sender; `retry` asks one device to encrypt anew and carries fresh keys. More ids follow in `<list><item id>`. A `type`
+//! that wacore's `ReceiptType` doesn't know, or that only servers use, is malformed.
 //!
 //! What releases a message, from whatsapp-rust 0.7.0 `message/retry.rs` (`handle_decrypt_failure`): a delivery receipt does,
 //! `retry` alone doesn't, only the bare `<ack class="message">` that follows it; the copy of a message that the account wrote
@@ -45,10 +46,15 @@ pub(crate) fn accept_receipt(
     let id = required(stanza, "id")?;
     let to = stanza.get_attr("to").and_then(|to| to.to_jid()).ok_or(EndReason::MalformedStanza("to"))?;
     let kind = stanza.get_attr("type").map(|kind| kind.as_str());
+    let releases = match kind.as_deref() {
+        None | Some("inactive" | "sender" | "peer_msg" | "hist_sync") => true,
+        Some("read" | "read-self" | "played" | "played-self" | "retry" | "enc_rekey_retry" | "server-error") => false,
+        Some(_) => return Err(EndReason::MalformedStanza("type")),
+    };
     let ids = receipt_ids(&id, stanza)?;
     let sender = network.resolve(&to);
 
-    if !matches!(kind.as_deref(), Some("read" | "read-self" | "played" | "played-self" | "retry")) {
+    if releases {
         release(reader, device, sender.as_ref(), &ids);
     }
     if let Some(sender) = &sender
@@ -77,7 +83,8 @@ pub(crate) fn release_acknowledged(
 ) -> Result<(), EndReason> {
     let id = required(stanza, "id")?;
     let class = Class::parse(&required(stanza, "class")?).ok_or(EndReason::MalformedStanza("class"))?;
-    let sender = stanza.get_attr("to").and_then(|to| to.to_jid()).and_then(|to| network.resolve(&to));
+    let to = stanza.get_attr("to").and_then(|to| to.to_jid()).ok_or(EndReason::MalformedStanza("to"))?;
+    let sender = network.resolve(&to);
     let mut state = account.state();
     if let Some(companion) = state.companions.get_mut(&device) {
         let sender = sender.as_ref().map(|sender| sender.alias.as_str());

@@ -9,4 +9,6 @@ mod messages;
 mod offline;
 mod pairing;
 mod process;
+mod raw;
+mod strict;
 mod wire;

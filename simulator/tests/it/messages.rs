@@ -1,9 +1,9 @@
 //! Texts and receipts, end to end encrypted, between phones and clients.
 
 use simulator::{AcceptedQuery, NewPhone, PhoneSettings, ReactionOrder, TextOrder};
-use whatsapp_rust::Jid;
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore::types::presence::ReceiptType;
+use whatsapp_rust::{Jid, SendOptions};
 
 use crate::client::{World, until};
 
@@ -404,6 +404,44 @@ async fn a_phone_reacts_to_a_message_of_a_client() {
     assert_eq!(reaction.key.as_option().and_then(|key| key.id.as_deref()), Some("ID-1"));
     let refused = world.network.react(&other, ReactionOrder { message: String::new(), ..order }).await;
     assert!(refused.is_err(), "a reaction to nothing");
+    running.stop().await;
+    world.simulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reaction_follows_the_namespace_of_its_chat() {
+    let world = World::new().await;
+    let (own, other) = (world.phone().await, world.phone().await);
+    let (_device, running, _) = world.pair(&own).await;
+    let write = async |id: &str, by_lid| {
+        let order = TextOrder { to: own.clone(), text: "hello".into(), id: Some(id.into()), count: None, by_lid };
+        world.network.write(&other, order).await.expect("write");
+        running.text(id).await;
+    };
+    write("BY-LID", true).await;
+    write("BY-NUMBER", false).await;
+    let text = whatsapp_rust::waproto::whatsapp::Message { conversation: Some("hi".into()), ..Default::default() };
+    let options = SendOptions::default().with_message_id("TO-LID");
+    let to = Jid::lid(lid_of(&world, &other).await);
+    running.client.send_message_with_options(to, text, options).await.expect("send");
+    world.opened(&other, "TO-LID").await;
+
+    for (message, by_the_phone, by_lid) in [("BY-LID", true, true), ("BY-NUMBER", true, false), ("TO-LID", false, true)]
+    {
+        let order =
+            ReactionOrder { to: own.clone(), message: message.into(), own: by_the_phone, emoji: "\u{1f44d}".into() };
+        let id = world.network.react(&other, order).await.expect("a reaction");
+        let inbound = until("the reaction at the client", async || {
+            running.inbound().into_iter().find(|inbound| inbound.info.id == id)
+        })
+        .await;
+        assert_eq!(inbound.info.source.sender.is_lid(), by_lid, "{message}");
+        let key = inbound.message.reaction_message.as_option().and_then(|reaction| reaction.key.as_option().cloned());
+        let key = key.expect("a key");
+        assert_eq!((key.id.as_deref(), key.from_me), (Some(message), Some(by_the_phone)));
+        let chat: Jid = key.remote_jid.expect("a chat").parse().expect("a jid");
+        assert_eq!(chat.is_lid(), by_lid, "{message}");
+    }
     running.stop().await;
     world.simulator.shutdown().await;
 }

@@ -6,111 +6,11 @@ use tokio_tungstenite::tungstenite::Message;
 
 use simulator::{Config, PhoneSettings, Simulator};
 use whatsapp_rust::NodeBuilder;
-use whatsapp_rust::wacore::framing::FrameDecoder;
-use whatsapp_rust::wacore::handshake::XxHandshakeState;
 use whatsapp_rust::wacore::libsignal::protocol::KeyPair;
-use whatsapp_rust::wacore::noise::NoiseCipher;
-use whatsapp_rust::wacore_binary::consts::WA_CONN_HEADER;
-use whatsapp_rust::wacore_binary::{Node, OwnedNodeRef};
-use whatsapp_rust::waproto::whatsapp::ClientPayload;
+use whatsapp_rust::wacore_binary::Node;
 
 use crate::client::{World, until};
-
-/// A client that says whatever it is told to, over a handshake of its own.
-struct Raw {
-    socket: tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>,
-    /// One WebSocket message may hold several frames.
-    frames: FrameDecoder,
-    send: NoiseCipher,
-    receive: NoiseCipher,
-    sent: u32,
-    received: u32,
-}
-
-impl Raw {
-    async fn log_in(url: &str, keys: KeyPair, phone: &str, device: u32) -> Self {
-        let payload = ClientPayload {
-            username: Some(phone.parse().expect("digits")),
-            device: Some(device),
-            ..Default::default()
-        };
-        let payload = whatsapp_rust::waproto::codec::client_payload_to_vec(&payload);
-        let mut noise = XxHandshakeState::new(keys, payload, &WA_CONN_HEADER).expect("noise");
-        let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("connect");
-        let hello = [WA_CONN_HEADER.to_vec(), framed(&noise.build_client_hello().expect("hello"))].concat();
-        socket.send(Message::Binary(hello.into())).await.expect("send");
-        let answer = socket.next().await.expect("an answer").expect("read").into_data();
-        let finish = noise.read_server_hello_and_build_client_finish(&answer[3..]).expect("server hello");
-        socket.send(Message::Binary(framed(&finish).into())).await.expect("send");
-        let outcome = noise.finish().expect("finish");
-        Self {
-            socket,
-            frames: FrameDecoder::new(),
-            send: outcome.write_cipher,
-            receive: outcome.read_cipher,
-            sent: 0,
-            received: 0,
-        }
-    }
-
-    async fn say(&mut self, plain: &[u8]) {
-        let sealed = self.send.encrypt_with_counter(self.sent, plain).expect("seal");
-        self.sent += 1;
-        self.socket.send(Message::Binary(framed(&sealed).into())).await.expect("send");
-    }
-
-    async fn say_stanza(&mut self, stanza: &Node) {
-        self.say(&whatsapp_rust::wacore_binary::marshal(stanza).expect("marshal")).await;
-    }
-
-    async fn ask(&mut self, namespace: &str, kind: &str, content: impl IntoIterator<Item = Node>) -> Node {
-        let id = format!("raw-{}", self.sent);
-        let query = NodeBuilder::new("iq").attr("id", id.as_str()).attr("type", kind).attr("xmlns", namespace);
-        self.say_stanza(&query.children(content).build()).await;
-        let answer = self.hear().await;
-        assert_eq!(answer.attrs.get("id").map(ToString::to_string), Some(id));
-        answer
-    }
-
-    async fn count(&mut self) -> usize {
-        let answer = self.ask("encrypt", "get", [NodeBuilder::new("count").build()]).await;
-        let count = answer.get_optional_child("count").expect("count");
-        count.attrs.get("value").expect("value").to_string().parse().expect("a number")
-    }
-
-    async fn bundle(&mut self, jid: &str) -> Node {
-        let user = NodeBuilder::new("user").attr("jid", jid).build();
-        let answer = self.ask("encrypt", "get", [NodeBuilder::new("key").children([user]).build()]).await;
-        answer.get_optional_child_by_tag(&["list", "user"]).expect("user").clone()
-    }
-
-    async fn hear(&mut self) -> Node {
-        let mut frame = loop {
-            match self.frames.decode_frame() {
-                Some(frame) => break frame,
-                None => self.frames.feed(&self.socket.next().await.expect("a message").expect("read").into_data()),
-            }
-        };
-        self.receive.decrypt_in_place_with_counter(self.received, &mut frame).expect("open");
-        self.received += 1;
-        OwnedNodeRef::new(frame[1..].to_vec()).expect("stanza").to_owned_node()
-    }
-
-    /// The next stanza of this kind; what comes before it is passed over.
-    async fn hear_a(&mut self, tag: &str) -> Node {
-        loop {
-            let stanza = self.hear().await;
-            if stanza.tag == tag {
-                return stanza;
-            }
-        }
-    }
-}
-
-fn framed(payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
-    [&length[1..], payload].concat()
-}
+use crate::raw::{Raw, bytes};
 
 /// Sends recorded WebSocket messages from a new connection and waits for the server to end it. Returns what came back.
 async fn replay(url: &str, recorded: &[Bytes]) -> Vec<Message> {
@@ -230,68 +130,6 @@ async fn a_login_with_another_noise_key_than_the_paired_one_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_a_proper_stanza_ends_the_connection() {
-    let world = World::new().await;
-    let phone = world.phone().await;
-    let (device, running, jid) = world.pair(&phone).await;
-    running.stop().await;
-    let keys = device.noise_keys().await;
-    let message = |children: Vec<Node>| {
-        NodeBuilder::new("message")
-            .attr("id", "X")
-            .attr("type", "text")
-            .attr("to", "19990001111@s.whatsapp.net")
-            .children(children)
-            .build()
-    };
-    let cases = [
-        (NodeBuilder::new("iq").attr("type", "get").build(), "malformed stanza: id"),
-        (NodeBuilder::new("iq").attr("id", "1").attr("type", "get").build(), "malformed stanza: xmlns"),
-        (
-            NodeBuilder::new("iq").attr("id", "1").attr("type", "do").attr("xmlns", "w:p").build(),
-            "malformed stanza: type",
-        ),
-        (NodeBuilder::new("message").attr("id", "1").build(), "malformed stanza: type"),
-        (NodeBuilder::new("receipt").attr("id", "1").build(), "malformed stanza: to"),
-        (NodeBuilder::new("nonsense").build(), "malformed stanza: tag"),
-    ];
-    for (stanza, reason) in cases {
-        let before = world.network.ended(None).await.len();
-        let mut raw = Raw::log_in(&world.simulator.ws_url(), keys.clone(), &phone, 1).await;
-        assert_eq!(raw.hear().await.tag, "success");
-        raw.say_stanza(&stanza).await;
-        until(reason, async || {
-            world.network.ended(None).await[before..]
-                .iter()
-                .any(|ended| ended.reason == reason && ended.jid.as_deref() == Some(jid.as_str()))
-                .then_some(())
-        })
-        .await;
-    }
-    // A well-formed message to nobody is refused, not fatal; one without ciphertext to somebody is fatal.
-    let mut raw = Raw::log_in(&world.simulator.ws_url(), keys.clone(), &phone, 1).await;
-    assert_eq!(raw.hear().await.tag, "success");
-    raw.say_stanza(&message(vec![])).await;
-    let ack = raw.hear().await;
-    assert_eq!(ack.attrs.get("error").map(ToString::to_string).as_deref(), Some("404"));
-    let other = world.phone().await;
-    let empty = NodeBuilder::new("message")
-        .attr("id", "X")
-        .attr("type", "text")
-        .attr("to", format!("{other}@s.whatsapp.net"))
-        .build();
-    raw.say_stanza(&empty).await;
-    world.ended("malformed stanza: enc").await;
-
-    let mut raw = Raw::log_in(&world.simulator.ws_url(), keys, &phone, 1).await;
-    assert_eq!(raw.hear().await.tag, "success");
-    raw.say(&[0, 0xff, 0xff, 0xff]).await;
-    world.ended("frame is not a stanza").await;
-    assert_eq!(world.network.accepted_summary().await.total, 0);
-    world.simulator.shutdown().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_silent_client_is_cut_off() {
     let config = Config { idle_timeout: std::time::Duration::from_millis(300), ..Config::default() };
     let simulator = Simulator::start(config).await.expect("start");
@@ -395,11 +233,4 @@ async fn a_retry_receipt_alone_releases_nothing_and_a_bare_ack_no_copy_of_what_t
     raw.say_stanza(&receipt(&id, &own, "sender")).await;
     until("the receipt to release it", async || (left().await == 0).then_some(())).await;
     world.simulator.shutdown().await;
-}
-
-fn bytes(node: &Node) -> Vec<u8> {
-    match &node.content {
-        Some(whatsapp_rust::wacore_binary::NodeContent::Bytes(bytes)) => bytes.clone(),
-        _ => Vec::new(),
-    }
 }

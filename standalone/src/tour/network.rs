@@ -1,6 +1,6 @@
 //! The simulated WhatsApp beside us: a process of its own, as WhatsApp would be, spoken to over its control API.
 
-use std::{process::Stdio, time::Duration};
+use std::{collections::BTreeMap, process::Stdio, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, de::DeserializeOwned};
@@ -29,6 +29,27 @@ struct Addresses {
 pub struct PhoneMessage {
     /// Its text.
     pub text: String,
+}
+
+/// A connection that a device had, or was refused.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Connection {
+    /// Counts all connections, from 1.
+    pub id: u64,
+    /// The device; none before a login.
+    #[serde(default)]
+    pub jid: Option<String>,
+    /// The pattern of its handshake, if that was done.
+    #[serde(default)]
+    pub pattern: Option<String>,
+    /// When it was opened, unix milliseconds.
+    pub since: i64,
+    /// When it ended, unix milliseconds.
+    #[serde(default)]
+    pub ended: Option<i64>,
+    /// Why it ended.
+    #[serde(default)]
+    pub reason: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -98,14 +119,25 @@ impl Network {
 
     /// Switches a phone off, or on again: off, it takes nothing that comes, and nobody gets a receipt.
     pub async fn switch_off(&self, phone: &str, offline: bool) -> Result<()> {
-        let order = json!({ "offline": offline });
-        let response = self.http.patch(self.url(&format!("phones/{phone}"))).json(&order).send().await?;
+        self.configure(phone, &json!({ "offline": offline })).await
+    }
+
+    /// Changes how a phone behaves.
+    pub async fn configure(&self, phone: &str, settings: &Value) -> Result<()> {
+        let response = self.http.patch(self.url(&format!("phones/{phone}"))).json(settings).send().await?;
         read::<Value>(response).await.map(drop)
     }
 
     /// The phone scans a QR code.
     pub async fn scan(&self, phone: &str, qr: &str) -> Result<()> {
         self.post::<Value>(&format!("phones/{phone}/scan"), &json!({ "qr": qr })).await.map(drop)
+    }
+
+    /// The phone of an account that is protected by a passkey scans a QR code, and WhatsApp asks for an assertion with these
+    /// options. Gives, once the device is linked, its `jid`, the `code` that the phone showed and the `assertion` that came.
+    pub async fn scan_with_passkey(&self, phone: &str, qr: &str, request_options: &Value) -> Result<Value> {
+        let order = json!({ "qr": qr, "request_options": request_options.to_string() });
+        self.post(&format!("phones/{phone}/scan-with-passkey"), &order).await
     }
 
     /// Somebody types a code into the phone.
@@ -130,6 +162,25 @@ impl Network {
         let phones: Vec<PhoneView> = read(self.http.get(self.url("phones")).send().await?).await?;
         let phone = phones.into_iter().find(|view| view.phone == phone).context("no such phone")?;
         Ok(phone.companions.iter().map(|companion| companion.queued).sum())
+    }
+
+    /// The connections that a device has, had, or was refused, oldest first.
+    pub async fn connections_of(&self, device: &str) -> Result<Vec<Connection>> {
+        let standing: Vec<Connection> = read(self.http.get(self.url("connections")).send().await?).await?;
+        // Asked for afterwards: what ends in between is in both.
+        let ended: Vec<Connection> = read(self.http.get(self.url("connections/ended")).send().await?).await?;
+        let all = standing.into_iter().chain(ended).filter(|one| one.jid.as_deref() == Some(device));
+        let by_id: BTreeMap<u64, Connection> = all.map(|one| (one.id, one)).collect();
+        Ok(by_id.into_values().collect())
+    }
+
+    /// Gives WhatsApp another static key.
+    pub async fn rotate_static_key(&self) -> Result<()> {
+        let response = self.http.post(self.url("rotate-static-key")).send().await?;
+        if !response.status().is_success() {
+            bail!("the simulator answered {}", response.status());
+        }
+        Ok(())
     }
 
     /// Connections that have ended so far.
