@@ -121,8 +121,24 @@ impl ControlPlane {
         &self.app
     }
 
-    /// Stops taking requests, lets those in flight and the background tasks finish, and gives up on them after 15 seconds.
+    /// Says on `/readyz` that this process is stopping, and serves on for `SHUTDOWN_DELAY`, in which load balancers learn of it. At once
+    /// if it was done before.
+    pub async fn leave(&self) {
+        if self.app.leaving.is_cancelled() {
+            return;
+        }
+        self.app.leaving.cancel();
+        let delay = self.app.config.http.shutdown_delay;
+        if !delay.is_zero() {
+            tracing::info!(seconds = delay.as_secs_f64(), "not ready any more, and serving on for a while");
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    /// [Leaves](Self::leave), then stops taking requests, lets those in flight and the background tasks finish, and gives up on them
+    /// after 15 seconds.
     pub async fn shutdown(self) {
+        self.leave().await;
         self.app.stop.cancel();
         if tokio::time::timeout(SHUTDOWN_DEADLINE, self.tasks.wait()).await.is_err() {
             tracing::warn!(left = self.tasks.len(), "stopped without waiting any longer for tasks");
@@ -132,6 +148,7 @@ impl ControlPlane {
 
 impl Drop for ControlPlane {
     fn drop(&mut self) {
+        self.app.leaving.cancel();
         self.app.stop.cancel();
     }
 }
@@ -165,6 +182,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
         outbound,
         objects,
         fleet,
+        leaving: CancellationToken::new(),
         stop: CancellationToken::new(),
     }))
 }

@@ -54,6 +54,8 @@ pub struct Shared {
     pub objects: Objects,
     /// Workers: how they are called, and the reconciler's bell. [`Fleet::load`] makes it.
     pub fleet: Fleet,
+    /// Cancelled when load balancers are to send nothing more, before `stop`.
+    pub leaving: CancellationToken,
     /// Cancelled when the process is to stop.
     pub stop: CancellationToken,
 }

@@ -22,7 +22,10 @@ pub fn describe_metrics() {
     describe_counter!("data_plane_messages_received_total", "Messages committed to the outbox");
     describe_counter!("data_plane_messages_acked_total", "Messages that WhatsApp took or refused");
     describe_counter!("data_plane_messages_resent_total", "Tries of messages whose earlier try's outcome isn't known");
-    describe_counter!("data_plane_receipts_dropped_total", "Receipts dropped because too many came at once");
+    describe_counter!(
+        "data_plane_receipts_dropped_total",
+        "Receipts dropped because too many came at once, or the outbox was full"
+    );
     describe_counter!("data_plane_outbox_shipped_total", "Outbox rows that the control plane has stored");
     describe_counter!("data_plane_ship_failures_total", "Batches of outbox rows that were not accepted");
     describe_counter!("data_plane_rebuilds_total", "Clients built anew because a write or the durability hook failed");

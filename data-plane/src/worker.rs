@@ -176,7 +176,10 @@ impl Worker {
         let stale_of = Arc::clone(&supervisor);
         tasks.spawn(async move {
             node.reporter
-                .run(&node.upstream, stop, |report| stale_of.let_go(&report.session_id, report.generation))
+                .run(&node.upstream, stop, |report| {
+                    // Nothing runs here, or it is told: both are what is wanted.
+                    let _runs = stale_of.let_go(&report.session_id, report.generation);
+                })
                 .await;
         });
 

@@ -170,8 +170,9 @@ impl Embedded {
         format!("http://{}", self.control_plane.public_address())
     }
 
-    /// Lets every session go, then stops answering.
+    /// Tells load balancers, then lets every session go, then stops answering.
     pub async fn shutdown(self) {
+        self.control_plane.leave().await;
         for worker in self.workers {
             worker.shutdown().await;
         }

@@ -353,6 +353,27 @@ pub struct Login {
     pub expires_at: Timestamp,
 }
 
+/// A login to a tenant, as its archive tells of it: those that ended too, until they are forgotten.
+#[derive(Debug, Serialize)]
+pub(crate) struct LoginRecord {
+    /// Its id.
+    pub(super) id: LoginId,
+    /// Who logged in.
+    pub(super) user_id: UserId,
+    /// With what, roughly.
+    pub(super) device: String,
+    /// From where, roughly: a network.
+    pub(super) address: String,
+    /// When.
+    pub(super) created_at: Timestamp,
+    /// When it was last continued.
+    pub(super) last_used_at: Timestamp,
+    /// When it ends by itself.
+    pub(super) expires_at: Timestamp,
+    /// When it was ended before that.
+    pub(super) revoked_at: Option<Timestamp>,
+}
+
 /// The person who is logged in.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Me {

@@ -14,9 +14,9 @@ use shared::{
 };
 
 use super::{
-    Person,
+    Person, TenantScope,
     caller::Caller,
-    dto::{LogIn, LogInCode, Login, SecondFactorRequired, Tokens},
+    dto::{LogIn, LogInCode, Login, LoginRecord, SecondFactorRequired, Tokens},
     email_tokens,
     entity::{login, refresh_token, user},
     passwords::PasswordError,
@@ -375,6 +375,36 @@ pub(super) async fn list<C: ConnectionTrait>(
             created_at: row.created_at,
             last_used_at: row.last_used_at.max(row.created_at),
             expires_at: row.expires_at,
+        },
+    ))
+}
+
+/// The logins of people to one tenant, ended ones too, the newest first.
+///
+/// # Errors
+/// As the driver; `bad-request` for a cursor of another list.
+pub(crate) async fn of_tenant<C: ConnectionTrait>(
+    connection: &C,
+    scope: &TenantScope,
+    page: &PageQuery,
+) -> ApiResult<Page<LoginRecord>> {
+    let mut query = login::Entity::find().filter(login::Column::TenantId.eq(scope.id().clone()));
+    if let Some(before) = page.before::<LoginId>()? {
+        query = query.filter(login::Column::Id.lt(before));
+    }
+    let rows = query.order_by_desc(login::Column::Id).limit(page.rows()).all(connection).await?;
+    Ok(page.page(
+        rows,
+        |row| &row.id,
+        |row| LoginRecord {
+            id: row.id,
+            user_id: row.user_id,
+            device: row.device,
+            address: row.address,
+            created_at: row.created_at,
+            last_used_at: row.last_used_at.max(row.created_at),
+            expires_at: row.expires_at,
+            revoked_at: row.revoked_at,
         },
     ))
 }

@@ -63,6 +63,7 @@ pub(crate) use dto::{
 pub use keyed_hash::KeyedHash;
 pub use keyring::{Keyring, follow_keys};
 pub use letters::Letters;
+pub(crate) use logins::of_tenant as logins_of_tenant;
 pub use logins::prune;
 pub use permissions::{Permission, Role, Scope};
 pub use principal::{Actor, Auth, Person, Principal, ScopeMarker, TenantScope, scopes};

@@ -45,6 +45,10 @@ shared::settings! {
         /// How many connections are held at once; more wait until one ends.
         CONNECTION_LIMIT connection_limit: usize = Origin::Default("10000"), "a number from 1 to 1000000",
             |text| text.parse().ok().filter(|count| (1..=1_000_000).contains(count));
+        /// How long a process that is told to stop (SIGTERM) serves on, while `/readyz` says 503: at least as long as a load balancer takes to
+        /// see that. Then it takes no more connections, and requests in flight get 15 seconds to end.
+        SHUTDOWN_DELAY shutdown_delay: Duration = Origin::Default("0s"), "a time from 0s to 10m",
+            |text| Duration::read(text).filter(|time| *time <= Duration::from_secs(600));
         /// Origins whose pages may call the API from a browser, such as `https://app.example.com`, with commas, or `*` for all.
         /// Credentials in cookies are for pages of `PUBLIC_URL` itself in either case.
         CORS_ORIGIN cors_origins: Vec<String> = Origin::Default(""),

@@ -174,6 +174,7 @@ mod tests {
         assert!(config.internal.listen.ip().is_loopback());
         assert!(config.outbound.allow_cidrs.is_empty());
         assert_eq!(config.outbound.allow_ports, [8080, 8443]);
+        assert!(config.http.shutdown_delay.is_zero());
         assert_eq!(config.mail.public_url.as_str(), "http://127.0.0.1:8080/");
     }
 
@@ -238,6 +239,8 @@ mod tests {
             ("HEADER_LIMIT_BYTES", "1"),
             ("REQUEST_TIMEOUT", "sentinel"),
             ("HEADER_TIMEOUT", "0s"),
+            ("SHUTDOWN_DELAY", "sentinel"),
+            ("SHUTDOWN_DELAY", "11m"),
             ("CORS_ORIGIN", "https://a.example/sentinel"),
             ("DATABASE_POOL_SIZE", "1"),
             ("TRUSTED_PROXIES", "sentinel"),

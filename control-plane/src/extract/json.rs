@@ -250,7 +250,7 @@ pub(super) fn describe(path: &Path, message: &str) -> Refused {
 }
 
 /// The validator's findings, in the order of their pointers.
-pub(super) fn field_errors(errors: &ValidationErrors) -> Vec<FieldError> {
+pub(crate) fn field_errors(errors: &ValidationErrors) -> Vec<FieldError> {
     fn walk(errors: &ValidationErrors, prefix: &str, out: &mut Vec<FieldError>) {
         for (field, kind) in errors.errors() {
             let pointer = if field == "__all__" {

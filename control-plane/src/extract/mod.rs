@@ -16,8 +16,8 @@ mod query;
 mod text;
 
 pub use client_address::ClientAddress;
-pub(crate) use json::BodyDigest;
 pub use json::ValidJson;
+pub(crate) use json::{BodyDigest, field_errors};
 pub use path::PathId;
 pub use query::ValidQuery;
 pub(crate) use text::{SAYS_SOMETHING, says_something};

@@ -51,7 +51,7 @@ async fn database(app: &App) -> DatabaseHealth {
 }
 
 async fn ready(app: &App) -> ApiResult<Json<Health>> {
-    if app.stop.is_cancelled() {
+    if app.leaving.is_cancelled() {
         return Err(Kind::Unavailable.because("this process is stopping").into());
     }
     match database(app).await.status {

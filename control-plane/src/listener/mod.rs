@@ -5,8 +5,8 @@
 //! HTTP/1.1 and HTTP/2 on each.
 //!
 //! **Bounds.** A connection holds a permit from before it is accepted until it ends, so more than the limit wait in the
-//! kernel's queue. The handshake has the deadline of a head. When the process is to stop, nothing more is accepted; requests in
-//! flight finish, idle connections are closed at once.
+//! kernel's queue. The handshake has the deadline of a head. When the process is to stop (after `SHUTDOWN_DELAY`), nothing more
+//! is accepted; requests in flight finish, idle connections are closed at once.
 
 mod patience;
 mod tls;

@@ -47,6 +47,8 @@ use crate::{
 
 /// How long a worker waits for acknowledgements before it answers: the lane is taken for so long.
 const WAIT: Duration = Duration::from_secs(5);
+/// After so many bytes of JSON a batch takes no further message. A worker takes four MiB.
+const BATCH_BYTES: usize = 2 << 20;
 /// How long what a tenant that may not write has queued waits before it is looked at again.
 const FROZEN: Duration = Duration::from_secs(15);
 /// How long after its expiry a message with an open try is asked for.
@@ -270,6 +272,7 @@ async fn prepare(
     let mut told = Vec::new();
     // In the order of the messages: their jobs, committed beside each other, may lie in another. Were a newer message looked
     // at first that waits for one outside of the batch, it would hold up the oldest, and both batches wait for each other.
+    let mut bytes = 0;
     let mut in_order: Vec<(usize, &Claimed)> = jobs.iter().enumerate().collect();
     in_order.sort_by(|(_, a), (_, b)| a.subject.cmp(&b.subject));
     for (place, job) in in_order {
@@ -292,7 +295,11 @@ async fn prepare(
         } else if prepared.holder.is_none() {
             held_up.insert(message.chat.clone());
             prepared.outcomes[place] = Some(retry(job, NOT_CONNECTED, "the session is not connected"));
+        } else if bytes > BATCH_BYTES {
+            held_up.insert(message.chat.clone());
+            prepared.outcomes[place] = Some(Outcome::WaitUntil(now));
         } else {
+            bytes += item(&message).and_then(|item| serde_json::to_vec(&item).ok()).map_or(0, |json| json.len());
             let open = message.try_open;
             prepared.items.push((place, Model { tries: message.tries + 1, try_open: true, ..message }, open));
         }

@@ -1,22 +1,33 @@
 //! What operators see.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 use shared::{
-    ids::{OperatorId, SessionId, TenantId, WorkerId},
+    ids::{JobId, OperatorId, SessionId, TenantId, WorkerId},
     time::Timestamp,
     wire::session::Network,
 };
-use utoipa::{IntoParams, ToSchema};
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
 use validator::Validate;
 
 use super::entity::operator;
 use crate::{
     auth::{EmailAddress, Shown},
     health::{QueueHealth, WorkersHealth},
-    sessions::{entity::DesiredColumn, status::State},
+    jobs::{
+        JobKind,
+        dead::{self, DeadJob},
+        schedule::installation,
+    },
+    sessions::{
+        entity::{self, DesiredColumn},
+        status::State,
+    },
     tenants::{Tenant, TenantStatus},
     workers::{entity::Schedulability, policy::Availability},
 };
@@ -226,6 +237,9 @@ pub struct AdminSession {
     /// The worker that it is placed on.
     #[schema(value_type = Option<String>, example = "worker-1")]
     pub worker_id: Option<WorkerId>,
+    /// The worker that it is being moved to.
+    #[schema(value_type = Option<String>, example = "worker-2")]
+    pub move_to: Option<WorkerId>,
     /// Rises with each placement.
     #[schema(example = 3)]
     pub generation: i64,
@@ -236,6 +250,123 @@ pub struct AdminSession {
     pub failures: i64,
     /// When it was made.
     pub created_at: Timestamp,
+}
+
+impl From<entity::Model> for AdminSession {
+    fn from(row: entity::Model) -> Self {
+        Self {
+            id: row.id,
+            tenant_id: row.tenant_id,
+            network: row.network.into(),
+            desired: row.desired,
+            status: row.published_status.status,
+            reason: row.published_status.reason,
+            worker_id: row.worker_id,
+            move_to: row.move_to,
+            generation: row.generation,
+            placed_at: row.placed_at,
+            failures: row.reconcile_failures,
+            created_at: row.created_at,
+        }
+    }
+}
+
+/// Where a session is to be moved.
+#[derive(Debug, Deserialize, Validate, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct MoveSession {
+    /// The worker's name; null or absent: the one that placement prefers of the others.
+    #[serde(default, deserialize_with = "exactly")]
+    #[schema(value_type = Option<String>, max_length = 50, pattern = "^[a-z0-9]+(-[a-z0-9]+)*$", example = "worker-2")]
+    pub worker_id: Option<WorkerId>,
+}
+
+/// A kind of job by its name.
+#[derive(Debug, Clone, Copy)]
+pub struct OfKind(pub JobKind);
+
+impl<'de> Deserialize<'de> for OfKind {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(from)?;
+        JobKind::named(&name).map(Self).ok_or_else(|| Error::custom("not a kind of job"))
+    }
+}
+
+impl PartialSchema for OfKind {
+    fn schema() -> RefOr<Schema> {
+        let names = JobKind::ALL.map(JobKind::as_str);
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(names)).into()
+    }
+}
+
+impl ToSchema for OfKind {
+    fn name() -> Cow<'static, str> {
+        Cow::Borrowed("JobKind")
+    }
+}
+
+/// Which of the jobs that were given up to list.
+#[derive(Debug, Default, Deserialize, Validate, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct DeadJobsQuery {
+    /// Of this kind only.
+    #[param(inline)]
+    pub kind: Option<OfKind>,
+    /// How many to answer at most.
+    #[validate(range(min = 1, max = dead::MOST))]
+    #[param(minimum = 1, maximum = 1000, default = 50, example = 50)]
+    limit: Option<u64>,
+}
+
+impl DeadJobsQuery {
+    /// How many to answer at most.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit.unwrap_or(50)
+    }
+}
+
+/// Jobs that were given up.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct DeadJobs {
+    /// Those that were given up last first.
+    pub data: Vec<AdminDeadJob>,
+}
+
+/// A job that was given up.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct AdminDeadJob {
+    /// Which.
+    pub id: JobId,
+    /// Whose work it was; null: the installation's own.
+    pub tenant_id: Option<TenantId>,
+    /// What sort of work.
+    #[schema(example = "webhooks.deliver")]
+    pub kind: String,
+    /// The id of what it is about.
+    #[schema(example = "dlv_01h455vb4pex5vsknk084sn02q")]
+    pub subject: String,
+    /// How often it was tried.
+    #[schema(example = 8)]
+    pub attempts: i64,
+    /// Why it was given up.
+    pub reason: Option<String>,
+    /// When.
+    pub finished_at: Timestamp,
+}
+
+impl From<DeadJob> for AdminDeadJob {
+    fn from(job: DeadJob) -> Self {
+        Self {
+            id: job.id,
+            tenant_id: Some(job.tenant_id).filter(|tenant| *tenant != installation()),
+            kind: job.kind,
+            subject: job.subject,
+            attempts: job.attempts,
+            reason: job.why,
+            finished_at: job.finished_at,
+        }
+    }
 }
 
 /// The installation at a glance.

@@ -16,9 +16,11 @@
 //!
 //! **Suspending** a tenant leaves its sessions connected and its data readable; it can't change or send anything until it is resumed.
 //! **Cordoning** a worker keeps new sessions from it; **draining** also moves those that it has, as long as others have room.
+//! **Moving** a session is the same for one.
 //!
 //! Every change here may be asked for twice with the effect of once, so it takes no idempotency key; of secrets and codes that are made,
-//! the last ones that were given hold.
+//! the last ones that were given hold, and a trial lasts from when it was asked for last. Only a session that is to move without saying
+//! where to moves once more if it has arrived meanwhile.
 
 mod dto;
 mod entity;

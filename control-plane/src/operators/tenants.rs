@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, QueryFilter, QueryOrder, QuerySelect, Statement,
+    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, FromQueryResult, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect, Statement,
 };
 use shared::ids::{SessionId, TenantId};
 
@@ -67,6 +68,12 @@ pub(super) async fn get<C: ConnectionTrait>(connection: &C, id: &TenantId) -> Ap
     })
 }
 
+/// Makes sure that there is such a tenant.
+pub(super) async fn known<C: ConnectionTrait>(connection: &C, id: &TenantId) -> ApiResult<()> {
+    let found = TenantTable::find_by_id(id.clone()).count(connection).await?;
+    if found == 0 { Err(Kind::NotFound.into()) } else { Ok(()) }
+}
+
 /// Suspends a tenant, or lets it go on.
 pub(super) async fn set_status(app: &App, id: &TenantId, status: TenantStatus) -> ApiResult<AdminTenant> {
     let tx = app.db.write().await?;
@@ -93,23 +100,7 @@ pub(super) async fn sessions<C: ConnectionTrait>(
         query = query.filter(session::Column::Id.lt(before));
     }
     let rows = query.order_by_desc(session::Column::Id).limit(page.rows()).all(connection).await?;
-    Ok(page.page(
-        rows,
-        |row| &row.id,
-        |row| AdminSession {
-            id: row.id,
-            tenant_id: row.tenant_id,
-            network: row.network.into(),
-            desired: row.desired,
-            status: row.published_status.status,
-            reason: row.published_status.reason,
-            worker_id: row.worker_id,
-            generation: row.generation,
-            placed_at: row.placed_at,
-            failures: row.reconcile_failures,
-            created_at: row.created_at,
-        },
-    ))
+    Ok(page.page(rows, |row| &row.id, AdminSession::from))
 }
 
 #[derive(FromQueryResult)]

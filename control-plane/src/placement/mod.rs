@@ -77,13 +77,29 @@ pub fn rank<'a>(need: &Need, fleet: &'a [Candidate]) -> Vec<&'a Candidate> {
 }
 
 fn fits(need: &Need, candidate: &Candidate) -> bool {
-    candidate.network == Some(need.network)
-        && need.store.as_ref().is_none_or(|store| *store == candidate.store)
-        && need.pool == candidate.pool
-        && candidate.protocol_version == i64::from(PROTOCOL_VERSION)
-        && candidate.availability == Availability::Active
-        && candidate.schedulability == Schedulability::Schedulable
-        && candidate.assigned < candidate.capacity
+    obstacle(need, candidate).is_none()
+}
+
+/// Why a worker can't take the session; nothing if it can.
+#[must_use]
+pub fn obstacle(need: &Need, candidate: &Candidate) -> Option<&'static str> {
+    if candidate.network != Some(need.network) {
+        Some("speaks to another network")
+    } else if need.store.as_ref().is_some_and(|store| *store != candidate.store) {
+        Some("works on another store than the one that holds the session's state")
+    } else if need.pool != candidate.pool {
+        Some("is not of the pool that the tenant's sessions run on")
+    } else if candidate.protocol_version != i64::from(PROTOCOL_VERSION) {
+        Some("speaks another version of the protocol")
+    } else if candidate.availability != Availability::Active {
+        Some("is not heard")
+    } else if candidate.schedulability != Schedulability::Schedulable {
+        Some("is cordoned or being drained")
+    } else if candidate.assigned >= candidate.capacity {
+        Some("has no room")
+    } else {
+        None
+    }
 }
 
 /// The less of its capacity is taken, the better; multiplied out, so that nothing is rounded.

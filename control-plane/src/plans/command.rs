@@ -8,7 +8,7 @@ use sea_orm::DatabaseTransaction;
 use shared::{ids::TenantId, time::Timestamp};
 
 use super::{
-    file::{PlanFile, is_name},
+    file::PlanFile,
     store::{self, Applied, PlanError},
     terms::{Feature, Limit, Overrides, PlanVersion, PoolOverride, Terms, resolve},
 };
@@ -72,7 +72,7 @@ pub struct OverrideCommand {
     #[arg(long, value_parser = feature)]
     feature: Vec<(Feature, bool)>,
     /// The workers of this pool only; `shared`: those without a pool.
-    #[arg(long, value_parser = pool)]
+    #[arg(long)]
     pool: Option<PoolOverride>,
     /// Forget first what was decided before.
     #[arg(long)]
@@ -103,14 +103,6 @@ fn feature(text: &str) -> Result<(Feature, bool), String> {
         "on" => Ok((feature, true)),
         "off" => Ok((feature, false)),
         _ => Err(expected()),
-    }
-}
-
-fn pool(text: &str) -> Result<PoolOverride, String> {
-    match text {
-        "shared" => Ok(PoolOverride::Shared),
-        name if is_name(name) => Ok(PoolOverride::Own(name.to_owned())),
-        _ => Err("1 to 50 characters of a-z, 0-9 and -".into()),
     }
 }
 
@@ -147,12 +139,8 @@ impl PlansCommand {
                     std::fs::read_to_string(&file).with_context(|| format!("{} can't be read", file.display()))?;
                 let file = PlanFile::read(&text)?;
                 let done = store::apply(tx, &file, now).await?;
-                done.into_iter()
-                    .map(|(plan, applied)| match applied {
-                        Applied::Unchanged(version) => format!("{plan}\t{version}\tunchanged\n"),
-                        Applied::Changed(version) => format!("{plan}\t{version}\tnew version\n"),
-                    })
-                    .collect()
+                let what = |applied: &Applied| if applied.is_new { "new version" } else { "unchanged" };
+                done.iter().map(|one| format!("{}\t{}\t{}\n", one.plan, one.version, what(one))).collect()
             }
             Self::List => store::all(tx).await?.iter().map(line).collect(),
             Self::Show { tenant } => {
@@ -217,10 +205,10 @@ mod tests {
         assert_eq!(limit("sessions=20"), Ok((Limit::Sessions, Some(20))));
         assert_eq!(limit("messages_per_month=unlimited"), Ok((Limit::MessagesPerMonth, None)));
         assert_eq!(feature("webhooks=off"), Ok((Feature::Webhooks, false)));
-        assert_eq!(pool("shared"), Ok(PoolOverride::Shared));
+        assert_eq!("shared".parse::<PoolOverride>().unwrap(), PoolOverride::Shared);
         for wrong in ["sessions", "sessions=-1", "moons=1", "sessions="] {
             assert!(limit(wrong).is_err(), "{wrong}");
         }
-        assert!(feature("webhooks=maybe").is_err() && pool("Not a name").is_err());
+        assert!(feature("webhooks=maybe").is_err() && "Not a name".parse::<PoolOverride>().is_err());
     }
 }

@@ -1,7 +1,7 @@
 //! Plans: what a tenant may do and how much of it.
 //!
 //! **Owns** the tables `plan_versions`, `plan_settings`, `subscriptions` and `quota_counters`. The operator defines plans in a file
-//! and applies it ([`command`]); a plan that differs from its newest version gets a new one, and versions never change, so
+//! and applies it ([`command`]), or sends it ([`operator`]); a plan that differs from its newest version gets a new one, and versions never change, so
 //! that what a tenant was sold stays what it was sold. `plan_settings` says which plan those have who have none, and which a new
 //! tenant may try for some days.
 //!
@@ -20,9 +20,11 @@
 //! take a lock.
 
 mod admit;
+pub(crate) mod archive;
 pub mod command;
 mod dto;
-mod file;
+pub(crate) mod file;
+pub(crate) mod operator;
 pub mod quota;
 mod routes;
 mod store;

@@ -1,6 +1,7 @@
 //! `/api/v1/plan` and `/api/v1/plans`.
 
 use axum::{extract::State, response::Response};
+use sea_orm::ConnectionTrait;
 use shared::time::Timestamp;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
@@ -8,7 +9,7 @@ use super::{
     admit::count,
     dto::{CurrentPlan, LimitState, Plan, Plans},
     quota, store,
-    terms::Limit,
+    terms::{Entitlements, Limit},
 };
 use crate::{
     auth::{Auth, TenantScope, scopes},
@@ -38,12 +39,18 @@ pub fn router() -> OpenApiRouter<App> {
     ),
 )]
 async fn get_plan(State(app): State<App>, auth: Auth<scopes::UsageRead>, known: Known) -> ApiResult<Response> {
-    known.or(&current(&app, auth.tenant(), Timestamp::now()).await?)
+    let (scope, now) = (auth.tenant(), Timestamp::now());
+    let entitlements = store::entitlements(app.db.read(), scope, now).await?;
+    known.or(&current(app.db.read(), scope, entitlements, now).await?)
 }
 
-async fn current(app: &App, scope: &TenantScope, now: Timestamp) -> ApiResult<CurrentPlan> {
-    let connection = app.db.read();
-    let entitlements = store::entitlements(connection, scope, now).await?;
+/// What holds, with what is used of it.
+pub(super) async fn current<C: ConnectionTrait>(
+    connection: &C,
+    scope: &TenantScope,
+    entitlements: Entitlements,
+    now: Timestamp,
+) -> ApiResult<CurrentPlan> {
     let mut limits = Vec::with_capacity(Limit::ALL.len());
     for limit in Limit::ALL {
         let (used, resets_at) = if limit == Limit::MessagesPerMonth {

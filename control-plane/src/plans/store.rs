@@ -31,6 +31,9 @@ pub enum PlanError {
     /// There is no such plan, or no such version of it.
     #[error("there is no such plan, or no such version of it")]
     NoSuchPlan,
+    /// The default or the trial of a file is no plan: which of them, as a JSON pointer.
+    #[error("{0} names a plan that isn't there")]
+    NamesNoPlan(&'static str),
     /// There is no such tenant.
     #[error("there is no such tenant")]
     NoSuchTenant,
@@ -42,7 +45,7 @@ impl From<PlanError> for ApiError {
             PlanError::Database(error) => error.into(),
             PlanError::Unreadable => Self::Defect("the stored terms of a plan can't be read"),
             PlanError::NoDefault => Self::Defect("there is no default plan"),
-            PlanError::NoSuchPlan => Self::Defect("a plan is missing"),
+            PlanError::NoSuchPlan | PlanError::NamesNoPlan(_) => Self::Defect("a plan is missing"),
             PlanError::NoSuchTenant => Self::Defect("a tenant with a scope is missing"),
         }
     }
@@ -152,11 +155,13 @@ pub(super) async fn sources<C: ConnectionTrait>(connection: &C, tenant: &TenantI
 
 /// What became of a plan of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Applied {
-    /// It is as it was.
-    Unchanged(i64),
-    /// It has a new version.
-    Changed(i64),
+pub(super) struct Applied {
+    /// Its name.
+    pub(super) plan: String,
+    /// Its newest version.
+    pub(super) version: i64,
+    /// Whether that was made now; else the plan is as it was.
+    pub(super) is_new: bool,
 }
 
 /// Makes the plans as a file says. A plan that the file doesn't name stays as it is.
@@ -164,33 +169,35 @@ pub(super) async fn apply<C: ConnectionTrait>(
     tx: &C,
     file: &PlanFile,
     now: Timestamp,
-) -> Result<Vec<(String, Applied)>, PlanError> {
+) -> Result<Vec<Applied>, PlanError> {
+    // Files are applied one after another, or two would make the same version. The update that changes nothing takes the lock.
+    tx.execute_raw(statement(tx, "UPDATE plan_settings SET default_plan = default_plan WHERE id = 1", [])).await?;
     let mut done = Vec::with_capacity(file.plans.len());
     for plan in &file.plans {
         let newest = newest(tx, &plan.name).await?;
-        let applied = match newest {
-            Some(held) if held.title == plan.title && held.terms == plan.terms() => Applied::Unchanged(held.version),
-            held => {
-                let version = held.map_or(1, |held| held.version + 1);
-                tx.execute_raw(statement(
-                    tx,
-                    "INSERT INTO plan_versions (plan, version, title, terms, created_at) VALUES ($1, $2, $3, $4, $5)",
-                    [
-                        plan.name.clone().into(),
-                        version.into(),
-                        plan.title.clone().into(),
-                        written(&plan.terms())?.into(),
-                        now.into(),
-                    ],
-                ))
-                .await?;
-                Applied::Changed(version)
-            }
+        let (version, is_new) = match newest {
+            Some(held) if held.title == plan.title && held.terms == plan.terms() => (held.version, false),
+            held => (held.map_or(1, |held| held.version + 1), true),
         };
-        done.push((plan.name.clone(), applied));
+        if is_new {
+            tx.execute_raw(statement(
+                tx,
+                "INSERT INTO plan_versions (plan, version, title, terms, created_at) VALUES ($1, $2, $3, $4, $5)",
+                [
+                    plan.name.clone().into(),
+                    version.into(),
+                    plan.title.clone().into(),
+                    written(&plan.terms())?.into(),
+                    now.into(),
+                ],
+            ))
+            .await?;
+        }
+        done.push(Applied { plan: plan.name.clone(), version, is_new });
     }
-    for name in [Some(&file.default), file.trial.as_ref().map(|trial| &trial.plan)].into_iter().flatten() {
-        newest(tx, name).await?.ok_or(PlanError::NoSuchPlan)?;
+    let trial = file.trial.as_ref().map(|trial| ("/trial/plan", &trial.plan));
+    for (place, name) in [Some(("/default", &file.default)), trial].into_iter().flatten() {
+        newest(tx, name).await?.ok_or(PlanError::NamesNoPlan(place))?;
     }
     let (plan, days) = match &file.trial {
         Some(TrialOffer { plan, days }) => (Some(plan.clone()), Some(i64::from(*days))),
@@ -245,6 +252,64 @@ pub(super) async fn all<C: ConnectionTrait>(connection: &C) -> Result<Vec<PlanVe
     .collect()
 }
 
+#[derive(FromQueryResult)]
+struct PublishedRow {
+    plan: String,
+    version: i64,
+    title: String,
+    terms: String,
+    created_at: Timestamp,
+}
+
+/// Versions of plans and when they were published, in the order of a query on `plan_versions p` without its columns.
+async fn published<C: ConnectionTrait>(
+    connection: &C,
+    which: &str,
+    values: impl IntoIterator<Item = Value>,
+) -> Result<Vec<(PlanVersion, Timestamp)>, PlanError> {
+    let sql = format!("SELECT plan, version, title, terms, created_at FROM plan_versions p {which}");
+    let rows = PublishedRow::find_by_statement(statement(connection, &sql, values)).all(connection).await?;
+    rows.into_iter()
+        .map(|row| {
+            let PublishedRow { plan, version, title, terms, created_at } = row;
+            Ok((PlanVersion { plan, version, title, terms: read(&terms)? }, created_at))
+        })
+        .collect()
+}
+
+/// The newest version of each plan, from the end of the alphabet, or of those before a name.
+pub(super) async fn page<C: ConnectionTrait>(
+    connection: &C,
+    before: Option<&str>,
+    rows: u64,
+) -> Result<Vec<(PlanVersion, Timestamp)>, PlanError> {
+    let which = "WHERE version = (SELECT MAX(version) FROM plan_versions WHERE plan = p.plan) \
+                 AND ($1 IS NULL OR plan < $1) ORDER BY plan DESC LIMIT $2";
+    published(connection, which, [before.map(str::to_owned).into(), rows.into()]).await
+}
+
+/// The versions of a plan, the newest first, or those before one.
+pub(super) async fn versions<C: ConnectionTrait>(
+    connection: &C,
+    plan: &str,
+    before: Option<i64>,
+    rows: u64,
+) -> Result<Vec<(PlanVersion, Timestamp)>, PlanError> {
+    newest(connection, plan).await?.ok_or(PlanError::NoSuchPlan)?;
+    let which = "WHERE plan = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
+    published(connection, which, [plan.into(), before.unwrap_or(i64::MAX).into(), rows.into()]).await
+}
+
+/// The default plan, and what a new tenant may try.
+pub(super) async fn settings<C: ConnectionTrait>(connection: &C) -> Result<(String, Option<TrialOffer>), PlanError> {
+    let sql = "SELECT default_plan, trial_plan, trial_days FROM plan_settings WHERE id = 1";
+    let row = connection.query_one_raw(statement(connection, sql, [])).await?.ok_or(PlanError::NoDefault)?;
+    let plan: Option<String> = row.try_get("", "trial_plan")?;
+    let days: Option<i64> = row.try_get("", "trial_days")?;
+    let trial = plan.zip(days).map(|(plan, days)| TrialOffer { plan, days: u32::try_from(days).unwrap_or_default() });
+    Ok((row.try_get("", "default_plan")?, trial))
+}
+
 /// The newest version of a plan, or one that is asked for.
 async fn version_of<C: ConnectionTrait>(tx: &C, plan: &str, version: Option<i64>) -> Result<i64, PlanError> {
     let row = tx
@@ -260,11 +325,16 @@ async fn version_of<C: ConnectionTrait>(tx: &C, plan: &str, version: Option<i64>
     }
 }
 
+/// Makes sure that there is such a tenant.
+pub(super) async fn known<C: ConnectionTrait>(connection: &C, tenant: &TenantId) -> Result<(), PlanError> {
+    let sql = "SELECT 1 AS one FROM tenants WHERE id = $1";
+    let row = connection.query_one_raw(statement(connection, sql, [tenant.clone().into()])).await?;
+    row.map(drop).ok_or(PlanError::NoSuchTenant)
+}
+
 /// The row of a tenant, locked; made if there is none.
 async fn open<C: ConnectionTrait>(tx: &C, tenant: &TenantId, now: Timestamp) -> Result<(), PlanError> {
-    let known =
-        tx.query_one_raw(statement(tx, "SELECT 1 AS one FROM tenants WHERE id = $1", [tenant.clone().into()])).await?;
-    known.ok_or(PlanError::NoSuchTenant)?;
+    known(tx, tenant).await?;
     // The update that changes nothing takes the row's lock.
     tx.execute_raw(statement(
         tx,
@@ -317,16 +387,22 @@ pub(super) async fn begin<C: ConnectionTrait>(
     Ok(())
 }
 
+/// Ends a tenant's trial, if it has one.
+pub(super) async fn end_trial<C: ConnectionTrait>(tx: &C, tenant: &TenantId, now: Timestamp) -> Result<(), PlanError> {
+    open(tx, tenant, now).await?;
+    tx.execute_raw(statement(
+        tx,
+        "UPDATE subscriptions SET trial_plan = NULL, trial_version = NULL, trial_ends_at = NULL WHERE tenant_id = $1",
+        [tenant.clone().into()],
+    ))
+    .await?;
+    Ok(())
+}
+
 /// Lets a new tenant try what new tenants may try, if anything.
 pub(crate) async fn begin_trial<C: ConnectionTrait>(tx: &C, tenant: &TenantId, now: Timestamp) -> ApiResult<()> {
-    let settings =
-        tx.query_one_raw(statement(tx, "SELECT trial_plan, trial_days FROM plan_settings WHERE id = 1", [])).await?;
-    let Some(settings) = settings else { return Err(PlanError::NoDefault.into()) };
-    let plan: Option<String> = settings.try_get("", "trial_plan")?;
-    let days: Option<i64> = settings.try_get("", "trial_days")?;
-    if let (Some(plan), Some(days)) = (plan, days) {
-        let ends_at = now.plus(DAY * u32::try_from(days).unwrap_or(0));
-        begin(tx, tenant, &plan, ends_at, now).await?;
+    if let (_, Some(TrialOffer { plan, days })) = settings(tx).await? {
+        begin(tx, tenant, &plan, now.plus(DAY * days), now).await?;
     }
     Ok(())
 }

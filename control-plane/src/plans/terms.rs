@@ -1,10 +1,16 @@
 //! What plans say, and which of them holds. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    str::FromStr,
+};
 
 use serde::{Deserialize, Serialize};
 use shared::time::Timestamp;
 use utoipa::ToSchema;
+
+use super::file::{NoName, is_name};
 
 /// Something that a tenant may or may not do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema)]
@@ -98,6 +104,30 @@ pub enum PoolOverride {
     Shared,
     /// Those of this pool.
     Own(String),
+}
+
+/// The word for [`PoolOverride::Shared`], so that no override names a pool like that.
+const SHARED: &str = "shared";
+
+impl FromStr for PoolOverride {
+    type Err = NoName;
+
+    fn from_str(text: &str) -> Result<Self, NoName> {
+        match text {
+            SHARED => Ok(Self::Shared),
+            name if is_name(name) => Ok(Self::Own(name.to_owned())),
+            _ => Err(NoName),
+        }
+    }
+}
+
+impl fmt::Display for PoolOverride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shared => SHARED,
+            Self::Own(name) => name,
+        })
+    }
 }
 
 /// What the operator decided for one tenant, whatever its plan says.

@@ -44,6 +44,8 @@ pub struct Model {
     pub store_id: Option<StoreId>,
     /// The worker that it is placed on.
     pub worker_id: Option<WorkerId>,
+    /// The worker that it is to be moved to, by an operator's wish, while it is placed on another.
+    pub move_to: Option<WorkerId>,
     /// Rises by one with each placement.
     pub generation: i64,
     /// When it was placed.

@@ -6,7 +6,7 @@
 //!   writes it, with two exceptions that are the end of a story: a session whose QR codes ran out becomes `stopped`, and
 //!   a logged-out one stays `logged_out`. `intent_seq` rises with every change.
 //! - **placement**: `worker_id`, `store_id` and `generation`. Only the [`reconciler`] writes it, and re-attachment,
-//!   which raises generations.
+//!   which raises generations; `move_to`, the worker that an operator moves it to, is written by [`moving`] too.
 //! - **observed**: the newest report of the worker, with its generation. Only [`reports`] writes it. A report of another
 //!   generation or another worker is answered `stale` and changes nothing.
 //!
@@ -39,6 +39,7 @@
 pub mod dto;
 pub mod entity;
 mod linking;
+pub(crate) mod moving;
 pub mod policy;
 pub mod qr;
 mod qr_store;

@@ -32,8 +32,8 @@ pub struct View<'a> {
     pub desired: Desired,
     /// The availability of the worker that it is placed on.
     pub holder: Option<Availability>,
-    /// Whether that worker is to give its sessions to others.
-    pub draining: bool,
+    /// Whether it is to go to another worker: see [`leaves`].
+    pub leaving: bool,
     /// Whether a store holds state of it.
     pub has_state: bool,
     /// What the worker last said under the present generation.
@@ -88,7 +88,7 @@ impl<'a> View<'a> {
         Self {
             desired: row.desired.into(),
             holder: holder.map(|worker| proven(worker.availability(now), listening, now)),
-            draining: holder.is_some_and(|worker| worker.schedulability == Schedulability::Draining),
+            leaving: leaves(row, holder),
             has_state: row.store_id.is_some(),
             observed,
             told: row.acted_intent_seq >= row.intent_seq,
@@ -97,6 +97,14 @@ impl<'a> View<'a> {
             silent_at: silent_at(row, holder, now),
         }
     }
+}
+
+/// Whether a session is to go to another worker: because its own is to give its sessions to others, or because an operator moves it.
+#[must_use]
+pub fn leaves(row: &entity::Model, holder: Option<&worker::Model>) -> bool {
+    holder.is_some_and(|worker| {
+        worker.schedulability == Schedulability::Draining || row.move_to.as_ref().is_some_and(|to| *to != worker.id)
+    })
 }
 
 /// A worker that is heard vouches for its sessions; when it falls silent, its sessions are woken. Else the last frame
@@ -136,7 +144,7 @@ pub fn next_step(view: View<'_>, now: Timestamp) -> Step {
         _ if !view.told => Step::Put,
         (_, None) if now.since(view.placed_at) >= REPORT_WITHIN => Step::Put,
         (_, None) => Step::Settle(view.placed_at.plus(REPORT_WITHIN)),
-        (Desired::Running, Some(_)) if view.draining => Step::LetGo,
+        (Desired::Running, Some(_)) if view.leaving => Step::LetGo,
         (Desired::Running, Some(_)) => Step::Settle(view.silent_at),
         (_, Some(_)) if now.since(view.heard_at) >= END_WITHIN => Step::Put,
         (_, Some(_)) => Step::Settle(view.silent_at.min(view.heard_at.plus(END_WITHIN))),
@@ -163,7 +171,7 @@ mod tests {
     const V: View<'static> = View {
         desired: Desired::Running,
         holder: Some(Availability::Active),
-        draining: false,
+        leaving: false,
         has_state: true,
         observed: Some(&Observed::Connected),
         told: true,
@@ -180,9 +188,9 @@ mod tests {
     #[case::not_heard_for_long(View { observed: None, placed_at: NOW.minus(REPORT_WITHIN), ..V }, Step::Put)]
     #[case::worker_lost(View { holder: Some(Availability::Offline), ..V }, Step::Place)]
     #[case::worker_silent(View { holder: Some(Availability::Suspect), ..V }, Step::Settle(SOON))]
-    #[case::drained(View { draining: true, ..V }, Step::LetGo)]
-    #[case::drained_before_it_was_told(View { draining: true, told: false, ..V }, Step::Put)]
-    #[case::let_go_by_a_draining_worker(View { draining: true, observed: Some(&LET_GO), ..V }, Step::Place)]
+    #[case::drained(View { leaving: true, ..V }, Step::LetGo)]
+    #[case::drained_before_it_was_told(View { leaving: true, told: false, ..V }, Step::Put)]
+    #[case::let_go_by_a_draining_worker(View { leaving: true, observed: Some(&LET_GO), ..V }, Step::Place)]
     #[case::given_up(View { observed: Some(&LET_GO), ..V }, Step::Place)]
     #[case::stops(View { desired: Desired::Stopped, told: false, ..V }, Step::Put)]
     #[case::stopping(View { desired: Desired::Stopped, ..V }, Step::Settle(NOW.plus(END_WITHIN)))]

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     entity::{self, DesiredColumn, Model},
-    policy::{End, NEVER, NO_CAPACITY_PAUSE, REPORT_WITHIN, Step, View, back_off, next_step},
+    policy::{End, NEVER, NO_CAPACITY_PAUSE, REPORT_WITHIN, Step, View, back_off, leaves, next_step},
     service::{self, SessionError},
 };
 use crate::{
@@ -222,7 +222,11 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
         Step::LetGo => {
             // Only if there is somewhere to go; else it stays where it runs.
             let need = need(&tx, &scope, &row, now).await?;
-            let_go = !placement::rank(&need, &placement::snapshot(&tx, &scope, now).await?).is_empty();
+            let fleet = placement::snapshot(&tx, &scope, now).await?;
+            let able = placement::rank(&need, &fleet);
+            // Where it was to be moved to has no room for it any more: then it isn't moved.
+            row.move_to.take_if(|to| able.iter().all(|candidate| candidate.id != *to));
+            let_go = leaves(&row, holder.as_ref()) && !able.is_empty();
             call = let_go;
             row.reconcile_at = now.plus(if let_go { CALL_TERM } else { NO_CAPACITY_PAUSE });
         }
@@ -245,7 +249,16 @@ async fn decide(app: &App, id: &SessionId) -> Result<Option<Told>, SessionError>
     Ok(holder.filter(|_| call).map(|holder| Told { peer: holder.peer(), row: saved.row, let_go }))
 }
 
-async fn need(tx: &DatabaseTransaction, scope: &TenantScope, row: &Model, now: Timestamp) -> Result<Need, DbErr> {
+/// What a session asks of a worker.
+///
+/// # Errors
+/// As the driver.
+pub(super) async fn need(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    row: &Model,
+    now: Timestamp,
+) -> Result<Need, DbErr> {
     let pool = plans::pool(tx, scope, now).await?;
     Ok(Need { network: row.network.into(), store: row.store_id.clone(), pool })
 }
@@ -260,7 +273,12 @@ async fn place(
 ) -> Result<Option<worker::Model>, DbErr> {
     let need = need(tx, scope, row, now).await?;
     let fleet = placement::snapshot(tx, scope, now).await?;
-    for candidate in placement::rank(&need, &fleet) {
+    let mut able = placement::rank(&need, &fleet);
+    if let Some(to) = row.move_to.take() {
+        // Where it is to be moved to comes first, where it was let go comes last.
+        able.sort_by_key(|candidate| (candidate.id != to, row.worker_id.as_ref() == Some(&candidate.id)));
+    }
+    for candidate in able {
         if !placement::reserve(tx, &candidate.id).await? {
             continue;
         }
@@ -287,6 +305,7 @@ async fn release(tx: &DatabaseTransaction, row: &mut Model, end: End, now: Times
     if let Some(left) = row.worker_id.take() {
         placement::give_back(tx, &left).await?;
     }
+    row.move_to = None;
     row.placement_note = None;
     row.reconcile_failures = 0;
     row.reconcile_at = NEVER;

@@ -234,6 +234,7 @@ pub async fn create(
         acted_intent_seq: 0,
         store_id: None,
         worker_id: None,
+        move_to: None,
         generation: 0,
         placed_at: None,
         placement_note: None,

@@ -7,16 +7,25 @@
 //! One job goes through the steps. Each looks at how things stand and says when to look again, so a crash, a replica that takes
 //! over or an archive that fails changes nothing but the time it takes.
 //!
-//! **Invariants.** Nothing is deleted without a ready archive that was begun after the sessions had stopped. A deletion that was
-//! taken back leaves everything but the sessions, which stay stopped, as it was. Whether it still can be is one row's question: the
-//! point of no return is written before anything of the tenant goes.
+//! **Rest.** That nobody wishes a session to run says little: its worker may be away, or still have rows to ship. A session rests when no
+//! worker has it any more. Its placement is given up only at a worker's word that it has let go with an empty outbox
+//! ([`crate::sessions`]), or that its state is erased, before which the outbox is emptied too; a session whose worker is lost is first
+//! placed on another of the same store, which ships what is left. So all that WhatsApp was told we have is stored by then. The
+//! archive waits for that, for [`LETTING_GO`] at most. After that it is made as things are, which the log, the audit logs of the tenant
+//! and of the installation and a counter tell. Until the week is over it is looked again and again: an archive that is older
+//! than the last word of any session that rests now doesn't count, so a worker that comes back late leads to another one.
+//!
+//! **Invariants.** Nothing is deleted without a ready archive that was begun after the last word of each session that rests; and all
+//! of them do, unless that was waited for in vain. A deletion that was taken back leaves everything but the sessions, which stay
+//! stopped, as it was. Whether it still can be is one row's question: the point of no return is written before anything of the
+//! tenant goes.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use sea_orm::{
-    ActiveEnum, ColumnTrait, ConnectionTrait, DatabaseTransaction, EntityTrait, QueryFilter, QueryOrder, QuerySelect,
-    Statement, sea_query::Expr,
+    ActiveEnum, ColumnTrait, Condition, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, PaginatorTrait,
+    QueryFilter, QueryOrder, QuerySelect, Statement, sea_query::Expr,
 };
 use shared::{
     ids::{TenantId, UserId},
@@ -45,6 +54,10 @@ use crate::{
 
 /// How long a deletion can be taken back.
 const GRACE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long after it was asked for the archive waits for sessions that no worker has let go of yet.
+const LETTING_GO: Duration = Duration::from_secs(6 * 3600);
+/// How soon to look again, once there is an archive, whether it still holds everything.
+const LOOK_AGAIN_LATER: Duration = Duration::from_secs(6 * 3600);
 /// How long it is tried to remove the linked devices from their accounts.
 const UNLINKING: Duration = Duration::from_secs(24 * 3600);
 /// How soon to look again whether a step is done.
@@ -53,6 +66,9 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 const SESSIONS: u64 = 50;
 /// How many rows one statement deletes.
 const BATCH: i64 = 1000;
+
+/// What the audit logs say of an archive for which not all sessions rested.
+const ARCHIVED_EARLY: &str = "tenant_archived_early";
 
 /// Everything that belongs to a tenant, what refers to something before that. `$1` is the tenant, `$2` the batch.
 const ROWS: &[&str] = &[
@@ -182,12 +198,15 @@ async fn step(app: &App, id: &TenantId) -> ApiResult<Option<Timestamp>> {
     if tell_sessions(app, &scope, DesiredColumn::Running, &Wish::Stop).await? > 0 {
         return Ok(Some(now.plus(LOOK_AGAIN)));
     }
-    if !has_archive(app, &scope, &tenant, delete_at).await? {
-        return Ok(Some(now.plus(LOOK_AGAIN)));
-    }
     if !decided {
+        let asked_at = delete_at.minus(GRACE);
+        let rest = rest(app, &scope).await?;
+        let waits = rest.restless > 0 && now < asked_at.plus(LETTING_GO);
+        if waits || !has_archive(app, &scope, &tenant, asked_at, rest).await? {
+            return Ok(Some(now.plus(LOOK_AGAIN)));
+        }
         if now < delete_at {
-            return Ok(Some(delete_at));
+            return Ok(Some(delete_at.min(now.plus(LOOK_AGAIN_LATER))));
         }
         // From here on there is no way back, by whichever replica's clock.
         let done = tenant::Entity::update_many()
@@ -241,31 +260,90 @@ async fn tell_sessions(app: &App, scope: &TenantScope, from: DesiredColumn, wish
     Ok(rows.len())
 }
 
-/// Whether there is an archive from after the deletion was asked for; asks for one if not.
-async fn has_archive(app: &App, scope: &TenantScope, tenant: &Tenant, delete_at: Timestamp) -> ApiResult<bool> {
-    let newest = export::Entity::find()
-        .filter(export::Column::TenantId.eq(scope.id().clone()))
-        .filter(export::Column::CreatedAt.gte(delete_at.minus(GRACE)))
-        .order_by_desc(export::Column::Id)
+/// Whether the sessions of a tenant rest.
+#[derive(Debug, Clone, Copy)]
+struct Rest {
+    /// How many a worker may still have, or is yet to have.
+    restless: u64,
+    /// When a worker last said something of one of the others. It doesn't change any more: only who has a session is heard.
+    last_word: Option<Timestamp>,
+}
+
+async fn rest(app: &App, scope: &TenantScope) -> Result<Rest, DbErr> {
+    use sessions::entity::{Column, Entity};
+    // What is to be logged out and has state is going to be placed for it.
+    let restless =
+        Condition::any().add(Column::WorkerId.is_not_null()).add(Column::Desired.eq(DesiredColumn::Running)).add(
+            Condition::all()
+                .add(Column::Desired.is_in([DesiredColumn::LoggedOut, DesiredColumn::Deleted]))
+                .add(Column::StoreId.is_not_null()),
+        );
+    // In this order: one that comes to rest between the two is counted as restless, and not missed.
+    let count = Entity::all_of_tenant(scope).filter(restless.clone()).count(app.db.read()).await?;
+    // Of what was deleted meanwhile, too.
+    let last_word: Option<Option<Timestamp>> = Entity::find()
+        .select_only()
+        .column_as(Column::ObservedAt.max(), "last_word")
+        .filter(Column::TenantId.eq(scope.id().clone()))
+        .filter(restless.not())
+        .into_tuple()
         .one(app.db.read())
         .await?;
-    match newest.map(|row| row.status) {
-        Some(ExportStatus::Ready) => Ok(true),
-        Some(ExportStatus::Running) => Ok(false),
-        Some(ExportStatus::Failed) | None => {
-            let owner = member::Entity::find()
-                .filter(member::Column::TenantId.eq(tenant.id.clone()))
-                .filter(member::Column::Role.eq(Role::Owner.as_str()))
-                .one(app.db.read())
-                .await?
-                .map_or_else(UserId::nil, |member| member.user_id);
-            let tx = app.db.write().await?;
-            exports::request(&tx, scope, &owner).await?;
-            tx.commit().await?;
-            app.bell.ring(JobKind::ExportTenant);
-            Ok(false)
+    Ok(Rest { restless: count, last_word: last_word.flatten() })
+}
+
+/// Whether there is an archive that was begun after the deletion was asked for, and after the last word of the sessions that rest;
+/// asks for one if not.
+async fn has_archive(
+    app: &App,
+    scope: &TenantScope,
+    tenant: &Tenant,
+    asked_at: Timestamp,
+    rest: Rest,
+) -> ApiResult<bool> {
+    let mut counts = Condition::all().add(export::Column::CreatedAt.gte(asked_at));
+    if let Some(last_word) = rest.last_word {
+        counts = counts.add(export::Column::CreatedAt.gt(last_word));
+    }
+    let newest = export::Entity::find()
+        .filter(export::Column::TenantId.eq(scope.id().clone()))
+        // One is made at a time: the one that is being made is waited for, whether it counts or not.
+        .filter(Condition::any().add(counts).add(export::Column::Status.eq(ExportStatus::Running)))
+        .order_by_desc(export::Column::Id)
+        .one(app.db.read())
+        .await?
+        .map(|row| row.status);
+    match newest {
+        Some(ExportStatus::Ready) => return Ok(true),
+        Some(ExportStatus::Running) => return Ok(false),
+        Some(ExportStatus::Failed) | None => {}
+    }
+    let owner = member::Entity::find()
+        .filter(member::Column::TenantId.eq(tenant.id.clone()))
+        .filter(member::Column::Role.eq(Role::Owner.as_str()))
+        .one(app.db.read())
+        .await?
+        .map_or_else(UserId::nil, |member| member.user_id);
+    let tx = app.db.write().await?;
+    exports::request(&tx, scope, &owner).await?;
+    // Told of the first try; what makes one fail can last.
+    let early = rest.restless > 0 && newest.is_none();
+    if early {
+        for log in [scope.id(), &installation()] {
+            audit::system(&app.audit, &tx, log, ARCHIVED_EARLY, ("tenant", scope.id().as_str())).await?;
         }
     }
+    tx.commit().await?;
+    if early {
+        metrics::counter!("tenants_archived_early_total").increment(1);
+        tracing::warn!(
+            tenant = %scope.id(),
+            sessions = rest.restless,
+            "workers did not let go of sessions of a tenant that is to be deleted: its archive is made without waiting any longer"
+        );
+    }
+    app.bell.ring(JobKind::ExportTenant);
+    Ok(false)
 }
 
 /// Deletes every row of the tenant, its archives, and the people who belong to no other; no, if an operator did something else with

@@ -50,6 +50,10 @@ use crate::state::App;
 /// Explains the figures to whoever reads `/metrics`.
 pub(crate) fn describe_metrics() {
     metrics::describe_counter!("tenants_deleted_total", "Tenants that were deleted, with all that they had.");
+    metrics::describe_counter!(
+        "tenants_archived_early_total",
+        "Archives before a deletion that were begun although workers had not let go of all sessions."
+    );
     metrics::describe_counter!("tenant_exports_total", "Archives of tenants, by outcome (ready, failed).");
 }
 

@@ -20,6 +20,7 @@ use super::{
 use crate::{
     auth::{Person, Role, TenantScope},
     error::{ApiResult, Kind},
+    extract::page::Page,
     mail,
     state::App,
     sweep,
@@ -39,6 +40,11 @@ fn dto(row: entity::Model) -> OwnershipOffer {
 /// The offer that stands, if one does.
 pub(super) async fn get<C: ConnectionTrait>(connection: &C, scope: &TenantScope) -> ApiResult<OwnershipOffer> {
     Ok(dto(standing(connection, scope).await?.ok_or(Kind::NotFound)?))
+}
+
+/// The offer that stands, as a page of one or none: for archives.
+pub(super) async fn page<C: ConnectionTrait>(connection: &C, scope: &TenantScope) -> ApiResult<Page<OwnershipOffer>> {
+    Ok(Page { data: standing(connection, scope).await?.map(dto).into_iter().collect(), next_cursor: None })
 }
 
 /// The row of the offer that stands.

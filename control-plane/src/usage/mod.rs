@@ -17,6 +17,7 @@ pub(crate) use facts::page;
 pub use record::{Fact, Meter, record};
 pub use report::Granularity;
 pub use routes::router;
+pub(crate) use routes::{Usage, UsageQuery, used};
 
 /// Explains the figures to whoever reads `/metrics`.
 pub(crate) fn describe_metrics() {

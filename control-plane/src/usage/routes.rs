@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use axum::{Json, extract::State};
+use sea_orm::ConnectionTrait;
 use serde::{Deserialize, Serialize};
 use shared::{problem::FieldError, time::Timestamp};
 use utoipa::{IntoParams, ToSchema};
@@ -14,7 +15,7 @@ use super::{
     report::{self, Granularity, Period},
 };
 use crate::{
-    auth::{Auth, scopes},
+    auth::{Auth, TenantScope, scopes},
     error::{ApiResult, Kind, Refusal},
     extract::ValidQuery,
     openapi::ReadProblems,
@@ -122,17 +123,29 @@ async fn get_usage(
     auth: Auth<scopes::UsageRead>,
     ValidQuery(query): ValidQuery<UsageQuery>,
 ) -> ApiResult<Json<Usage>> {
+    Ok(Json(used(app.db.read(), auth.tenant(), query).await?))
+}
+
+/// What of a tenant was metered.
+///
+/// # Errors
+/// `bad-request` for a period that can't be; as the driver.
+pub(crate) async fn used<C: ConnectionTrait>(
+    connection: &C,
+    scope: &TenantScope,
+    query: UsageQuery,
+) -> ApiResult<Usage> {
     let period = query.period(Timestamp::now())?;
-    let sums = report::sums(app.db.read(), auth.tenant(), period).await?;
+    let sums = report::sums(connection, scope, period).await?;
     let mut totals: BTreeMap<Meter, i64> = BTreeMap::new();
     for ((meter, _), quantity) in &sums {
         *totals.entry(*meter).or_default() += quantity;
     }
-    Ok(Json(Usage {
+    Ok(Usage {
         from: period.from,
         to: period.to,
         granularity: period.granularity,
         data: sums.into_iter().map(|((meter, start), quantity)| UsagePeriod { meter, start, quantity }).collect(),
         totals: totals.into_iter().map(|(meter, quantity)| UsageTotal { meter, quantity }).collect(),
-    }))
+    })
 }

@@ -26,6 +26,8 @@ from world import Recipes, Refused, World
 # A recipe that costs a mail, a phone or a hashed password isn't made for every request.
 RECIPES_PER_OPERATION = 60
 STATEFUL = "all operations in a row"
+# What is everybody's, whatever the fuzzer draws: with another default plan no tenant could make what the others need.
+EVERYBODY_S = {"apply_plans": {"default": "free", "trial": None}}
 # Stands where credentials will be, until it is known which.
 OURS = "ours"
 
@@ -102,6 +104,8 @@ class Drive:
     def before_call(self, case):
         operation = self.id_of(case.operation)
         phase = case.meta.phase if case.meta else None
+        if isinstance(case.body, dict) and not (case.meta and case.meta.is_negative_at(ParameterLocation.BODY)):
+            case.body.update(EVERYBODY_S.get(operation, {}))
         if phase and phase.name == TestPhase.STATEFUL:
             return self.credentials(case, self.world(STATEFUL).owner.token)
         if phase and getattr(phase.data, "scenario", None) == CoverageScenario.UNSPECIFIED_HTTP_METHOD:

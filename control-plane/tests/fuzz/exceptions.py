@@ -91,7 +91,21 @@ EXCEPTIONS = [
         "bad-request",
         "a period must have a beginning before its end and not too far from it: no schema compares two parameters",
         wrong=r"from:(order|too-long)",
-        operations=frozenset({"get_usage"}),
+        operations=frozenset({"get_usage", "get_usage_of_tenant"}),
+    ),
+    Exception_(
+        "RejectedPositiveData",
+        "validation",
+        "which plans there are, and in which versions, stands in no schema",
+        wrong=r"/plan:unknown-plan",
+        operations=frozenset({"assign_plan", "begin_trial"}),
+    ),
+    Exception_(
+        "RejectedPositiveData",
+        "validation",
+        "each plan is there once, and a schema doesn't compare one field of each",
+        wrong=r":twice",
+        operations=frozenset({"apply_plans"}),
     ),
 ]
 

@@ -187,6 +187,23 @@ class World:
 
         return self.thing("delivery", make)
 
+    def job(self, state):
+        """A job of the tenant's that was given up, or waits: no call makes one, nor says which waits."""
+
+        def make():
+            job = "job_0" + "".join(secrets.choice("0123456789abcdefghjkmnpqrstvwxyz") for _ in range(25))
+            delivery, now = self.delivery(), int(time.time() * 1000)
+            run_at, attempts, finished_at = (now, 8, now) if state == "dead" else (now + 3_600_000, 0, "NULL")
+            self.servers.sql(f"UPDATE deliveries SET status = 'failed' WHERE id = '{delivery}'")
+            self.servers.sql(
+                "INSERT INTO jobs (id, tenant_id, kind, lane, state, run_at, attempts, max_attempts, subject, created_at, finished_at) "
+                f"VALUES ('{job}', '{self.owner.tenant}', 'webhooks.deliver', '{job}', '{state}', {run_at}, {attempts}, 8, "
+                f"'{delivery}', {now}, {finished_at})"
+            )
+            return job
+
+        return self.thing(state + " job", make)
+
     def message(self):
         body = {"session_id": self.connected(), "to": "+15550109999", "type": "text", "text": {"body": "Hi"}}
         return self.make("message", "messages/send", body)["id"]
@@ -448,4 +465,27 @@ class Recipes:
     def get_tenant_as_operator(self, world):
         return {"path": world.owner.tenant}
 
-    suspend_tenant = resume_tenant = get_tenant_as_operator
+    suspend_tenant = resume_tenant = get_usage_of_tenant = get_tenant_as_operator
+    get_plan_of_tenant = unassign_plan = end_trial = override_plan = replace_overrides = get_tenant_as_operator
+
+    def assign_plan(self, world):
+        return {"path": world.owner.tenant, "body": {"plan": "free", "version": None}}
+
+    def begin_trial(self, world):
+        return {"path": world.owner.tenant, "body": {"plan": "free"}}
+
+    def list_plan_versions(self, world):
+        return {"path": "free"}
+
+    def move_session(self, world):
+        # Whatever the fuzzer has told the workers: both take sessions.
+        operator = Api(self.servers.url, self.operator())
+        for worker in WORKERS:
+            operator.post(f"admin/workers/{worker}/uncordon")
+        return {"path": world.connected(), "body": {"worker_id": None}}
+
+    def redrive_job(self, world):
+        return {"path": world.job("dead")}
+
+    def cancel_job(self, world):
+        return {"path": world.job("ready")}

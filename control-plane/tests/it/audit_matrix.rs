@@ -14,8 +14,14 @@ use rstest::rstest;
 use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 use serde_json::{Value, json};
 use shared::{
+    identity::SigningKey,
     ids::{TenantId, UserId},
-    wire::{linking::Passkey, session::Observed},
+    time::Timestamp,
+    wire::{
+        linking::Passkey,
+        session::Observed,
+        worker::{Join, ReAttach},
+    },
 };
 
 use crate::{
@@ -309,6 +315,31 @@ async fn ready(mint: &Mint<'_>, worker: &FakeWorker, world: &World, operation: O
                 }
                 "disable_operator_second_factor" | "renew_operator_recovery_codes" => {
                     switched_on().await;
+                    operation
+                }
+                "cancel_job" => {
+                    let wait =
+                        "UPDATE jobs SET state = 'ready', attempts = 0, run_at = $1, finished_at = NULL WHERE id = $2";
+                    let late = Timestamp::now().as_millis() + 3_600_000;
+                    app.sql(wait, [late.into(), world.id("job").into()]).await;
+                    operation
+                }
+                "move_session" => {
+                    let session = world.id("ses").parse().unwrap();
+                    let start = format!("/api/v1/sessions/{session}/start");
+                    let start = app.request(reqwest::Method::POST, &start).bearer_auth(&owner.token);
+                    assert!(Answer::of(start).await.status.is_success());
+                    worker.told(&session, |_| true).await;
+                    // A worker that takes this tenant's sessions only.
+                    let key = SigningKey::generate().unwrap();
+                    let other = FakeWorker::listening(app, "worker-2", key, worker.store.clone()).await;
+                    let pool = Some("of-one".to_owned());
+                    assert_eq!(other.join(&Join { pool, ..other.join_body() }).await.status, 200);
+                    let attached = other.post("re-attach", &ReAttach { incarnation: other.incarnation() }).await;
+                    assert_eq!(attached.status, 200, "{attached:?}");
+                    let path = format!("/api/v1/admin/tenants/{tenant}/overrides");
+                    let its = app.request(reqwest::Method::PUT, &path).json(&json!({"pool": "of-one"}));
+                    assert_eq!(Answer::of(its.bearer_auth(&token)).await.status, 200);
                     operation
                 }
                 _ => operation,

@@ -12,10 +12,17 @@ use reqwest::Method;
 use rstest::rstest;
 use sea_orm::{ConnectionTrait, Statement};
 use serde_json::{Value, json};
+use shared::{
+    ids::ExportId,
+    time::Timestamp,
+    wire::session::{Desired, Observed, PutSession},
+};
 
 use crate::{
+    exports::lines,
     fleet::FakeWorker,
     harness::{Answer, Engine, Owner, TestApp},
+    ingest::text,
     parts::eventually,
 };
 
@@ -43,6 +50,58 @@ async fn hurried(app: &TestApp, what: &str, mut condition: impl AsyncFnMut() -> 
     .await;
 }
 
+/// Has the job of the only deletion look once how things stand, and waits until it has.
+async fn look(app: &TestApp) {
+    eventually("the job waits", async || {
+        app.sql("UPDATE jobs SET run_at = 0 WHERE kind = 'tenants.delete' AND state = 'ready'", []).await == 1
+    })
+    .await;
+    app.app().bell.ring(JobKind::DeleteTenant);
+    eventually("the job has looked", async || {
+        app.count("SELECT COUNT(*) FROM jobs WHERE kind = 'tenants.delete' AND state = 'ready' AND run_at > 0").await
+            == 1
+    })
+    .await;
+}
+
+/// As if the deletion had been asked for so much earlier.
+async fn hours_pass(app: &TestApp, hours: i64) {
+    let shift = "UPDATE tenants SET delete_at = delete_at - $1 WHERE status = 'deleting'";
+    assert_eq!(app.sql(shift, [(hours * 3_600_000).into()]).await, 1);
+}
+
+/// The archives that are ready, the newest first.
+async fn archives(app: &TestApp, who: &Owner) -> Vec<Vec<u8>> {
+    let exports = get(app, who, "/api/v1/tenant/exports").await.json();
+    let mut archives = Vec::new();
+    for export in exports["data"].as_array().unwrap().iter().filter(|export| export["status"] == "ready") {
+        let path = format!("/api/v1/tenant/exports/{}/archive", export["id"].as_str().unwrap());
+        let file = app.get(&path).bearer_auth(&who.access_token).send().await.unwrap();
+        archives.push(file.bytes().await.unwrap().to_vec());
+    }
+    archives
+}
+
+/// The texts of the messages in an archive, the newest first.
+fn texts(archive: &[u8]) -> Vec<String> {
+    let messages = lines(archive, "messages.jsonl");
+    messages.iter().map(|message| message["text"]["body"].as_str().unwrap().to_owned()).collect()
+}
+
+/// A session that a worker has reported as connected, and of which it has shipped one message.
+async fn connected(app: &TestApp, who: &Owner, worker: &FakeWorker) -> PutSession {
+    let id = session(app, who).await.parse().unwrap();
+    let put = worker.told(&id, |_| true).await;
+    worker.report(&id, Observed::Connected).await;
+    assert_eq!(worker.ship(&put, 1, &[text("A1", "early")]).await.status, 200);
+    put
+}
+
+/// What both audit logs say of archives that were made without waiting any longer.
+async fn archived_early(app: &TestApp) -> i64 {
+    app.count("SELECT COUNT(*) FROM audit_log WHERE operation = 'tenant_archived_early'").await
+}
+
 async fn has_archive(app: &TestApp, who: &Owner) -> bool {
     let exports = get(app, who, "/api/v1/tenant/exports").await.json();
     exports["data"].as_array().unwrap().iter().any(|export| export["status"] == "ready")
@@ -56,7 +115,7 @@ async fn session(app: &TestApp, who: &Owner) -> String {
 }
 
 /// Every table with a column of this name.
-async fn tables_with(app: &TestApp, column: &str) -> Vec<String> {
+pub async fn tables_with(app: &TestApp, column: &str) -> Vec<String> {
     let db = &app.app().db;
     let query = if db.engine() == sea_orm::DbBackend::Postgres {
         "SELECT table_name AS name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = $1"
@@ -114,6 +173,123 @@ async fn a_deletion_stops_and_exports_first_and_can_be_taken_back_for_a_week(#[c
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_worker_ships_before_it_lets_go_is_in_the_archive(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let worker = FakeWorker::active(&app, "w1").await;
+    let put = connected(&app, &owner, &worker).await;
+    assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
+    let stopping = worker.told(&put.session_id, |put| put.desired == Desired::Stopped).await;
+    // Told, but not at rest: nothing is archived, however often it is looked.
+    for _ in 0..3 {
+        look(&app).await;
+        assert_eq!(app.count("SELECT COUNT(*) FROM exports").await, 0);
+    }
+    // One from before the worker's last word, as a deletion by an older version left it.
+    let values = [
+        ExportId::new().as_str().into(),
+        owner.tenant_id.as_str().into(),
+        owner.user_id.as_str().into(),
+        Timestamp::now().into(),
+        i64::MAX.into(),
+    ];
+    app.sql(
+        "INSERT INTO exports (id, tenant_id, requested_by, status, created_at, finished_at, expires_at) \
+         VALUES ($1, $2, $3, 'ready', $4, $4, $5)",
+        values,
+    )
+    .await;
+    assert_eq!(worker.ship(&stopping, 2, &[text("A2", "late")]).await.status, 200);
+    worker.report(&put.session_id, Observed::Stopped { reason: None }).await;
+    hurried(&app, "there is an archive of its own", async || {
+        app.count("SELECT COUNT(*) FROM exports WHERE status = 'ready' AND bytes IS NOT NULL").await == 1
+    })
+    .await;
+    app.sql("DELETE FROM exports WHERE bytes IS NULL", []).await;
+    assert_eq!(texts(&archives(&app, &owner).await[0]), ["late", "early"]);
+    look(&app).await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM exports").await, 1, "one is enough");
+    assert_eq!(archived_early(&app).await, 0);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_worker_that_takes_over_ships_is_in_the_archive(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let lost = FakeWorker::active(&app, "w1").await;
+    let put = connected(&app, &owner, &lost).await;
+    let key = shared::identity::SigningKey::generate().unwrap();
+    let other = FakeWorker::listening(&app, "w2", key, lost.store.clone()).await;
+    other.come().await;
+    other.beat().await;
+    // It goes with rows in its store, and no word.
+    drop(lost);
+    assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
+    look(&app).await;
+    app.app().fleet.listening.set(Timestamp::now().minus(std::time::Duration::from_secs(60)));
+    app.sql("UPDATE workers SET last_beat_at = 0 WHERE id = 'w1'", []).await;
+    let taken = other.told(&put.session_id, |put| put.desired == Desired::Stopped).await;
+    assert!(taken.generation > put.generation, "{taken:?}");
+    look(&app).await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM exports").await, 0, "it rests on no worker's word yet");
+    assert_eq!(other.ship(&taken, 2, &[text("A2", "late")]).await.status, 200);
+    other.report(&put.session_id, Observed::Stopped { reason: None }).await;
+    hurried(&app, "there is an archive", async || has_archive(&app, &owner).await).await;
+    assert_eq!(texts(&archives(&app, &owner).await[0]), ["late", "early"]);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_never_answers_delays_a_deletion_for_hours_only_and_both_logs_say_so(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let worker = FakeWorker::active(&app, "w1").await;
+    let put = connected(&app, &owner, &worker).await;
+    let silent = connected(&app, &owner, &worker).await;
+    assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
+    hours_pass(&app, 5).await;
+    look(&app).await;
+    look(&app).await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM exports").await, 0);
+    hours_pass(&app, 1).await;
+    hurried(&app, "there is an archive", async || has_archive(&app, &owner).await).await;
+    let first = archives(&app, &owner).await;
+    assert_eq!((first.len(), texts(&first[0])), (1, vec!["early".to_owned(), "early".to_owned()]));
+    let told = |entry: &Value| entry["operation"] == "tenant_archived_early" && entry["actor"]["type"] == "system";
+    assert!(lines(&first[0], "audit-log.jsonl").iter().any(told), "the archive says so itself");
+    assert_eq!(archived_early(&app).await, 2, "once in each log");
+    look(&app).await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM exports").await, 1, "it is good enough while nobody comes back");
+
+    // It comes back for one of the two: what it still had gets into another archive.
+    let stopping = worker.told(&put.session_id, |put| put.desired == Desired::Stopped).await;
+    assert_eq!(worker.ship(&stopping, 2, &[text("A2", "late")]).await.status, 200);
+    worker.report(&put.session_id, Observed::Stopped { reason: None }).await;
+    hurried(&app, "there is another archive", async || archives(&app, &owner).await.len() == 2).await;
+    assert_eq!(texts(&archives(&app, &owner).await[0])[0], "late");
+    // What goes on saying that it runs delays nothing.
+    worker.report(&silent.session_id, Observed::Reconnecting).await;
+    look(&app).await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM exports").await, 2);
+
+    hours_pass(&app, 8 * 24).await;
+    let left = format!("SELECT COUNT(*) FROM tenants WHERE id = '{}'", owner.tenant_id);
+    hurried(&app, "the tenant is gone", async || app.count(&left).await == 0).await;
+    assert_eq!(archived_early(&app).await, 2, "the installation's log keeps what it said of each archive");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#[case] engine: Engine) {
     let Some(app) = TestApp::start(engine).await else { return };
     let owner = app.sign_up().await;
@@ -138,6 +314,7 @@ async fn a_deleted_tenant_leaves_no_row_and_no_person_who_belongs_nowhere_else(#
     audit::seal(app.app()).await.unwrap();
     heads::export(app.app()).await.unwrap();
     assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
+    hours_pass(&app, 6).await;
     hurried(&app, "there is an archive", async || has_archive(&app, &owner).await).await;
     // The week is over, and so is the day in which workers are to remove the linked devices: none is here.
     let before = shared::time::Timestamp::now().as_millis() - 25 * 3_600_000;

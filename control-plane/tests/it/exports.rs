@@ -11,8 +11,10 @@ use shared::{
 };
 
 use crate::{
+    deletion::tables_with,
     harness::{Answer, Engine, Owner, TestApp},
     parts::eventually,
+    plans::{limit, plans},
     s3_server::{ACCESS_KEY, S3Server, Store, settings},
 };
 
@@ -33,11 +35,76 @@ async fn time_passes(app: &TestApp) {
 }
 
 /// The lines of one file of the archive.
-fn lines(archive: &[u8], name: &str) -> Vec<Value> {
+pub fn lines(archive: &[u8], name: &str) -> Vec<Value> {
     let mut zip = zip::ZipArchive::new(Cursor::new(archive)).unwrap();
     let mut text = String::new();
     zip.by_name(name).unwrap().read_to_string(&mut text).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// Where the rows of a table go.
+fn file_of(table: &str) -> Option<&'static str> {
+    Some(match table {
+        "members" => "members.jsonl",
+        "logins" => "logins.jsonl",
+        "invitations" => "invitations.jsonl",
+        "ownership_offers" => "ownership-offer.jsonl",
+        "subscriptions" => "subscription.jsonl",
+        "quota_counters" => "quota.jsonl",
+        "api_keys" => "api-keys.jsonl",
+        "sessions" => "sessions.jsonl",
+        "messages" => "messages.jsonl",
+        "events" => "events.jsonl",
+        "webhooks" => "webhooks.jsonl",
+        "deliveries" => "deliveries.jsonl",
+        "usage_facts" => "usage.jsonl",
+        "audit_log" => "audit-log.jsonl",
+        _ => return None,
+    })
+}
+
+/// What we keep for ourselves: answers to repeat, work to do, seals, and the archives.
+const WITHOUT_A_FILE: [&str; 5] = ["audit_heads", "exports", "idempotency_keys", "job_turns", "jobs"];
+
+const JUNE: i64 = 1_780_272_000_000;
+const JULY: i64 = 1_782_864_000_000;
+
+/// A plan, something decided otherwise, two months of which units were used, and somebody who is to be the owner.
+async fn give_a_plan(app: &TestApp, owner: &Owner) {
+    let tenant = owner.tenant_id.as_str();
+    plans(app, &["assign", tenant, "free"]).await;
+    plans(app, &["override", tenant, "--limit", "sessions=77", "--feature", "whatsapp=on"]).await;
+    for (month, stripe, used) in [(JUNE, 0, 3_i64), (JULY, 0, 4), (JULY, 1, 5), (JULY, -1, 0)] {
+        let values = [tenant.into(), month.into(), stripe.into(), used.into()];
+        app.sql(
+            "INSERT INTO quota_counters (tenant_id, quota, period, stripe, used) \
+             VALUES ($1, 'messages_per_month', $2, $3, $4)",
+            values,
+        )
+        .await;
+    }
+    let admin = "SELECT user_id FROM members WHERE role = 'admin'";
+    let offer = format!(
+        "INSERT INTO ownership_offers (tenant_id, to_user_id, created_at, expires_at) \
+         VALUES ($1, ({admin}), 0, 9000000000000)"
+    );
+    app.sql(&offer, [tenant.into()]).await;
+}
+
+#[track_caller]
+fn assert_plan(archive: &[u8]) {
+    let plan = &lines(archive, "plan.jsonl")[0];
+    assert_eq!((&plan["plan"], &plan["source"]), (&json!("free"), &json!("subscription")), "{plan}");
+    assert_eq!(limit(plan, "sessions"), (json!(77), 1));
+    let subscription = &lines(archive, "subscription.jsonl")[0];
+    assert_eq!((&subscription["plan"], &subscription["version"]), (&json!("free"), &json!(1)), "{subscription}");
+    let overrides = json!({"features": {"whatsapp": true}, "limits": {"sessions": 77}});
+    assert_eq!(subscription["overrides"], overrides);
+    let quota = [
+        json!({"quota": "messages_per_month", "month": "2026-07-01T00:00:00.000Z", "used": 9}),
+        json!({"quota": "messages_per_month", "month": "2026-06-01T00:00:00.000Z", "used": 3}),
+    ];
+    assert_eq!(lines(archive, "quota.jsonl"), quota);
 }
 
 #[rstest]
@@ -54,6 +121,7 @@ async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_sec
     let owner = app.sign_up().await;
     let stranger = app.sign_up().await;
     let admin = app.colleague(&owner, "admin").await;
+    give_a_plan(&app, &owner).await;
     let session = json!({"name": "s", "network": "sandbox", "start": false});
     assert_eq!(Answer::of(app.post("/api/v1/sessions", &session).bearer_auth(&owner.access_token)).await.status, 201);
     let webhook = json!({"url": "https://93.184.216.34/hook", "event_types": ["*"]});
@@ -96,6 +164,12 @@ async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_sec
     assert_eq!(get(&app, &owner, &path).await.json()["bytes"], archive.len());
 
     assert_eq!(lines(&archive, "members.jsonl").len(), 2);
+    assert_plan(&archive);
+    let logins = lines(&archive, "logins.jsonl");
+    let who: Vec<_> = logins.iter().map(|login| login["user_id"].as_str().unwrap()).collect();
+    assert_eq!(who, [admin.user_id.as_str(), owner.user_id.as_str()], "of this account, the newest first");
+    assert!(logins.iter().all(|login| login["device"].is_string() && login["revoked_at"].is_null()), "{logins:?}");
+    assert_eq!(lines(&archive, "ownership-offer.jsonl")[0]["to_user_id"], admin.user_id);
     assert_eq!(lines(&archive, "sessions.jsonl").len(), 1);
     assert_eq!(lines(&archive, "webhooks.jsonl").len(), 1);
     assert_eq!(lines(&archive, "api-keys.jsonl")[0]["last_four"], key[key.len() - 4..]);
@@ -107,8 +181,17 @@ async fn an_export_holds_all_of_the_tenant_in_order_nothing_of_others_and_no_sec
     for index in 0..zip.len() {
         let mut text = String::new();
         zip.by_index(index).unwrap().read_to_string(&mut text).unwrap();
-        for hidden in [&key, &secret, &stranger.tenant_id, &stranger.user_id] {
+        for hidden in [&key, &secret, &stranger.tenant_id, &stranger.user_id, &owner.refresh_token, &owner.password] {
             assert!(!text.contains(hidden.as_str()), "file {index}");
+        }
+        for hidden in ["$argon2", "_hash", "sealed"] {
+            assert!(!text.contains(hidden), "file {index}");
+        }
+    }
+    for table in tables_with(&app, "tenant_id").await {
+        match file_of(&table) {
+            Some(file) => assert!(zip.by_name(file).is_ok(), "{file} of {table}"),
+            None => assert!(WITHOUT_A_FILE.contains(&table.as_str()), "{table} is in no file"),
         }
     }
 

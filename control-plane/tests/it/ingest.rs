@@ -28,7 +28,8 @@ fn message(wa_id: &str, body: InboundBody) -> OutboxEvent {
     })
 }
 
-fn text(wa_id: &str, body: &str) -> OutboxEvent {
+/// A text that came in.
+pub fn text(wa_id: &str, body: &str) -> OutboxEvent {
     message(wa_id, InboundBody::Content { content: Content::Text { body: body.into() } })
 }
 

@@ -15,7 +15,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use shared::{
     identity::SigningKey,
-    ids::{DeliveryId, ExportId, KeyId, LoginId, MessageId, UserId},
+    ids::{DeliveryId, ExportId, JobId, KeyId, LoginId, MessageId, UserId},
     time::Timestamp,
 };
 
@@ -188,6 +188,11 @@ impl World {
         let insert = "INSERT INTO deliveries (id, tenant_id, webhook_id, event_id, event_type, status, created_at, \
                       completed_at) VALUES ($1, $2, $3, $1, 'message.received', 'failed', 0, 1)";
         app.sql(insert, [delivery.as_str().into(), tenant.into(), webhook.as_str().into()]).await;
+        let job = JobId::new().to_string();
+        let insert = "INSERT INTO jobs (id, tenant_id, kind, lane, state, run_at, attempts, max_attempts, subject, created_at, \
+                      finished_at) VALUES ($1, $2, 'webhooks.deliver', $3, 'dead', 0, 8, 8, $3, 0, $4)";
+        let now = Timestamp::now().as_millis();
+        app.sql(insert, [job.as_str().into(), tenant.into(), delivery.as_str().into(), now.into()]).await;
         world.ids = BTreeMap::from([
             ("ten", world.tenant.clone()),
             ("usr", colleague.user_id),
@@ -199,6 +204,7 @@ impl World {
             ("msg", message),
             ("dlv", delivery),
             ("exp", export),
+            ("job", job),
         ]);
         world
     }

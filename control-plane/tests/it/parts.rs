@@ -75,6 +75,7 @@ impl Parts {
             outbound,
             objects,
             fleet,
+            leaving: CancellationToken::new(),
             stop: CancellationToken::new(),
         })
     }

@@ -23,7 +23,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use self::problem::Refusal;
 use crate::{node::Node, supervisor::Supervisor};
 
-/// The largest request body, in bytes: a full batch of the longest texts.
+/// The largest request body, in bytes. The control plane ends a batch at 2 MiB of JSON and one message.
 const MAX_BODY: usize = 4 << 20;
 
 /// What the API works with.

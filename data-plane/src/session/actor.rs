@@ -230,7 +230,7 @@ impl Actor {
         }
     }
 
-    /// Lets go of the session. If the store doesn't take it, the lease's end does.
+    /// Lets go of the session. If the store doesn't take it, whoever wants the session has the worker's lease keeper do it.
     async fn release(&self, fence: &Fence) {
         if let Err(error) = fence.release().await {
             tracing::warn!(session = %self.id, %error, "the fence was not released");

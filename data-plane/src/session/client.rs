@@ -65,18 +65,29 @@ pub struct Link {
     /// How many there had been when the last login was complete.
     logged_in_on: AtomicU64,
     connected: AtomicBool,
+    /// No further message is to be written.
+    closing: AtomicBool,
     client: OnceLock<Weak<Client>>,
 }
 
 impl Link {
-    /// The client, if it is connected.
+    /// The client, if messages may be written.
     pub fn connected_client(&self) -> Option<Arc<Client>> {
+        self.live_client().filter(|_| self.takes_sends())
+    }
+
+    /// The client, if it is connected, also while it is being closed.
+    pub fn live_client(&self) -> Option<Arc<Client>> {
         let client = self.client.get()?.upgrade()?;
-        (self.takes_sends() && client.is_connected()).then_some(client)
+        (self.is_up() && client.is_connected()).then_some(client)
     }
 
     /// Whether messages may be written: its login is complete, on the socket of the moment, and it isn't being closed.
     pub fn takes_sends(&self) -> bool {
+        self.is_up() && !self.closing.load(Ordering::Acquire)
+    }
+
+    fn is_up(&self) -> bool {
         self.connected.load(Ordering::Acquire) && !self.redialled() && !self.backend.is_poisoned()
     }
 
@@ -145,6 +156,7 @@ impl Running {
             sockets: Arc::default(),
             logged_in_on: AtomicU64::new(0),
             connected: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             client: OnceLock::new(),
         });
         let (signals, from_events) = mpsc::channel(events::CAPACITY);
@@ -189,14 +201,21 @@ impl Running {
         self.handle.client()
     }
 
+    /// Writes no further message, and gives WhatsApp a while to say what became of those that were written.
+    pub async fn last_words(&self) {
+        let first = !self.link.closing.swap(true, Ordering::AcqRel);
+        let connected = first && self.link.live_client().is_some();
+        if connected && timeout(LAST_WORDS, self.link.acks.none_left()).await.is_err() {
+            let session = self.link.backend.session_id();
+            tracing::info!(%session, "closing before WhatsApp has said what became of every message");
+        }
+    }
+
     /// Disconnects with a flush: what was received is acknowledged, what was sent is recorded. No further message is written,
     /// and WhatsApp gets a while to say what became of those that were: without their socket no word would come.
     pub async fn close(self) {
         let session = self.link.backend.session_id().clone();
-        let connected = self.link.connected.swap(false, Ordering::AcqRel) && self.handle.client().is_connected();
-        if connected && timeout(LAST_WORDS, self.link.acks.none_left()).await.is_err() {
-            tracing::info!(%session, "closing before WhatsApp has said what became of every message");
-        }
+        self.last_words().await;
         self.link.down();
         if timeout(CLOSE, self.handle.shutdown()).await.is_err() {
             tracing::warn!(%session, "the client did not close in time, aborting it");

@@ -224,7 +224,11 @@ async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, dead
         } else if one.item.expires_at <= Utc::now() {
             Some(SendOutcome::Expired)
         } else {
-            not_on_whatsapp(client, &one.to).await.then(|| invalid("not_on_whatsapp"))
+            match look_up(client, &one.to, deadline).await {
+                Lookup::Somebody => None,
+                Lookup::Nobody => Some(invalid("not_on_whatsapp")),
+                Lookup::Late => Some(SendOutcome::ChatBlocked),
+            }
         };
         let heard_before = one.outcome.borrow().clone();
         let refusal = match (refusal, heard_before) {
@@ -244,8 +248,8 @@ async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, dead
             (_, Progress::Over(_)) => Some(SendOutcome::NotConnected),
         };
         if let Some(outcome) = refusal {
-            // What waits behind a message that wasn't written for lack of a connection would overtake it.
-            stuck |= outcome == SendOutcome::NotConnected;
+            // What waits behind a message that will be tried again would overtake it.
+            stuck |= matches!(outcome, SendOutcome::NotConnected | SendOutcome::ChatBlocked);
             chat.unwritten.push((one.item.wa_id, outcome.clone()));
             chat.outcomes.push((one.at, outcome));
             continue;
@@ -253,7 +257,8 @@ async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, dead
         // A task of its own: if its caller's time is up it goes on, and the acknowledgement finds it.
         let (task_link, task_client) = (Arc::clone(link), Arc::clone(client));
         let (item, to, mut outcome) = (one.item, one.to, one.outcome);
-        link.runtime.run(async move { write(&task_link, &task_client, item, to).await });
+        let word = outcome.clone();
+        link.runtime.run(async move { write(&task_link, &task_client, item, to, &word).await });
         stuck = !may_go_on(&mut outcome, deadline).await;
         written.push((one.at, outcome));
     }
@@ -279,7 +284,7 @@ async fn may_go_on(outcome: &mut Outcome, deadline: Instant) -> bool {
 fn is_through(outcome: &SendOutcome) -> bool {
     match outcome {
         SendOutcome::Acked { .. } | SendOutcome::Expired | SendOutcome::Invalid { .. } => true,
-        // Too many, or WhatsApp's own trouble: the same message will be tried again.
+        // Too many, or WhatsApp's own trouble: what follows at once would fare no better.
         SendOutcome::Nacked { code } => *code != 429 && *code < 500,
         SendOutcome::Pending
         | SendOutcome::UnknownHeld
@@ -300,7 +305,11 @@ async fn heard(mut outcome: Outcome, deadline: Instant) -> SendOutcome {
 }
 
 /// Hands one message to the library. If that fails before anything was written, the try is withdrawn.
-async fn write(link: &Link, client: &Client, item: SendItem, to: Jid) {
+async fn write(link: &Link, client: &Client, item: SendItem, to: Jid, word: &Outcome) {
+    // The word on an earlier try may have come since it was looked for.
+    if *word.borrow() != Progress::OnItsWay {
+        return;
+    }
     let Content::Text { body } = item.content;
     let mut entry = Unfinished { link, wa_id: &item.wa_id, written: false };
     let socket = link.acks.socket();
@@ -315,6 +324,8 @@ async fn write(link: &Link, client: &Client, item: SendItem, to: Jid) {
             let unwritten = match error {
                 SendError::NotLoggedIn | SendError::Client(ClientError::NotConnected) => SendOutcome::NotConnected,
                 SendError::InvalidRequest(_) => invalid("recipient"),
+                // The library asks for devices and keys before it writes, and nothing afterwards.
+                SendError::Iq(_) => failed("lookup"),
                 // The frame may be with the kernel.
                 _ => return,
             };
@@ -343,14 +354,28 @@ impl Drop for Unfinished<'_> {
     }
 }
 
-/// Whether WhatsApp says that there is nobody. Asked only of numbers that we know nothing of; no answer counts as no.
-async fn not_on_whatsapp(client: &Client, to: &Jid) -> bool {
+/// Whom WhatsApp knows under a number.
+enum Lookup {
+    /// Somebody, as far as we know.
+    Somebody,
+    Nobody,
+    /// The caller's time was up before WhatsApp answered.
+    Late,
+}
+
+/// Asks of numbers that we know nothing of whether they are on WhatsApp; no answer doesn't count as no.
+async fn look_up(client: &Client, to: &Jid, deadline: Instant) -> Lookup {
     if !to.is_pn() || !matches!(client.get_lid_pn_entry(to).await, Ok(None)) {
-        return false;
+        return Lookup::Somebody;
     }
-    match timeout(LOOKUP, client.contacts().is_on_whatsapp(std::slice::from_ref(to))).await {
+    let patience = Instant::now() + LOOKUP;
+    match timeout_at(patience.min(deadline), client.contacts().is_on_whatsapp(std::slice::from_ref(to))).await {
         // WhatsApp may answer under another spelling of the number, or leave out what it doesn't know.
-        Ok(Ok(answers)) => answers.iter().all(|answer| !answer.is_registered && answer.contact_error.is_none()),
-        Ok(Err(_)) | Err(_) => false,
+        Ok(Ok(answers)) if answers.iter().all(|answer| !answer.is_registered && answer.contact_error.is_none()) => {
+            Lookup::Nobody
+        }
+        Ok(_) => Lookup::Somebody,
+        Err(_) if deadline < patience => Lookup::Late,
+        Err(_) => Lookup::Somebody,
     }
 }

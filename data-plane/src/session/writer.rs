@@ -1,7 +1,8 @@
 //! Acknowledgements, receipts and placeholders on their way into the store: one task for each client, in order.
 //!
 //! An acknowledgement must not be lost: if its commit fails, or the queue is full, the session's store handle is poisoned
-//! and the try becomes one whose outcome isn't known. A receipt is a hint: a queue that is half full drops it, and counts that.
+//! and the try becomes one whose outcome isn't known. A receipt is a hint: a queue that is half full, or a full outbox, drops it,
+//! and counts that.
 //!
 //! What comes together is one commit: an acknowledgement, which somebody waits for, takes along the receipts that lie in line.
 
@@ -137,7 +138,14 @@ async fn commit(link: &Link, Gathered { words, others }: Gathered) -> Result<(),
     if words.is_empty() && others.is_empty() {
         return Ok(());
     }
-    let acks = link.backend.journal_ack(&words, &others).await?;
+    let hints = words.is_empty() && others.iter().all(|event| matches!(event, OutboxEvent::Receipt { .. }));
+    let acks = match link.backend.journal_ack(&words, &others).await {
+        Err(StoreError::OutboxFull { .. }) if hints => {
+            metrics::counter!("data_plane_receipts_dropped_total").increment(others.len() as u64);
+            return Ok(());
+        }
+        acks => acks?,
+    };
     link.shipper.ring_soon(link.backend.session_id());
     for (word, ack) in words.into_iter().zip(acks) {
         if let JournalAck::Recorded { .. } = &ack {

@@ -118,6 +118,13 @@ impl Database {
     async fn migrate(&self) -> Result<()> {
         let tx = self.begin().await?;
         if self.engine == Engine::Postgres {
+            // The deadlines of other statements are too short for a large table, and for the wait until others have migrated.
+            tx.execute_unprepared(
+                "SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0; \
+                 SET LOCAL idle_in_transaction_session_timeout = 0",
+            )
+            .await
+            .map_err(failed("prepare for migration"))?;
             tx.execute_raw(self.engine.statement("SELECT pg_advisory_xact_lock($1)", [MIGRATION_LOCK.into()]))
                 .await
                 .map_err(failed("lock for migration"))?;

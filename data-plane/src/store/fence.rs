@@ -19,7 +19,7 @@ use shared::{
 };
 
 use super::{
-    FencedBackend, Lease, Result, Store, StoreError,
+    FencedBackend, Lease, Result, Store, StoreError, Wanted,
     database::{Engine, column, failed, id_column, moment, within},
 };
 
@@ -78,11 +78,10 @@ impl Fence {
         &self.store
     }
 
-    /// Lets go; the row keeps its generation. Idempotent, and without effect once a newer generation holds it. A session
-    /// that has a handle lets go through [`FencedBackend::release`], which stops the handle first.
+    /// Lets go; the row keeps its generation. Idempotent, and without effect once a newer generation holds it.
     ///
     /// # Errors
-    /// [`StoreError`]: then it is free when the worker's lease ends.
+    /// [`StoreError`]: then [`Store::release_left`] frees it as soon as somebody wants it, or the end of the worker's lease.
     pub async fn release(&self) -> Result<()> {
         self.store
             .database()
@@ -197,6 +196,23 @@ impl Store {
             incarnation: lease.incarnation().clone(),
             epoch: holder.epoch.max(epoch),
         }))
+    }
+
+    /// Frees a session that another worker wants from a claim of this run that nobody uses any more: its release failed, or the
+    /// answer to it was lost. What may still run under it is fenced off.
+    ///
+    /// # Errors
+    /// As the database.
+    pub async fn release_left(&self, lease: &Lease, wanted: &Wanted) -> Result<()> {
+        self.database()
+            .execute(
+                "release a session that was left",
+                "UPDATE fence SET released = TRUE, wanted_generation = NULL \
+                 WHERE session_id = $1 AND generation < $2 AND incarnation = $3",
+                [wanted.session_id.as_str().into(), wanted.generation.into(), lease.incarnation().as_str().into()],
+            )
+            .await?;
+        Ok(())
     }
 
     /// Who holds, or held, a session. `None`: nobody ever did.

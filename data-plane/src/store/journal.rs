@@ -155,7 +155,7 @@ impl FencedBackend {
         }
         self.write("open the journal", async {
             let tx = self.begin(FenceLock::Alone).await?;
-            self.check_room(&tx, 1, Room::Shared).await?;
+            self.check_room(&tx, 1, Room::Sends).await?;
             let opened = self.open_in(&tx, items, on_unknown).await?;
             self.commit(tx).await?;
             Ok(opened)

@@ -7,8 +7,8 @@
 //! `(session_id, epoch, seq)`.
 //!
 //! A session's outbox is bounded. When it is full the hook fails and WhatsApp keeps the messages. A fiftieth of it is left to
-//! WhatsApp's words on what we sent, and nothing is sent while only that is free: a message whose word can't be recorded would
-//! be sent again.
+//! WhatsApp's words on what we sent, and nothing is sent any more when another fiftieth before it is all that is free: a message
+//! whose word can't be recorded would be sent again.
 
 use std::ops::RangeInclusive;
 
@@ -33,8 +33,10 @@ pub const OUTBOX_MAX_ROWS: i64 = 50_000;
 pub(super) enum Room {
     /// WhatsApp's words on sends: all of it.
     Words,
-    /// The rest.
+    /// What WhatsApp has for us: the rest.
     Shared,
+    /// Sends, of which words will come: less, so that what comes meanwhile doesn't end the client before they do.
+    Sends,
 }
 
 /// The oldest rows of a session, all of one epoch, in order.
@@ -70,6 +72,7 @@ impl FencedBackend {
         match room {
             Room::Words => most,
             Room::Shared => most - most / 50,
+            Room::Sends => most - most / 25,
         }
     }
 
@@ -214,7 +217,7 @@ impl Store {
         count(row)
     }
 
-    /// How many rows there are in the store. Reads them all: for a gauge, not for a loop.
+    /// How many rows there are in the store. Reads them all: for a gauge, now and then.
     ///
     /// # Errors
     /// As the database.

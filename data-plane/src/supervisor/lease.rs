@@ -86,7 +86,12 @@ impl Supervisor {
                     pause = self.node.timing.lease_renewal;
                     for wanted in wanted {
                         tracing::info!(session = %wanted.session_id, "another worker waits for this session");
-                        self.let_go(&wanted.session_id, wanted.generation - 1);
+                        if !self.let_go(&wanted.session_id, wanted.generation - 1)
+                            && let Err(error) = self.node.store.release_left(&term.lease, &wanted).await
+                        {
+                            // Told again at the next renewal.
+                            tracing::warn!(session = %wanted.session_id, %error, "what was left of a session was not released");
+                        }
                     }
                 }
                 Ok(Err(LeaseError::Lost | LeaseError::Taken { .. })) => {}

@@ -150,8 +150,9 @@ impl Supervisor {
         drop(actors);
         let this = Arc::clone(self);
         self.tasks.spawn(async move {
+            // Also if it panics.
+            let _gone = scopeguard::guard((), |()| this.gone(&id, number));
             actor.run().await;
-            this.gone(&id, number);
         });
         Ok(shown)
     }
@@ -235,14 +236,15 @@ impl Supervisor {
         if shown == generation { Ok(handle) } else { Err(LinkRefused::Generation(Some(shown))) }
     }
 
-    /// Lets go of a session, unless it is at a newer generation.
-    pub fn let_go(&self, session: &SessionId, generation: i64) {
+    /// Lets go of a session, unless it is at a newer generation. Answers whether anybody runs it here.
+    pub fn let_go(&self, session: &SessionId, generation: i64) -> bool {
         let actors = self.actors();
-        let Some(handle) = actors.get(session) else { return };
+        let Some(handle) = actors.get(session).filter(|handle| !handle.mailbox.is_closed()) else { return false };
         if handle.mailbox.try_send(Command::LetGo { generation }).is_err() {
             // Asked again at the next renewal or report.
             tracing::debug!(%session, "the session doesn't listen now");
         }
+        true
     }
 
     /// Closes all sessions and lets go of them; answers whether all ended within `patience`.

@@ -227,14 +227,17 @@ async fn nothing_is_opened_whose_word_might_find_no_room(#[case] on: On) {
     };
     let full = |done: Result<_, StoreError>| matches!(done, Err(StoreError::OutboxFull { .. }));
     assert!(full(backend.commit_events(&vec![receipt.clone(); 99]).await.map(drop)), "a fiftieth is reserved");
-    backend.commit_events(&vec![receipt.clone(); 98]).await.unwrap();
-    assert!(full(backend.journal_open(&f.items([2]), Resend).await.map(drop)));
+    backend.commit_events(&vec![receipt.clone(); 95]).await.unwrap();
+    backend.journal_open(&f.items([2]), Resend).await.unwrap();
+    backend.commit_events(std::slice::from_ref(&receipt)).await.unwrap();
+    assert!(full(backend.journal_open(&f.items([3]), Resend).await.map(drop)), "what comes meanwhile still fits");
+    backend.commit_events(&vec![receipt.clone(); 2]).await.unwrap();
     assert!(full(backend.journal_ack(&[], std::slice::from_ref(&receipt)).await.map(drop)));
     for wa_id in ["3EB00", "3EB01"] {
         assert!(matches!(ack(&backend, wa_id, None, noon()).await.unwrap(), JournalAck::Recorded { .. }));
     }
     f.run.store.delete_through(&f.session, 1, 50).await.unwrap();
-    let opened = backend.journal_open(&f.items([2]), Resend).await.unwrap();
+    let opened = backend.journal_open(&f.items([3]), Resend).await.unwrap();
     assert_eq!(opened, [JournalOpened::Opened { tries: 1 }]);
     assert!(!backend.is_poisoned());
 }

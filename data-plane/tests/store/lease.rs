@@ -4,7 +4,11 @@ use std::time::{Duration, Instant};
 
 use data_plane::store::{Claim, Lease, LeaseError, Store, StoreError, StoreOptions, Wanted};
 use rstest::rstest;
-use shared::ids::{Incarnation, SessionId};
+use shared::{
+    ids::{Incarnation, SessionId},
+    seal::DataKey,
+};
+use wacore::store::traits::SignalStore;
 
 use crate::harness::{On, Run, TestDatabase, options, until, worker};
 
@@ -94,6 +98,27 @@ async fn a_living_holder_learns_at_its_renewal_that_a_session_is_wanted(#[case] 
     assert!(now.is_alive());
     assert_eq!((now.generation, now.worker_id), (2, worker("b")));
     assert_eq!(holder.store.holder(&SessionId::new()).await.unwrap(), None);
+}
+
+#[rstest]
+#[case::sqlite(On::Sqlite)]
+#[case::postgres(On::Postgres)]
+#[tokio::test]
+async fn a_claim_that_nobody_uses_is_freed_for_a_newer_generation_and_fenced_off(#[case] on: On) {
+    let Some(database) = TestDatabase::new(on).await else { return };
+    let session = SessionId::new();
+    let (holder, claimant) = (Run::start(&database, "a").await, Run::start(&database, "b").await);
+    let left = holder.open(&session, 1, &DataKey::generate()).await;
+    assert!(matches!(claimant.claim(&session, 2).await, Claim::Busy { .. }));
+    let wanted = holder.lease.renew().await.unwrap().remove(0);
+    claimant.store.release_left(&claimant.lease, &wanted).await.unwrap();
+    assert!(matches!(claimant.claim(&session, 2).await, Claim::Busy { .. }), "it isn't the claimant's to free");
+    holder.store.release_left(&holder.lease, &wanted).await.unwrap();
+    let late = left.put_identity("15550100001@s.whatsapp.net.0", [1; 32]).await;
+    assert!(late.is_err() && left.is_poisoned(), "what still ran under it writes nothing more");
+    claimant.hold(&session, 2).await;
+    holder.store.release_left(&holder.lease, &wanted).await.unwrap();
+    assert!(claimant.store.holder(&session).await.unwrap().unwrap().is_alive(), "nor does it touch the newer one");
 }
 
 #[rstest]

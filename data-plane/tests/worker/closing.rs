@@ -8,9 +8,13 @@ use std::{
     time::Duration,
 };
 
-use shared::wire::{
-    send::SendOutcome,
-    session::{Desired, Observed, OnUnknown},
+use sea_orm::ConnectionTrait;
+use shared::{
+    seal::DataKey,
+    wire::{
+        send::SendOutcome,
+        session::{Desired, Observed, OnUnknown, SecretText},
+    },
 };
 use simulator::{Fault, FaultPlan};
 use tokio::{io::AsyncReadExt, net::TcpListener};
@@ -52,6 +56,98 @@ async fn what_is_on_its_way_when_a_session_is_stopped_gets_its_word_first() {
     assert!(again.iter().all(|outcome| matches!(outcome, SendOutcome::Acked { .. })), "{again:?}");
     let accepted = network.accepted_summary().await;
     assert_eq!((accepted.total, accepted.repeats), (3, 0));
+    linked.worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_on_its_way_when_a_session_is_logged_out_gets_its_word_first() {
+    let world = World::new().await;
+    let linked = world.linked().await;
+    let mut items = Vec::new();
+    for n in 0..3 {
+        items.push(item(&world.phone().await, &format!("{n}")));
+    }
+    let network = world.sim.network();
+    let late = FaultPlan { seed: 5, late_acks: 1_000, ack_lateness_ms: 300, ..FaultPlan::default() };
+    network.plan_faults(Some(late)).await.unwrap();
+
+    let mut order = linked.order.clone();
+    let leaving = async {
+        until("WhatsApp has one", async || (network.accepted_summary().await.total > 0).then_some(())).await;
+        order.desired = Desired::LoggedOut;
+        world.put(linked.worker.id(), &order).await;
+    };
+    let (outcomes, ()) = tokio::join!(world.send(linked.worker.id(), &linked.order, items), leaving);
+    let erased = |observed: &Observed| *observed == Observed::Erased { unlink_confirmed: true };
+    world.observed(linked.id(), "it is logged out", erased).await;
+    let acked = outcomes.iter().filter(|outcome| matches!(outcome, SendOutcome::Acked { .. })).count();
+    assert_eq!(acked as u64, network.accepted_summary().await.total, "{outcomes:?}");
+    assert!(!outcomes.contains(&SendOutcome::Pending), "{outcomes:?}");
+    linked.worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_answered_in_time_though_whatsapp_looks_nobody_up() {
+    let world = World::new().await;
+    let linked = world.linked().await;
+    let network = world.sim.network();
+    network.fault(&linked.device, Fault::Mute).await.unwrap();
+    let items = vec![item("15550109999", "to a stranger")];
+    let outcomes = world.send_within(linked.worker.id(), &linked.order, items.clone(), 300).await;
+    assert_eq!(outcomes, [SendOutcome::ChatBlocked], "nothing was written");
+    network.fault(&linked.device, Fault::Eof).await.unwrap();
+    network.fault(&linked.device, Fault::Release).await.unwrap();
+    let outcome = until("it is asked again", async || {
+        let outcome = world.send(linked.worker.id(), &linked.order, items.clone()).await.remove(0);
+        (outcome != SendOutcome::NotConnected).then_some(outcome)
+    })
+    .await;
+    assert_eq!(outcome, SendOutcome::Invalid { reason: "not_on_whatsapp".into() });
+    linked.worker.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_was_not_released_is_freed_when_another_worker_wants_it() {
+    let world = World::new().await;
+    let linked = world.linked().await;
+    let mut order = linked.order.clone();
+    order.desired = Desired::Stopped;
+    world.put(linked.worker.id(), &order).await;
+    until("the worker has let go", async || world.view(linked.worker.id(), linked.id()).await.is_none().then_some(()))
+        .await;
+    // As if the store hadn't taken that.
+    let store = sea_orm::Database::connect(world.database()).await.unwrap();
+    store.execute_unprepared("UPDATE fence SET released = FALSE").await.unwrap();
+
+    let other = world.worker("w2").await;
+    order.desired = Desired::Running;
+    order.generation = world.plane.next_generation();
+    world.put(other.id(), &order).await;
+    world.connected(linked.id()).await;
+    for worker in [other, linked.worker] {
+        worker.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_client_cannot_be_built_holds_up_no_other() {
+    let world = World::new().await;
+    let mut config = world.config("w1");
+    config.timing.starts = 1;
+    let linked = world.linked_at(config).await;
+    let mut order = linked.order.clone();
+    order.generation = world.plane.next_generation();
+    order.session_key = SecretText::from(&DataKey::generate());
+    world.put(linked.worker.id(), &order).await;
+    let broken = |observed: &Observed| *observed == Observed::Reconnecting || *observed == Observed::Starting;
+    world.observed(linked.id(), "it can't be built", broken).await;
+    // Its pauses double; of this one nobody has to wait for the end.
+    for _ in 0..3 {
+        let other = world.order();
+        world.put(linked.worker.id(), &other).await;
+        world.scan(linked.worker.id(), &other.session_id, &world.phone().await).await;
+        world.connected(&other.session_id).await;
+    }
     linked.worker.shutdown().await;
 }
 

@@ -197,7 +197,17 @@ impl World {
     }
 
     pub async fn send(&self, worker: &WorkerId, order: &PutSession, items: Vec<SendItem>) -> Vec<SendOutcome> {
-        let batch = SendBatch { generation: order.generation, items, wait_ms: 10_000 };
+        self.send_within(worker, order, items, 10_000).await
+    }
+
+    pub async fn send_within(
+        &self,
+        worker: &WorkerId,
+        order: &PutSession,
+        items: Vec<SendItem>,
+        wait_ms: u64,
+    ) -> Vec<SendOutcome> {
+        let batch = SendBatch { generation: order.generation, items, wait_ms };
         let path = format!("/v1/sessions/{}/send", order.session_id);
         let results: SendResults = self
             .plane

@@ -12,6 +12,7 @@ mod m0007_audit;
 mod m0010_operators;
 mod m0011_operator_second_factors;
 mod m0012_limits;
+mod m0015_moves;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -30,6 +31,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0010_operators::Migration),
             Box::new(m0011_operator_second_factors::Migration),
             Box::new(m0012_limits::Migration),
+            Box::new(m0015_moves::Migration),
         ]
     }
 }

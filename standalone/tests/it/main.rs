@@ -11,6 +11,7 @@ mod fault_table;
 mod history;
 mod hygiene;
 mod idempotency;
+mod large_texts;
 mod linking;
 mod operating;
 mod outages;

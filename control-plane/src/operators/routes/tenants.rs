@@ -1,23 +1,27 @@
 //! Tenants, their sessions, and the installation at a glance.
 
 use axum::{Json, extract::State};
-use shared::ids::TenantId;
+use shared::ids::{SessionId, TenantId};
 
-use super::{OperatorByIdProblems, OperatorProblems};
+use super::{OPERATOR, OperatorByIdProblems, OperatorProblems};
 use crate::{
-    error::ApiResult,
+    auth::TenantScope,
+    error::{ApiResult, Kind},
     extract::{
-        PathId, ValidQuery,
+        PathId, ValidJson, ValidQuery,
         page::{Page, PageQuery},
     },
     jobs,
+    openapi::{BODY, BY_ID, problem_responses},
     operators::{
         Operator,
-        dto::{AdminSession, AdminTenant, AdminTenantDetail, Overview, SessionFilter, TenantFilter},
+        dto::{AdminSession, AdminTenant, AdminTenantDetail, MoveSession, Overview, SessionFilter, TenantFilter},
         tenants as service,
     },
+    sessions::moving,
     state::App,
     tenants::TenantStatus,
+    usage::{self, Usage, UsageQuery},
     workers,
 };
 
@@ -74,6 +78,25 @@ pub(super) async fn get_tenant_as_operator(
     Ok(Json(service::get(app.db.read(), &id).await?))
 }
 
+/// Get a tenant's usage
+///
+/// As the tenant sees it: what was metered, summed by hour, day or month in UTC.
+#[utoipa::path(
+    get, path = "/api/v1/admin/tenants/{id}/usage", operation_id = "get_usage_of_tenant", tag = "admin",
+    security(("operator" = [])),
+    params(("id" = TenantId, Path, description = "The tenant's id."), UsageQuery),
+    responses((status = 200, description = "The sums.", body = Usage), OperatorByIdProblems),
+)]
+pub(super) async fn get_usage_of_tenant(
+    State(app): State<App>,
+    _: Operator,
+    PathId(id): PathId<TenantId>,
+    ValidQuery(query): ValidQuery<UsageQuery>,
+) -> ApiResult<Json<Usage>> {
+    service::known(app.db.read(), &id).await?;
+    Ok(Json(usage::used(app.db.read(), &TenantScope::of_row(id), query).await?))
+}
+
 /// Suspend a tenant
 ///
 /// It can read, and can't change or send anything. Its sessions stay connected. Nothing happens if it is suspended.
@@ -128,4 +151,29 @@ pub(super) async fn list_all_sessions(
     ValidQuery(filter): ValidQuery<SessionFilter>,
 ) -> ApiResult<Json<Page<AdminSession>>> {
     Ok(Json(service::sessions(app.db.read(), filter, &page).await?))
+}
+
+problem_responses!(MoveProblems = OPERATOR, BY_ID, BODY, &[Kind::Conflict]);
+
+/// Move a session
+///
+/// To the worker that is named, or to the best of the others. The worker that holds it lets go of it, and then the other takes it:
+/// until then `move_to` says where it goes. If that worker can't take it any more by then, it stays. Naming the worker that it is on has it
+/// stay, too. One that is already on its way goes on if no worker is named.
+#[utoipa::path(
+    post, path = "/api/v1/admin/sessions/{id}/move", operation_id = "move_session", tag = "admin",
+    security(("operator" = [])),
+    params(("id" = SessionId, Path, description = "The session's id.")),
+    request_body(content = MoveSession, example = json!({"worker_id": "worker-2"})),
+    responses((status = 200, description = "The session, and where it goes.", body = AdminSession), MoveProblems),
+)]
+pub(super) async fn move_session(
+    State(app): State<App>,
+    operator: Operator,
+    PathId(id): PathId<SessionId>,
+    ValidJson(wanted): ValidJson<MoveSession>,
+) -> ApiResult<Json<AdminSession>> {
+    let session = moving::move_session(&app, &id, wanted.worker_id).await?;
+    tracing::info!(operator = %operator.id, session = %id, "a session was told to move");
+    Ok(Json(session.into()))
 }

@@ -12,21 +12,21 @@ use shared::{
 };
 
 use super::{
-    super::{data_key, entity::export as entity, invitations, members, service},
+    super::{data_key, entity::export as entity, invitations, members, ownership, service},
     ExportStatus, LIVES,
     archive::{Archive, ArchiveError},
     name_of,
 };
 use crate::{
     audit,
-    auth::TenantScope,
+    auth::{self, TenantScope},
     error::{ApiError, ApiResult, database_error_kind},
     events,
     extract::page::{Page, PageQuery},
     jobs::{Claimed, Handler, JobKind, Outcome},
     keys, messages,
     objects::ObjectError,
-    sessions,
+    plans, sessions,
     state::App,
     usage, webhooks,
 };
@@ -164,7 +164,12 @@ async fn write(app: &App, scope: &TenantScope) -> Result<std::fs::File, ExportEr
 #[derive(Debug, Clone, Copy)]
 enum Part {
     Members,
+    Logins,
     Invitations,
+    OwnershipOffer,
+    Plan,
+    Subscription,
+    Quota,
     ApiKeys,
     Sessions,
     Messages,
@@ -176,9 +181,14 @@ enum Part {
 }
 
 impl Part {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 15] = [
         Self::Members,
+        Self::Logins,
         Self::Invitations,
+        Self::OwnershipOffer,
+        Self::Plan,
+        Self::Subscription,
+        Self::Quota,
         Self::ApiKeys,
         Self::Sessions,
         Self::Messages,
@@ -192,7 +202,12 @@ impl Part {
     const fn file(self) -> &'static str {
         match self {
             Self::Members => "members.jsonl",
+            Self::Logins => "logins.jsonl",
             Self::Invitations => "invitations.jsonl",
+            Self::OwnershipOffer => "ownership-offer.jsonl",
+            Self::Plan => "plan.jsonl",
+            Self::Subscription => "subscription.jsonl",
+            Self::Quota => "quota.jsonl",
             Self::ApiKeys => "api-keys.jsonl",
             Self::Sessions => "sessions.jsonl",
             Self::Messages => "messages.jsonl",
@@ -215,7 +230,12 @@ impl Part {
         let db = app.db.read();
         match self {
             Self::Members => lines(&members::list(db, scope, page).await?),
+            Self::Logins => lines(&auth::logins_of_tenant(db, scope, page).await?),
             Self::Invitations => lines(&invitations::list(db, scope, page).await?),
+            Self::OwnershipOffer => lines(&ownership::page(db, scope).await?),
+            Self::Plan => lines(&plans::archive::plan(app, scope).await?),
+            Self::Subscription => lines(&plans::archive::subscription(db, scope).await?),
+            Self::Quota => lines(&plans::archive::quota_months(db, scope, page).await?),
             Self::ApiKeys => lines(&keys::service::list(db, scope, page).await?),
             Self::Sessions => lines(&sessions_page(app, scope, page).await?),
             Self::Messages => lines(&messages_page(app, scope, page).await?),

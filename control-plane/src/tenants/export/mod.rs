@@ -2,7 +2,8 @@
 //!
 //! Asking for one commits a row and a job. The job reads page by page, writes a file that has no name, and stores it whole
 //! ([`crate::objects`]); so memory stays small however much there is, and nothing is left if the process dies. Secrets (keys,
-//! webhook secrets, the state of sessions) are not in it. It is deleted after a week.
+//! webhook secrets, tokens and passwords, the state of sessions) are not in it, nor what we keep for our own work: jobs, answers to repeat, seals.
+//! `docs/accounts.md` lists its files. It is deleted after a week.
 //!
 //! **Invariants.** One archive of a tenant is made at a time, which a unique index sees to. A row is deleted after its file.
 

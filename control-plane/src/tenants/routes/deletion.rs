@@ -19,8 +19,8 @@ problem_responses!(DeleteProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, 
 
 /// Delete the account
 ///
-/// In a week. Until then it only reads: its sessions are stopped, an export is made, which can be downloaded, and the deletion can be
-/// taken back. Then the linked devices are removed and everything goes, with the people who belong to no other account. Confirmed
+/// In a week. Until then it only reads: its sessions are stopped, an export is made when all of them have been let go of (or after six
+/// hours), which can be downloaded, and the deletion can be taken back. Then the linked devices are removed and everything goes, with the people who belong to no other account. Confirmed
 /// by one's password.
 #[utoipa::path(
     post, path = "/api/v1/tenant/deletion", operation_id = "delete_tenant", tag = "tenant",

@@ -28,8 +28,8 @@ problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, 
 
 /// Ask for an export
 ///
-/// All that the account has, as one ZIP of files of JSON lines in the shapes of this API: members, keys, sessions, messages,
-/// events, webhooks, usage; without secrets. It is made in the background; confirmed by one's password.
+/// All that the account has, as one ZIP of files of JSON lines in the shapes of this API: members and their logins, plan and quotas, keys,
+/// sessions, messages, events, webhooks, usage, the audit log; without secrets. It is made in the background; confirmed by one's password.
 #[utoipa::path(
     post, path = "/api/v1/tenant/exports", operation_id = "create_export", tag = "tenant",
     security(("person" = ["tenant:own"])),

@@ -55,7 +55,11 @@ impl Actor {
                     Ended::Turn(turn) => return Some(turn),
                     Ended::Effect(effect) => effect,
                 },
-                Ok(None) => self.machine.on(Signal::Broken),
+                Ok(None) => {
+                    // Others may come up during the pause.
+                    drop(place);
+                    self.machine.on(Signal::Broken)
+                }
                 Err(turn) => return Some(turn),
             };
             self.publish();
@@ -139,6 +143,7 @@ impl Actor {
         let mut look = interval((self.node.timing.silence / 10).clamp(LOOK.0, LOOK.1));
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut alive = true;
+        let mut redialled = false;
         self.account = account(&client);
         loop {
             let signal = if alive {
@@ -168,10 +173,14 @@ impl Actor {
                         place = None;
                         continue;
                     }
-                    _ = look.tick() => match self.look(link, &client) {
-                        Some(signal) => signal,
-                        None => continue,
-                    },
+                    _ = look.tick() => {
+                        // The library logs in at once if it can, and then nobody needs to hear of it.
+                        let lost = std::mem::replace(&mut redialled, link.redialled()) && redialled;
+                        match self.look(link, &client, lost) {
+                            Some(signal) => signal,
+                            None => continue,
+                        }
+                    }
                 }
             } else {
                 // The library says why it ends before it ends.
@@ -189,8 +198,8 @@ impl Actor {
         }
     }
 
-    /// Looks when the client last heard from WhatsApp.
-    fn look(&mut self, link: &Link, client: &Client) -> Option<Signal> {
+    /// Looks when the client last heard from WhatsApp. `lost`: it has dialled, and isn't logged in since the last look.
+    fn look(&mut self, link: &Link, client: &Client, lost: bool) -> Option<Signal> {
         let millis = i64::try_from(client.stats().last_data_received_ms).unwrap_or_default();
         let heard = DateTime::from_timestamp_millis(millis).filter(|_| millis > 0);
         if let Some(heard) = heard {
@@ -202,7 +211,7 @@ impl Actor {
         match (self.machine.observed(), silent) {
             (Observed::Connected, true) => Some(Signal::Silent),
             // A dead socket was given up, and the next one isn't through its login: what comes with it is no sign of life.
-            (Observed::Connected, false) if link.redialled() => Some(Signal::Dropped),
+            (Observed::Connected, false) if lost => Some(Signal::Dropped),
             (Observed::Connected, false) => {
                 (now - self.view.borrow().report.since > SETTLED).then_some(Signal::Settled)
             }

@@ -128,16 +128,24 @@ impl Actor {
         let done = tokio::select! {
             () = self.shutdown.cancelled() => Err(Turn::Shutdown),
             () = term.over.cancelled() => Err(Turn::LeaseEnded),
-            done = timeout_at(deadline, remove_device(&mut running)) => Ok(done.unwrap_or(false)),
+            done = timeout_at(deadline, async {
+                // Without its device no word would come on what is on its way.
+                running.last_words().await;
+                remove_device(&mut running).await
+            }) => Ok(done.unwrap_or(false)),
         };
-        running.close().await;
+        if matches!(done, Err(Turn::LeaseEnded)) || running.link.backend.is_poisoned() {
+            running.abort().await;
+        } else {
+            running.close().await;
+        }
         done
     }
 }
 
 /// Waits until the client is connected, and removes its device.
 async fn remove_device(running: &mut Running) -> bool {
-    while running.link.connected_client().is_none() {
+    while running.link.live_client().is_none() {
         match running.signals.recv().await {
             // Gone already.
             Some(Signal::LoggedOut(_)) => return true,

@@ -1,0 +1,96 @@
+//! Jobs that were given up, and such as wait.
+
+use axum::{Json, extract::State, http::StatusCode};
+use shared::ids::JobId;
+
+use super::{OPERATOR, OperatorByIdProblems, OperatorProblems};
+use crate::{
+    error::{ApiResult, Kind},
+    extract::{PathId, ValidQuery},
+    jobs::{
+        JobKind,
+        dead::{self, CancelError},
+    },
+    openapi::{BY_ID, problem_responses},
+    operators::{
+        Operator,
+        dto::{DeadJobs, DeadJobsQuery},
+    },
+    state::App,
+};
+
+problem_responses!(CancelProblems = OPERATOR, BY_ID, &[Kind::Conflict]);
+
+/// Lets what waits be looked at now.
+fn ring(app: &App) {
+    for kind in JobKind::ALL {
+        app.bell.ring(kind);
+    }
+}
+
+/// List jobs that were given up
+///
+/// Of two weeks, those that were given up last first.
+#[utoipa::path(
+    get, path = "/api/v1/admin/jobs/dead", operation_id = "list_dead_jobs", tag = "admin",
+    security(("operator" = [])),
+    params(DeadJobsQuery),
+    responses((status = 200, description = "The jobs.", body = DeadJobs), OperatorProblems),
+)]
+pub(super) async fn list_dead_jobs(
+    State(app): State<App>,
+    _: Operator,
+    ValidQuery(query): ValidQuery<DeadJobsQuery>,
+) -> ApiResult<Json<DeadJobs>> {
+    let found = dead::list(&app.db, query.kind.map(|kind| kind.0), query.limit()).await?;
+    Ok(Json(DeadJobs { data: found.into_iter().map(Into::into).collect() }))
+}
+
+/// Try a job again that was given up
+///
+/// With all its attempts, as soon as its turn comes.
+#[utoipa::path(
+    post, path = "/api/v1/admin/jobs/{id}/redrive", operation_id = "redrive_job", tag = "admin",
+    security(("operator" = [])),
+    params(("id" = JobId, Path, description = "The job's id.")),
+    responses((status = 204, description = "It waits for its turn."), OperatorByIdProblems),
+)]
+pub(super) async fn redrive_job(
+    State(app): State<App>,
+    operator: Operator,
+    PathId(id): PathId<JobId>,
+) -> ApiResult<StatusCode> {
+    if !dead::redrive(&app.db, &id).await? {
+        return Err(Kind::NotFound.because("no job with this id was given up").into());
+    }
+    ring(&app);
+    tracing::info!(operator = %operator.id, job = %id, "a job was made ready again");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Call a job off that waits
+///
+/// What it is about fails at once: a message with the reason `cancelled`. Deletions and upkeep can't be called off.
+#[utoipa::path(
+    post, path = "/api/v1/admin/jobs/{id}/cancel", operation_id = "cancel_job", tag = "admin",
+    security(("operator" = [])),
+    params(("id" = JobId, Path, description = "The job's id.")),
+    responses((status = 204, description = "It isn't tried any more."), CancelProblems),
+)]
+pub(super) async fn cancel_job(
+    State(app): State<App>,
+    operator: Operator,
+    PathId(id): PathId<JobId>,
+) -> ApiResult<StatusCode> {
+    match dead::cancel(app.db.autocommit(), &id).await {
+        Ok(true) => {}
+        Ok(false) => {
+            return Err(Kind::NotFound.because("no job with this id waits; one that runs can't be called off").into());
+        }
+        Err(CancelError::Database(error)) => return Err(error.into()),
+        Err(needed @ CancelError::Needed(_)) => return Err(Kind::Conflict.because(needed.to_string()).into()),
+    }
+    ring(&app);
+    tracing::info!(operator = %operator.id, job = %id, "a job was called off");
+    Ok(StatusCode::NO_CONTENT)
+}
