@@ -33,7 +33,7 @@ run: ## Switchboard on the real WhatsApp, with embedded defaults
 
 test: BUILD = --bins --tests
 test: build-sandbox baileys ## unit, property and whole-server tests, on SQLite and on a PostgreSQL, a Redis and an S3 of its own
-	@scripts/postgres with scripts/redis with scripts/s3 with $(CARGO) nextest run $(SANDBOX) --no-fail-fast
+	@POSTGRES_THROWAWAY=1 scripts/postgres with scripts/redis with scripts/s3 with $(CARGO) nextest run $(SANDBOX) --no-fail-fast
 	@scripts/fuzz-api $(BIN) --examples 10 --seed 1
 	@$(MAKE) --no-print-directory test-released openapi-lint
 

@@ -1,6 +1,6 @@
 //! Settings about how often callers may ask, and about Redis.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use secrecy::SecretString;
 use shared::config::{Origin, Read};
@@ -48,6 +48,12 @@ shared::settings! {
         REDIS_TLS_CERT tls_cert: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
         /// Its private key, in PEM.
         REDIS_TLS_KEY tls_key: Option<PathBuf> = Origin::Optional, "the path of a PEM file";
+        /// How long a request waits for an answer of Redis before it goes on without.
+        REDIS_TIMEOUT timeout: Duration = Origin::Default("50ms"), "a time from 10ms to 10s",
+            |text| {
+                let allowed = Duration::from_millis(10)..=Duration::from_secs(10);
+                Duration::read(text).filter(|time| allowed.contains(time))
+            };
     }
 }
 

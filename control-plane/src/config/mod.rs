@@ -297,6 +297,7 @@ mod tests {
             ("PUBLIC_URL", "ftp://sentinel"),
             ("REDIS_URL", "sentinel"),
             ("REDIS_URL", "rediss://user:sentinel@host/#insecure"),
+            ("REDIS_TIMEOUT", "1ms"),
             ("API_KEY", "sb_live_sentinel"),
             ("WEBHOOK_URL", "sentinel"),
             ("WEBHOOK_SECRET", "whsec_sentinel"),

@@ -326,7 +326,8 @@ mod tests {
         };
         shared::tls::install_provider();
         let master_key = MasterKey::new(DataKey::generate());
-        let config = RedisConfig { url: Some(url.into()), tls_ca: None, tls_cert: None, tls_key: None };
+        let timeout = Duration::from_secs(5);
+        let config = RedisConfig { url: Some(url.into()), tls_ca: None, tls_cert: None, tls_key: None, timeout };
         let redis = Arc::new(Redis::connect(&config, &master_key).await.unwrap().unwrap());
         let mut random = StdRng::seed_from_u64(11);
         let (mut admitted, mut refused) = (0, 0);

@@ -225,7 +225,7 @@ mod tests {
     use super::*;
 
     const HEAD: Duration = Duration::from_millis(100);
-    const KEEP: Duration = Duration::from_secs(2);
+    const KEEP: Duration = Duration::from_secs(5);
 
     fn pair() -> (Patient<DuplexStream>, DuplexStream, Arc<Watch>) {
         let (near, far) = duplex(16);

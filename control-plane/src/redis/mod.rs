@@ -3,7 +3,7 @@
 //! Rate limits are counted there together, and replicas tell each other there what to forget and what to look at
 //! ([`subscriber`]); where sessions are, and their QR codes, are remembered there ([`sealed`]). Whatever is kept there can be lost at any moment: every caller has another way, slower or stricter.
 //!
-//! **Invariants.** No request waits longer than [`DEADLINE`] for an answer, and after three failures in a row ([`breaker`]) none asks
+//! **Invariants.** No request waits longer than `REDIS_TIMEOUT` for an answer, and after three failures in a row ([`breaker`]) none asks
 //! any more: a task of its own looks whether Redis is back ([`Redis::watch`]). A failure is never an error of a request. Every
 //! name begins with a prefix that is derived from the master key, so that installations can share one Redis. Keys hold no
 //! address and no secret.
@@ -31,8 +31,6 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{auth::KeyedHash, config::RedisConfig, master_key::MasterKey};
 
-/// How long an answer is waited for.
-pub const DEADLINE: Duration = Duration::from_millis(50);
 /// How often to look whether Redis is back.
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long what is written for it stays, in milliseconds.
@@ -54,6 +52,8 @@ pub struct Redis {
     manager: RwLock<ConnectionManager>,
     breaker: Breaker,
     prefix: String,
+    /// How long an answer is waited for.
+    timeout: Duration,
 }
 
 impl std::fmt::Debug for Redis {
@@ -82,7 +82,7 @@ impl Redis {
         let manager = RwLock::new(manager(&client).map_err(unusable)?);
         let name = KeyedHash::new(&master_key.derive("redis-prefix")).of("switchboard");
         let prefix = name.iter().take(6).fold(String::from("sb:"), |text, byte| format!("{text}{byte:02x}"));
-        let redis = Self { client, manager, breaker: Breaker::default(), prefix };
+        let redis = Self { client, manager, breaker: Breaker::default(), prefix, timeout: config.timeout };
         if !redis.probe().await {
             redis.breaker.trip();
             metrics::gauge!("redis_up").set(0.0);
@@ -106,7 +106,7 @@ impl Redis {
     /// Asks Redis something.
     ///
     /// # Errors
-    /// [`Away`], at the latest after [`DEADLINE`].
+    /// [`Away`], at the latest after `REDIS_TIMEOUT`.
     pub async fn call<T, F>(&self, what: &'static str, ask: F) -> Result<T, Away>
     where
         F: AsyncFnOnce(ConnectionManager) -> RedisResult<T>,
@@ -115,7 +115,7 @@ impl Redis {
             count(what, "spared");
             return Err(Away);
         }
-        let outcome = match timeout(DEADLINE, ask(self.manager())).await {
+        let outcome = match timeout(self.timeout, ask(self.manager())).await {
             Ok(Ok(answer)) => {
                 self.answered();
                 count(what, "answered");
@@ -224,7 +224,7 @@ fn count(what: &'static str, outcome: &'static str) {
 pub(crate) fn describe_metrics() {
     metrics::describe_counter!(
         "redis_calls_total",
-        "Calls of Redis, by call and outcome: answered, failed, late (after 50 ms), or spared because it is away."
+        "Calls of Redis, by call and outcome: answered, failed, late (after `REDIS_TIMEOUT`), or spared because it is away."
     );
     metrics::describe_counter!(
         "redis_values_total",
@@ -253,7 +253,8 @@ mod tests {
         let recorder = PrometheusBuilder::new().build_recorder();
         let figures = recorder.handle();
         let _here = metrics::set_default_local_recorder(&recorder);
-        let config = RedisConfig { url: Some(url.into()), tls_ca: None, tls_cert: None, tls_key: None };
+        let timeout = Duration::from_secs(5);
+        let config = RedisConfig { url: Some(url.into()), tls_ca: None, tls_cert: None, tls_key: None, timeout };
         let redis = Redis::connect(&config, &MasterKey::new(DataKey::generate())).await.unwrap().unwrap();
         let says = |up: u8| figures.render().lines().any(|line| line == format!("redis_up {up}"));
         // One call is on its way while three others fail.

@@ -178,7 +178,12 @@ async fn ready(mint: &Mint<'_>, worker: &FakeWorker, world: &World, operation: O
     let enrolled = async || post("/api/v1/me/totp", json!({"password": password})).await["secret"].clone();
     let switched_on = async || {
         let device = Device::new(&enrolled().await);
-        post("/api/v1/me/totp/confirm", json!({"code": device.code(-1)})).await;
+        let confirm = async |code: String| {
+            let request = app.post("/api/v1/me/totp/confirm", &json!({"code": code}));
+            Answer::of(request.bearer_auth(&owner.token)).await
+        };
+        let on = device.use_up(confirm).await;
+        assert!(on.status.is_success(), "{on:?}");
         device
     };
     let user = |id: &str| Some(("user", id.to_owned()));
@@ -288,7 +293,12 @@ async fn ready(mint: &Mint<'_>, worker: &FakeWorker, world: &World, operation: O
             let enrolled = async || Device::new(&post("me/totp", json!({"password": password})).await["secret"]);
             let switched_on = async || {
                 let device = enrolled().await;
-                post("me/totp/confirm", json!({"code": device.code(-1)})).await;
+                let confirm = async |code: String| {
+                    let request = app.post("/api/v1/admin/me/totp/confirm", &json!({"code": code}));
+                    Answer::of(request.bearer_auth(&token)).await
+                };
+                let on = device.use_up(confirm).await;
+                assert!(on.status.is_success(), "{on:?}");
                 device
             };
             let log_in = json!({"email": email, "password": password});

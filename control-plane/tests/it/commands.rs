@@ -207,8 +207,8 @@ async fn what_a_command_changes_every_replica_hears_at_once() {
         assert!(output.status.success(), "{arguments:?}: {output:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let started = Instant::now();
     let kid = run(&["rotate-keys", "--compromised"]);
+    let started = Instant::now();
     for base in &bases {
         until("the new key signs, and the old one is refused", async || {
             let keys = Answer::of(app.http.get(format!("{base}/.well-known/jwks.json"))).await.json();

@@ -36,6 +36,9 @@ use shared::{
 
 use crate::harness::{Answer, JOIN_TOKEN, PATIENCE, TestApp};
 
+/// As often as real workers.
+const BEAT_EVERY: Duration = Duration::from_secs(5);
+
 /// What a test's worker does with a message.
 pub type Sender = Arc<dyn Fn(&SendItem) -> SendOutcome + Send + Sync>;
 
@@ -77,11 +80,40 @@ pub struct FakeWorker {
     http: reqwest::Client,
     seq: std::sync::atomic::AtomicI64,
     server: tokio::task::JoinHandle<()>,
+    beats: Mutex<Option<tokio::task::JoinHandle<()>>>,
 }
 
 impl Drop for FakeWorker {
     fn drop(&mut self) {
         self.server.abort();
+        self.fall_silent();
+    }
+}
+
+/// How a worker calls the control plane.
+#[derive(Clone)]
+struct Caller {
+    id: WorkerId,
+    incarnation: Incarnation,
+    key: SigningKey,
+    internal: String,
+    http: reqwest::Client,
+}
+
+impl Caller {
+    fn signed(&self, path: &str) -> reqwest::RequestBuilder {
+        let token = self.key.token_for_control_plane(&self.id, &self.incarnation, Utc::now()).unwrap();
+        self.http.post(format!("{}/internal/v1/{path}", self.internal)).bearer_auth(token)
+    }
+
+    fn beat(&self) -> reqwest::RequestBuilder {
+        self.signed(&format!("workers/{}/heartbeat", self.id)).json(&Heartbeat {
+            incarnation: self.incarnation.clone(),
+            sessions: 0,
+            connected: 0,
+            outbox_rows: 0,
+            lease_renewed_at: Utc::now(),
+        })
     }
 }
 
@@ -124,6 +156,7 @@ impl FakeWorker {
             http: app.http.clone(),
             seq: std::sync::atomic::AtomicI64::new(0),
             server,
+            beats: Mutex::default(),
         }
     }
 
@@ -146,7 +179,24 @@ impl FakeWorker {
         for session in &sessions {
             self.inner.held.lock().unwrap().insert(session.session_id.clone(), session.clone());
         }
+        self.beats.lock().unwrap().get_or_insert_with(|| {
+            let caller = self.caller();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(BEAT_EVERY).await;
+                    // The control plane may be gone already, or know of a newer run: the next beat, or the test, will tell.
+                    let _answered = caller.beat().send().await;
+                }
+            })
+        });
         sessions
+    }
+
+    /// Beats no more, unless it is asked to.
+    pub fn fall_silent(&self) {
+        if let Some(beats) = &*self.beats.lock().unwrap() {
+            beats.abort();
+        }
     }
 
     pub fn incarnation(&self) -> Incarnation {
@@ -177,9 +227,18 @@ impl FakeWorker {
         Answer::of(self.signed("workers").json(join)).await
     }
 
+    fn caller(&self) -> Caller {
+        Caller {
+            id: self.id(),
+            incarnation: self.incarnation(),
+            key: self.key.clone(),
+            internal: self.internal.clone(),
+            http: self.http.clone(),
+        }
+    }
+
     fn signed(&self, path: &str) -> reqwest::RequestBuilder {
-        let token = self.key.token_for_control_plane(&self.id(), &self.incarnation(), Utc::now()).unwrap();
-        self.http.post(format!("{}/internal/v1/{path}", self.internal)).bearer_auth(token)
+        self.caller().signed(path)
     }
 
     pub async fn post<T: Serialize>(&self, what: &str, body: &T) -> Answer {
@@ -187,14 +246,7 @@ impl FakeWorker {
     }
 
     pub async fn beat(&self) -> Answer {
-        let beat = Heartbeat {
-            incarnation: self.incarnation(),
-            sessions: 0,
-            connected: 0,
-            outbox_rows: 0,
-            lease_renewed_at: Utc::now(),
-        };
-        self.post("heartbeat", &beat).await
+        Answer::of(self.caller().beat()).await
     }
 
     /// What the control plane last told of a session, once it is as `wanted`.

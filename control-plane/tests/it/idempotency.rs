@@ -7,7 +7,10 @@ use rstest::rstest;
 use sea_orm::ConnectionTrait;
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Engine, Owner, PATIENCE, TestApp};
+use crate::{
+    fleet::until,
+    harness::{Answer, Engine, Owner, PATIENCE, TestApp},
+};
 
 const KEYS: &str = "/api/v1/api-keys";
 
@@ -38,16 +41,16 @@ async fn identical_requests_at_once_have_one_effect_and_equal_answers(#[case] en
         let (app, owner, body, base) = (&app, &owner, &body, &bases[caller % bases.len()]);
         async move {
             // As the document tells callers to: ask again after 409, until there is an answer.
-            for _ in 0..50 {
+            until("there is an answer", async || {
                 let answer = Answer::of(new_key(app, base, owner, "order-1", body)).await;
                 if answer.status != 409 {
-                    return answer;
+                    return Some(answer);
                 }
                 answer.assert_problem(409, "idempotency-in-flight");
                 assert_eq!(answer.header("retry-after"), Some("1"));
-                tokio::task::yield_now().await;
-            }
-            panic!("never answered");
+                None
+            })
+            .await
         }
     });
     let answers = futures_util::future::join_all(callers).await;

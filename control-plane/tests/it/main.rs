@@ -1,6 +1,7 @@
 //! The whole control plane, over real HTTP, on SQLite and on PostgreSQL.
 
 mod access_matrix;
+mod address;
 mod audit;
 mod audit_matrix;
 mod auth;

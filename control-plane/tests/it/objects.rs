@@ -77,14 +77,26 @@ async fn a_server_that_dies_half_way_leaves_the_old_file_or_none_and_no_half() {
     objects.store("kept.zip", short).await.unwrap();
     for (name, kept) in [("kept.zip", Some(&old)), ("new.zip", None)] {
         let before = server.holds();
+        // What is stored comes to its end only after the server's.
+        let (from, mut to) = std::io::pipe().unwrap();
+        let (killed, wait) = std::sync::mpsc::channel();
+        let writing = std::thread::spawn(move || {
+            let part = vec![7; 24 << 20];
+            to.write_all(&part).unwrap();
+            wait.recv().unwrap();
+            // Nobody may read on.
+            let _read = to.write_all(&part);
+        });
         let storing = tokio::spawn({
             let objects = objects.clone();
-            async move { objects.store(name, file(LONG).0).await }
+            async move { objects.store(name, File::from(std::os::fd::OwnedFd::from(from))).await }
         });
         until("some parts are there", async || (server.holds() > before + (8 << 20)).then_some(())).await;
         server.kill();
+        killed.send(()).unwrap();
         let told = tokio::time::timeout(Duration::from_secs(60), storing).await.unwrap().unwrap().unwrap_err();
         assert!(matches!(told, ObjectError::Unavailable), "{told:?}");
+        writing.join().unwrap();
         assert!(matches!(content(&objects, name).await, Err(ObjectError::Unavailable)), "nobody answers");
         server.start_again().await;
         match (content(&objects, name).await, kept) {

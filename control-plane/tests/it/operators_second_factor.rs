@@ -49,7 +49,7 @@ async fn operator(app: &TestApp, email: &str) -> (String, Device, Vec<String>) {
     assert_eq!(first_step(app, email).await.status, 200, "not confirmed is not on");
     let device = Device::new(&secret.json()["secret"]);
     me(app, &token, "totp/confirm", &json!({"code": "000000"})).await.assert_problem(403, "wrong-code");
-    let on = me(app, &token, "totp/confirm", &json!({"code": device.code(-1)})).await;
+    let on = device.use_up(async |code| me(app, &token, "totp/confirm", &json!({"code": code})).await).await;
     assert_eq!(on.status, 200, "{on:?}");
     let codes = on.json()["recovery_codes"].as_array().unwrap().clone();
     (token, device, codes.iter().map(|code| code.as_str().unwrap().to_owned()).collect())

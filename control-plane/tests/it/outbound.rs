@@ -147,16 +147,15 @@ async fn an_endpoint_that_never_answers_costs_its_deadline_and_no_more() {
     let started = Instant::now();
     let posted = client.post(url, HeaderMap::new(), Bytes::new(), Duration::from_millis(300)).await;
     assert_eq!(posted.map(|reply| reply.status).unwrap_err(), CallError::Timeout);
-    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+    // Nothing else ends this call sooner than the system gives up, after minutes.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     drop(listener);
 }
 
 #[tokio::test]
 async fn nothing_that_listens_is_told_from_a_timeout() {
     shared::tls::install_provider();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let (port, _reserved) = crate::address::reserved();
     let client = Client::new(&config(&["127.0.0.1/32"], &[port])).unwrap();
     assert_eq!(post(&client, &format!("http://127.0.0.1:{port}/").parse().unwrap()).await, Err(CallError::Connect));
 }

@@ -1,20 +1,21 @@
 //! A Redis of a test's own, which it can kill.
 
-use std::{
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-};
+use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
 
-use crate::{certificates::Authority, fleet::until};
+use crate::{address::reserved, certificates::Authority, fleet::until};
 
 /// Gone with the test.
 pub struct RedisServer {
     program: String,
     folder: TempDir,
     port: u16,
+    _reserved: TcpSocket,
     tls: Option<Vec<String>>,
     child: Child,
 }
@@ -43,10 +44,10 @@ impl RedisServer {
             eprintln!("\n*** SKIPPED: no TEST_REDIS_SERVER, so nothing is tested with Redis here ***\n");
             return None;
         };
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (port, reserved) = reserved();
         let folder = tempfile::tempdir().unwrap();
         let child = spawn(&program, &folder, port, tls.as_deref());
-        let server = Self { program, folder, port, tls, child };
+        let server = Self { program, folder, port, _reserved: reserved, tls, child };
         server.answers().await;
         Some(server)
     }

@@ -1,6 +1,6 @@
 //! Redis over TLS: whom it is spoken with, and who isn't trusted.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use control_plane::{
     config::{Config, RateLimit, RateLimitConfig, RedisConfig},
@@ -29,6 +29,7 @@ fn as_client(redis: &RedisServer, authority: &Authority) -> RedisConfig {
         tls_ca: Some(authority.file("ca.pem")),
         tls_cert: Some(authority.file("client.crt")),
         tls_key: Some(authority.file("client.key")),
+        timeout: Duration::from_secs(5),
     }
 }
 
@@ -52,7 +53,7 @@ async fn redis_is_spoken_with_over_tls_and_shown_a_certificate(#[case] engine: E
             RateLimitConfig { key: RateLimit(Some(Rate { per_minute: 60_000, burst: 1_000 })), ..RateLimitConfig::OFF };
     };
     let Some(app) = TestApp::start_with(engine, change).await else { return };
-    assert_eq!(redis_is(&app).await, "ok");
+    until("Redis is spoken with", async || (redis_is(&app).await == "ok").then_some(())).await;
     until("other replicas are heard", async || app.app().key_cache.works().then_some(())).await;
     let counted = async || {
         let figures = app.figures().await.text;
@@ -86,7 +87,7 @@ async fn a_redis_that_nobody_vouches_for_is_not_trusted_and_one_that_wants_a_cer
         ("wants a certificate", RedisConfig { tls_cert: None, tls_key: None, ..known.clone() }),
         (
             "doesn't speak without TLS",
-            RedisConfig { url: Some(plain.into()), tls_ca: None, tls_cert: None, tls_key: None },
+            RedisConfig { url: Some(plain.into()), tls_ca: None, tls_cert: None, tls_key: None, ..known.clone() },
         ),
         ("is somebody else", {
             let url = redis.url().replace("127.0.0.1", "127.0.0.2");
@@ -110,6 +111,7 @@ async fn files_that_can_t_be_used_stop_the_start_with_their_setting_s_name() {
         tls_ca: Some(authority.file("ca.pem")),
         tls_cert: Some(authority.file("client.crt")),
         tls_key: Some(authority.file("client.key")),
+        timeout: Duration::from_secs(5),
     };
     for wrong in [nothing, authority.file("missing.pem"), authority.file("client.crt")] {
         for (named, set) in [

@@ -1,14 +1,12 @@
 //! Where a test's files lie: in a folder, or in a real S3 server, which a test of its own can kill.
 
-use std::{
-    net::TcpListener,
-    process::{Child, Command, Stdio},
-};
+use std::process::{Child, Command, Stdio};
 
 use control_plane::config::{ObjectsConfig, Values};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
-use crate::fleet::until;
+use crate::{address::reserved, fleet::until};
 
 /// The only access key that the server knows.
 pub const ACCESS_KEY: &str = "S3RVER";
@@ -59,6 +57,7 @@ pub struct S3Server {
     program: String,
     folder: TempDir,
     port: u16,
+    _reserved: TcpSocket,
     child: Child,
 }
 
@@ -66,10 +65,10 @@ impl S3Server {
     /// Starts one; nothing if there is none here.
     pub async fn start() -> Option<Self> {
         let program = variable("TEST_S3_SERVER")?;
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let (port, reserved) = reserved();
         let folder = tempfile::tempdir().unwrap();
         let child = spawn(&program, &folder, port);
-        let server = Self { program, folder, port, child };
+        let server = Self { program, folder, port, _reserved: reserved, child };
         server.answers().await;
         Some(server)
     }

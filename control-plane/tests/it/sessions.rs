@@ -131,6 +131,7 @@ async fn a_session_moves_off_a_worker_that_fell_silent_and_no_dead_socket_is_sho
     let two =
         FakeWorker::listening(&app, "w2", shared::identity::SigningKey::generate().unwrap(), one.store.clone()).await;
     two.come().await;
+    one.fall_silent();
     // Silent for 20 s, the last frame 51 s ago: suspect, and nobody vouches.
     app.sql("UPDATE workers SET last_beat_at = last_beat_at - 20000 WHERE id = 'w1'", []).await;
     app.sql("UPDATE sessions SET last_frame_at = last_frame_at - 51000", []).await;
@@ -162,6 +163,7 @@ async fn a_control_plane_that_was_away_moves_nobody(#[case] engine: Engine) {
     let key = shared::identity::SigningKey::generate().unwrap();
     let two = FakeWorker::listening(&app, "w2", key, one.store.clone()).await;
     two.come().await;
+    one.fall_silent();
     // As after a pause of a minute, the second worker being the first that is heard again.
     app.sql("UPDATE workers SET last_beat_at = last_beat_at - 60000 WHERE id = 'w1'", []).await;
     app.sql("UPDATE sessions SET last_frame_at = last_frame_at - 60000, reconcile_at = 0", []).await;

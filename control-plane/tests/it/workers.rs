@@ -60,6 +60,7 @@ async fn a_new_run_replaces_one_that_is_not_live_and_the_old_one_is_told(#[case]
     let new = FakeWorker::listening(&app, "w1", old.key.clone(), old.store.clone()).await;
     new.join(&new.join_body()).await.assert_problem_of(409, "worker-id-taken");
     assert_eq!(old.beat().await.status, 200, "the live run goes on");
+    old.fall_silent();
     app.sql("UPDATE workers SET last_beat_at = last_beat_at - 16000", []).await;
     assert_eq!(new.join(&new.join_body()).await.status, 200);
     old.beat().await.assert_problem_of(409, "worker-superseded");

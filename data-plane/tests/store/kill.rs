@@ -26,8 +26,9 @@ use crate::harness::{On, PATIENCE, Run, TestDatabase, options, until};
 /// The child writes this many rows to the outbox in each step.
 const ROWS: usize = 3;
 
-fn short() -> StoreOptions {
-    StoreOptions { lease_ttl: Duration::from_millis(500), ..options() }
+/// No lease ends by itself while a test runs.
+fn long() -> StoreOptions {
+    StoreOptions { lease_ttl: Duration::from_secs(3_600), ..options() }
 }
 
 fn address(step: u64) -> String {
@@ -41,7 +42,7 @@ async fn child() {
     let given = |name: &str| std::env::var(name).unwrap();
     let session: SessionId = given("KILL_SESSION").parse().unwrap();
     let key = DataKey::from_base64(&given("KILL_KEY")).unwrap();
-    let store = data_plane::store::Store::open_with(&given("KILL_URL"), short()).await.unwrap();
+    let store = data_plane::store::Store::open_with(&given("KILL_URL"), long()).await.unwrap();
     let lease = data_plane::store::Lease::acquire(&store, "child".parse().unwrap(), shared::ids::Incarnation::new());
     let run = Run { store: store.clone(), lease: lease.await.unwrap() };
     let generation = given("KILL_GENERATION").parse().unwrap();
@@ -49,7 +50,7 @@ async fn child() {
     let renewing = run.lease.clone();
     tokio::spawn(async move {
         while renewing.renew().await.is_ok() {
-            tokio::time::sleep(short().lease_ttl / 5).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     });
     let chat = Party { id: "1@lid".into(), pn: None, lid: None };
@@ -75,7 +76,7 @@ async fn what_a_call_returned_for_survives_kill_9(#[case] on: On) {
     let Some(database) = TestDatabase::new(on).await else { return };
     let key = DataKey::generate();
     let mut rng = rand::rngs::StdRng::seed_from_u64(20_260_301);
-    let parent = Run::start(&database, "parent").await;
+    let parent = Run::start_with(&database, "parent", long()).await;
     for _ in 0..6 {
         let session = SessionId::new();
         let mut child = Command::new(std::env::current_exe().unwrap())
@@ -110,7 +111,9 @@ async fn what_a_call_returned_for_survives_kill_9(#[case] on: On) {
             note(&mut done, &line);
         }
 
+        // What it wrote last may be committed only now. Time passes, and its lease has ended.
         let fence = until("the dead child's lease ends", || async {
+            database.meddle("UPDATE worker_lease SET until = 0 WHERE worker_id = 'child'").await;
             match parent.claim(&session, 2).await {
                 Claim::Held(fence) => Some(fence),
                 Claim::Busy { .. } => None,

@@ -13,7 +13,7 @@ use wacore::store::traits::SignalStore;
 use crate::harness::{On, Run, TestDatabase, options, until, worker};
 
 fn short() -> StoreOptions {
-    StoreOptions { lease_ttl: Duration::from_millis(700), ..options() }
+    StoreOptions { lease_ttl: Duration::from_secs(5), ..options() }
 }
 
 #[rstest]
@@ -54,10 +54,10 @@ async fn a_worker_id_is_taken_while_another_run_holds_it(#[case] on: On) {
 async fn a_claim_waits_for_the_holders_lease_and_no_longer(#[case] on: On) {
     let Some(database) = TestDatabase::new(on).await else { return };
     let session = SessionId::new();
+    let claimant = Run::start(&database, "b").await;
     let begun = Instant::now();
     let holder = Run::start_with(&database, "a", short()).await;
     holder.hold(&session, 1).await;
-    let claimant = Run::start(&database, "b").await;
 
     assert!(matches!(claimant.claim(&session, 2).await, Claim::Busy { .. }));
     let renewed = Instant::now();

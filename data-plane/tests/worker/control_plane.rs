@@ -51,7 +51,7 @@ struct Told {
     keys: HashMap<SessionId, DataKey>,
     events: BTreeMap<(SessionId, i64, i64), OutboxEvent>,
     shipped_twice: u32,
-    reports: HashMap<SessionId, Report>,
+    reports: HashMap<SessionId, Vec<Report>>,
     validations: u32,
 }
 
@@ -129,7 +129,12 @@ impl ControlPlane {
     }
 
     pub fn report(&self, session: &SessionId) -> Option<Report> {
-        self.state.told().reports.get(session).cloned()
+        self.state.told().reports.get(session)?.last().cloned()
+    }
+
+    /// All that it was told of a session, oldest first.
+    pub fn reports(&self, session: &SessionId) -> Vec<Report> {
+        self.state.told().reports.get(session).cloned().unwrap_or_default()
     }
 
     pub fn validations(&self) -> u32 {
@@ -241,7 +246,7 @@ async fn reports(State(peer): State<Arc<Peer>>, Json(reports): Json<Reports>) ->
         if current != Some(report.generation) {
             stale.push(report.session_id);
         } else {
-            told.reports.insert(report.session_id.clone(), report);
+            told.reports.entry(report.session_id.clone()).or_default().push(report);
         }
     }
     Json(ReportsAccepted { stale })

@@ -1,6 +1,6 @@
 //! Stops, logouts, conflicts, moves.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use shared::wire::session::{Desired, Observed};
 use simulator::Fault;
@@ -95,8 +95,13 @@ async fn an_unlinked_session_says_so_and_links_anew_when_it_is_restarted() {
 async fn a_replaced_session_asks_first_and_comes_back_only_if_it_is_ours() {
     let world = World::new().await;
     let linked = world.linked().await;
+    let before = world.plane.reports(linked.id()).len();
     world.sim.network().fault(&linked.device, Fault::Conflict).await.unwrap();
-    world.observed(linked.id(), "it isn't connected", |observed| *observed == Observed::Reconnecting).await;
+    until("it was said not to be connected", async || {
+        let since = world.plane.reports(linked.id()).split_off(before);
+        since.iter().any(|report| report.observed == Observed::Reconnecting).then_some(())
+    })
+    .await;
     world.connected(linked.id()).await;
     assert_eq!(world.plane.validations(), 1);
 
@@ -114,16 +119,14 @@ async fn a_replaced_session_asks_first_and_comes_back_only_if_it_is_ours() {
 async fn lost_sockets_are_the_library_s_to_dial_again() {
     let world = World::new().await;
     let mut config = world.config("w1");
-    // A client that is built anew comes after 48 s at the earliest.
-    config.timing.rebuild = Duration::from_secs(60);
+    // A client that is built anew comes much later than anything is waited for.
+    config.timing.rebuild = Duration::from_secs(3_600);
     let linked = world.linked_at(config).await;
     let friend = world.phone().await;
     for fault in [Fault::Eof, Fault::StreamError503, Fault::Close] {
-        let lost = Instant::now();
         world.sim.network().fault(&linked.device, fault).await.unwrap();
         let ids = world.text(&friend, &linked.phone, "still there?", 5).await;
         world.has_all(linked.id(), &ids).await;
-        assert!(lost.elapsed() < Duration::from_secs(40), "{fault:?}: the library hasn't dialled");
     }
     world.connected(linked.id()).await;
     assert_eq!(world.plane.validations(), 0);
@@ -143,7 +146,8 @@ async fn a_worker_that_another_waits_for_lets_go() {
         (report.generation == moved.generation && report.observed == Observed::Connected).then_some(())
     })
     .await;
-    assert!(world.view(linked.worker.id(), linked.id()).await.is_none());
+    until("the worker has let go", async || world.view(linked.worker.id(), linked.id()).await.is_none().then_some(()))
+        .await;
     let friend = world.phone().await;
     let ids = world.text(&friend, &linked.phone, "after the move", 5).await;
     world.has_all(linked.id(), &ids).await;

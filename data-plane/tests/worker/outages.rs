@@ -47,7 +47,7 @@ impl Drop for Program {
 async fn a_killed_worker_comes_back_without_a_code_and_nothing_is_lost() {
     let world = World::new().await;
     let id: WorkerId = "killed".parse().unwrap();
-    let program = Program::start(&world, id.as_str());
+    let mut program = Program::start(&world, id.as_str());
     until("the worker joins", async || world.plane.has_joined(&id).then_some(())).await;
     let order = world.order();
     world.put(&id, &order).await;
@@ -56,21 +56,28 @@ async fn a_killed_worker_comes_back_without_a_code_and_nothing_is_lost() {
     world.connected(&order.session_id).await;
 
     let friend = world.phone().await;
-    let writing = world.text(&friend, &phone, "before and after", 200);
-    let killing = async {
-        until("some messages have arrived", async || (world.messages(&order.session_id).len() > 20).then_some(()))
-            .await;
-        program.kill();
-    };
-    let (ids, ()) = tokio::join!(writing, killing);
-    assert!(
-        world.sim.network().unacknowledged(&device).await.unwrap() > 0 || world.messages(&order.session_id).len() < 200,
-        "the kill came after everything was done, so this run proves nothing"
-    );
-
-    world.plane.forget(&id);
-    let program = Program::start(&world, id.as_str());
-    until("the worker joins again", async || world.plane.has_joined(&id).then_some(())).await;
+    let mut ids = Vec::new();
+    // A kill that comes after everything was done proves nothing: once more then, as this process may be held up.
+    for tries in 1.. {
+        let arrived = || world.messages(&order.session_id).len();
+        let before = arrived();
+        let writing = world.text(&friend, &phone, "before and after", 200);
+        let killing = async {
+            until("some messages have arrived", async || (arrived() > before + 20).then_some(())).await;
+            program.kill();
+        };
+        let (written, ()) = tokio::join!(writing, killing);
+        ids.extend(written);
+        let all_done = world.sim.network().unacknowledged(&device).await.unwrap() == 0 && arrived() >= ids.len();
+        world.plane.forget(&id);
+        program = Program::start(&world, id.as_str());
+        until("the worker joins again", async || world.plane.has_joined(&id).then_some(())).await;
+        if !all_done {
+            break;
+        }
+        assert!(tries < 5, "each kill came after everything was done");
+        world.connected(&order.session_id).await;
+    }
     world.has_all(&order.session_id, &ids).await;
     world.connected(&order.session_id).await;
     until("WhatsApp has been acknowledged", async || {
@@ -164,7 +171,7 @@ async fn a_store_that_takes_no_writes_for_a_while_loses_nothing() {
 async fn a_worker_that_lost_its_lease_says_that_its_sessions_are_not_connected() {
     let world = World::new().await;
     let mut config = world.config("w1");
-    config.timing.lease_ttl = Duration::from_secs(2);
+    config.timing.lease_ttl = Duration::from_secs(6);
     let worker = world.worker_with(config).await;
     let order = world.order();
     world.put(worker.id(), &order).await;
@@ -186,7 +193,7 @@ async fn a_worker_that_lost_its_lease_says_that_its_sessions_are_not_connected()
 async fn a_lease_that_ends_while_a_session_waits_to_dial_again_doesn_t_keep_it_from_coming_back() {
     let world = World::new().await;
     let mut config = world.config("w1");
-    config.timing.lease_ttl = Duration::from_secs(2);
+    config.timing.lease_ttl = Duration::from_secs(6);
     let worker = world.worker_with(config).await;
     let order = world.order();
     world.put(worker.id(), &order).await;

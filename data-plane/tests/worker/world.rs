@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     num::NonZeroU32,
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
@@ -42,6 +43,7 @@ pub struct World {
     pub sim: Simulator,
     pub plane: ControlPlane,
     folder: PathBuf,
+    phones: AtomicU32,
 }
 
 impl Drop for World {
@@ -59,6 +61,7 @@ impl World {
             sim: Simulator::start(simulator::Config::default()).await.unwrap(),
             plane: ControlPlane::start().await,
             folder,
+            phones: AtomicU32::new(0),
         }
     }
 
@@ -159,8 +162,11 @@ impl World {
         self.observed(session, "the session is connected", |observed| *observed == Observed::Connected).await;
     }
 
+    /// Another phone. The numbers are the same in each run, since fault plans throw by them.
     pub async fn phone(&self) -> String {
-        self.sim.network().create_phone(NewPhone::default()).await.unwrap().phone
+        let number = format!("15550177{:03}", self.phones.fetch_add(1, Ordering::Relaxed));
+        let order = NewPhone { phone: Some(number), ..NewPhone::default() };
+        self.sim.network().create_phone(order).await.unwrap().phone
     }
 
     /// Waits for a QR code and lets a phone scan it. Answers the new device's JID.

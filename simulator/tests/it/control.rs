@@ -3,7 +3,7 @@
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::client::World;
+use crate::client::{World, until};
 
 struct Api {
     base: String,
@@ -69,7 +69,10 @@ async fn the_control_api_does_what_the_rust_api_does() {
     assert_eq!(status, StatusCode::NO_CONTENT);
 
     assert_eq!(api.get("accepted/summary").await["total"], 1);
-    assert_eq!(api.get("accepted?id=BACK-1").await[0]["ack_written"], true);
+    until("the ack to be on record", async || {
+        (api.get("accepted?id=BACK-1").await[0]["ack_written"] == true).then_some(())
+    })
+    .await;
     assert_eq!(api.get("deliveries/unacknowledged?jid=15550001234:1@s.whatsapp.net").await["count"], 0);
     assert_eq!(api.get("connections").await[0]["state"], "active");
     assert_eq!(api.get("phones").await.as_array().map(Vec::len), Some(2));

@@ -1,6 +1,8 @@
 //! Connections broken on command, and logins that collide.
 
-use simulator::{AcceptedQuery, Fault, FaultPlan, Garble, LoginFailures, Nacks, PhoneSettings, PlanCounts, TextOrder};
+use simulator::{
+    AcceptedQuery, Fault, FaultPlan, Garble, LoginFailures, Nacks, NewPhone, PhoneSettings, PlanCounts, TextOrder,
+};
 use whatsapp_rust::wacore::types::events::Event;
 use whatsapp_rust::wacore::types::presence::ReceiptType;
 
@@ -185,7 +187,12 @@ async fn a_client_that_knows_a_former_static_key_is_led_to_the_new_one() {
 #[tokio::test(flavor = "multi_thread")]
 async fn under_a_fault_plan_every_message_arrives_and_what_was_hurt_is_counted() {
     let world = World::new().await;
-    let (own, other) = (world.phone().await, world.phone().await);
+    // The plan throws by the number, so each run is the same.
+    let phone = async |number: &str| {
+        let order = NewPhone { phone: Some(number.to_owned()), ..NewPhone::default() };
+        world.network.create_phone(order).await.expect("create a phone").phone
+    };
+    let (own, other) = (phone("15550177001").await, phone("15550177002").await);
     let (_device, running, jid) = world.pair(&own).await;
     let plan = FaultPlan {
         seed: 42,

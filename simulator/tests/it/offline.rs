@@ -9,6 +9,7 @@ async fn a_backlog_is_drained_after_reconnecting() {
     let world = World::new().await;
     let (own, other) = (world.phone().await, world.phone().await);
     let (device, running, jid) = world.pair(&own).await;
+    world.drained(&jid).await;
     running.stop().await;
     until("the device to be offline", async || {
         (!world.network.phones().await.iter().any(|phone| phone.companions.iter().any(|companion| companion.connected)))
@@ -34,6 +35,7 @@ async fn a_held_device_gets_nothing_until_it_is_released() {
     let world = World::new().await;
     let (own, other) = (world.phone().await, world.phone().await);
     let (_device, running, jid) = world.pair(&own).await;
+    world.drained(&jid).await;
     world.network.fault(&jid, Fault::Hold).await.expect("hold");
     let id = world.write(&other, &own, "wait for it").await;
     // What the device sends is taken all the same.

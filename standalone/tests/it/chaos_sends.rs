@@ -60,7 +60,7 @@ async fn kill_senders(engine: Engine, on_unknown: &str, points: usize, seed: u64
         stack.network.new_phone(chat, "Away", None).await.unwrap();
         stack.network.switch_off(chat, true).await.unwrap();
     }
-    let plan = json!({ "seed": seed, "late_acks": 1_000, "ack_lateness_ms": 600 });
+    let plan = json!({ "seed": seed, "late_acks": 1_000, "ack_lateness_ms": 2_000 });
     stack.network.plan_faults(&plan).await.unwrap();
 
     let mut random = StdRng::seed_from_u64(seed);

@@ -1,12 +1,12 @@
 //! Databases for tests: a fresh one on the server that `make test` started, or a whole server of a test's own.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{ffi::OsStr, path::PathBuf, process::Command};
 
 use sea_orm::{ConnectionTrait, Database};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
+
+use crate::stack::reserved;
 
 /// Which engine a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,10 +46,35 @@ pub async fn database_on(server: &str) -> String {
     format!("{base}/{name}")
 }
 
+/// Drops a database that [`fresh_database`] made; others go with their files or their server.
+pub fn drop_database(url: &str) {
+    let Ok(server) = std::env::var("TEST_POSTGRES_URL") else { return };
+    let Some((base, name)) = url.rsplit_once('/') else { return };
+    if server.rsplit_once('/').map(|(base, _)| base) != Some(base) {
+        return;
+    }
+    let statement = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+    // A runtime of its own, since the test's may be the one that is being left.
+    let dropped = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async {
+            let connection = Database::connect(shared::pool::options(&server)).await?;
+            connection.execute_unprepared(&statement).await?;
+            connection.close().await?;
+            anyhow::Ok(())
+        })
+    })
+    .join();
+    if !matches!(dropped, Ok(Ok(()))) {
+        eprintln!("a test database was left behind");
+    }
+}
+
 /// A server of a test's own, to be stopped and started under its users' feet.
 pub struct Server {
     dir: TempDir,
     url: String,
+    _port: TcpSocket,
 }
 
 impl Server {
@@ -63,8 +88,9 @@ impl Server {
         let dir = TempDir::with_prefix("switchboard-pg-").unwrap();
         // The server runs as another user, who has to be let in.
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let url = run("start", dir.path());
-        Some(Self { dir, url })
+        let (address, port) = reserved();
+        let url = run(&["start".as_ref(), dir.path().as_os_str(), address.port().to_string().as_ref()]);
+        Some(Self { dir, url, _port: port })
     }
 
     pub fn url(&self) -> &str {
@@ -77,7 +103,7 @@ impl Server {
     }
 
     pub fn start_again(&self) {
-        assert_eq!(run("start", self.dir.path()), self.url);
+        assert_eq!(run(&["start".as_ref(), self.dir.path().as_os_str()]), self.url);
     }
 }
 
@@ -87,8 +113,8 @@ impl Drop for Server {
     }
 }
 
-fn run(command: &str, dir: &Path) -> String {
-    let output = script().arg(command).arg(dir).output().unwrap();
+fn run(arguments: &[&OsStr]) -> String {
+    let output = script().args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }

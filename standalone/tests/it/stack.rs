@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    net::TcpListener,
+    net::SocketAddr,
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -18,9 +18,12 @@ use standalone::tour::{
     receiver::Receiver,
 };
 use tempfile::TempDir;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    net::TcpSocket,
+    time::{Instant, sleep},
+};
 
-use crate::postgres::{Engine, database_on, fresh_database, redis};
+use crate::postgres::{Engine, database_on, drop_database, fresh_database, redis};
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,6 +42,7 @@ pub struct Stack {
     other_worker: Option<Child>,
     starts: usize,
     public: String,
+    reserved: Vec<TcpSocket>,
 }
 
 impl Stack {
@@ -68,7 +72,8 @@ impl Stack {
         shared::tls::install_provider();
         let network = Network::start().await.unwrap();
         let (receiver, other_receiver) = (Receiver::start().await.unwrap(), Receiver::start().await.unwrap());
-        let (public, internal) = (free_address(), free_address());
+        let mut reserved = Vec::new();
+        let [public, internal, worker] = std::array::from_fn(|_| reserve(&mut reserved));
         let master_key = shared::seal::DataKey::generate().to_base64();
         let redis = if control_plane_db.starts_with("postgres") { redis() } else { None };
         let mut settings = BTreeMap::from([
@@ -82,7 +87,7 @@ impl Stack {
             ("OUTBOUND_ALLOW_CIDRS", format!("{}/32", receiver.address().ip())),
             ("OUTBOUND_ALLOW_PORTS", format!("{},{}", receiver.address().port(), other_receiver.address().port())),
             ("WORKER_ID", "worker-1".to_owned()),
-            ("WORKER_LISTEN", free_address()),
+            ("WORKER_LISTEN", worker),
             ("WORKER_KEY_FILE", dir.path().join("worker-1.key").display().to_string()),
             ("CONTROL_PLANE_URL", format!("http://{internal}")),
             ("WHATSAPP_WS_URL", network.ws_url().to_owned()),
@@ -101,6 +106,7 @@ impl Stack {
             other_worker: None,
             starts: 0,
             public,
+            reserved,
         };
         stack.start_control_plane(&[]).await;
         stack.start_worker();
@@ -147,7 +153,7 @@ impl Stack {
     /// A second replica of the control plane on the same database; gives where it is reached.
     pub async fn start_other_control_plane(&mut self) -> String {
         assert!(self.other_control_plane.is_none());
-        let (public, internal) = (free_address(), free_address());
+        let (public, internal) = (reserve(&mut self.reserved), reserve(&mut self.reserved));
         let own = [("LISTEN", public.as_str()), ("INTERNAL_LISTEN", internal.as_str())];
         self.other_control_plane = Some(self.spawn("control-plane", &own));
         let base = format!("http://{public}");
@@ -163,7 +169,7 @@ impl Stack {
     /// A second worker on the same store.
     pub fn start_other_worker(&mut self) {
         assert!(self.other_worker.is_none());
-        let (listen, key) = (free_address(), self.dir.path().join("worker-2.key").display().to_string());
+        let (listen, key) = (reserve(&mut self.reserved), self.dir.path().join("worker-2.key").display().to_string());
         let own = [("WORKER_ID", "worker-2"), ("WORKER_LISTEN", &listen), ("WORKER_KEY_FILE", &key)];
         self.other_worker = Some(self.spawn("data-plane-sandbox", &own));
     }
@@ -308,6 +314,9 @@ impl Drop for Stack {
         kill(self.other_worker.take());
         kill(self.control_plane.take());
         kill(self.other_control_plane.take());
+        for database in ["DATABASE_URL", "DATA_PLANE_DATABASE_URL"] {
+            drop_database(&self.settings[database]);
+        }
         if std::thread::panicking() {
             let kept = std::env::temp_dir().join(format!("switchboard-failed-{}", std::process::id()));
             if std::fs::create_dir_all(&kept).is_ok() {
@@ -397,8 +406,19 @@ fn binary_path(name: &str) -> PathBuf {
     test.parent().unwrap().parent().unwrap().join(name)
 }
 
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+/// An address that is the stack's own for as long as the socket lives: bound and not listening, it lets a program listen there (which
+/// says `SO_REUSEADDR`, as servers do), and nobody else is given the port, even while no program runs.
+pub fn reserved() -> (SocketAddr, TcpSocket) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_reuseaddr(true).unwrap();
+    socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+    (socket.local_addr().unwrap(), socket)
+}
+
+fn reserve(sockets: &mut Vec<TcpSocket>) -> String {
+    let (address, socket) = reserved();
+    sockets.push(socket);
+    address.to_string()
 }
 
 /// The texts that a receiver's verified `message.received` events carry.

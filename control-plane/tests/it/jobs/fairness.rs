@@ -87,7 +87,9 @@ async fn a_ring_in_one_replica_wakes_the_runner_of_another(#[case] engine: Engin
     let runners =
         [Runner::start_with(&here, Vec::new(), options), Runner::start_with(&there, vec![notes.clone()], options)];
     eventually("the other one listens", async || {
-        number(&here, "SELECT COUNT(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%'").await >= 2
+        let listening =
+            "SELECT COUNT(*) FROM pg_stat_activity WHERE query LIKE 'LISTEN%' AND datname = current_database()";
+        number(&here, listening).await >= 2
     })
     .await;
     enqueue_all(&here, [of(&TenantId::new(), "lane")]).await;

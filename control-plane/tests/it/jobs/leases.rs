@@ -177,14 +177,16 @@ async fn a_lease_is_extended_while_the_work_goes_on_and_the_work_dropped_when_it
     let dropped = Arc::new(AtomicUsize::new(0));
     let endless = Arc::new(Endless { started: Notify::new(), dropped: Arc::clone(&dropped) });
     enqueue(&app, job("a", "1")).await;
-    let runner = Runner::start_with(&app, vec![Arc::clone(&endless) as Arc<dyn Handler>], FAST);
+    let lasting = RunnerOptions { lease: Duration::from_secs(5), ..FAST };
+    let runner = Runner::start_with(&app, vec![Arc::clone(&endless) as Arc<dyn Handler>], lasting);
     endless.started.notified().await;
     let first = number(&app, "SELECT lease_until FROM jobs").await;
     eventually("the lease is extended", async || number(&app, "SELECT lease_until FROM jobs").await > first + 400)
         .await;
     assert_eq!(dropped.load(Ordering::SeqCst), 0);
     // Somebody else has the job now, as after a long pause of this process.
-    let stolen = "UPDATE jobs SET lease_owner = 'another', lease_epoch = lease_epoch + 1";
+    let stolen = "UPDATE jobs SET lease_owner = 'another', lease_epoch = lease_epoch + 1, \
+                  lease_until = lease_until + 3600000";
     assert_eq!(execute(&app, stolen, []).await, 1);
     eventually("the work is dropped", async || dropped.load(Ordering::SeqCst) == 1).await;
     app.stop.cancel();

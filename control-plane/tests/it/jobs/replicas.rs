@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use control_plane::{
-    jobs::{Claimed, Handler, JobKind, NewJob, Outcome, Runner},
+    jobs::{Claimed, Handler, JobKind, NewJob, Outcome, Runner, RunnerOptions},
     state::App,
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -23,6 +23,9 @@ use crate::{
     harness::Engine,
     parts::{Parts, eventually, number},
 };
+
+/// A lane may be taken from a replica that is held up for so long.
+const OPTIONS: RunnerOptions = RunnerOptions { lease: Duration::from_secs(4), ..FAST };
 
 /// What all replicas of a test saw.
 #[derive(Default)]
@@ -117,7 +120,7 @@ async fn no_job_is_lost_or_run_twice_at_once_while_replicas_die(#[case] engine: 
         runtime.spawn(async move {
             let app = parts.replica().await;
             let rng = Mutex::new(StdRng::seed_from_u64(seed * 100 + number));
-            let runner = Runner::start_with(&app, vec![Arc::new(Chancy { watch, rng })], FAST);
+            let runner = Runner::start_with(&app, vec![Arc::new(Chancy { watch, rng })], OPTIONS);
             runner.stopped().await;
         });
         runtime
@@ -142,4 +145,7 @@ async fn no_job_is_lost_or_run_twice_at_once_while_replicas_die(#[case] engine: 
     for replica in replicas {
         replica.shutdown_background();
     }
+    app.db.clone().close().await;
+    eventually("the replicas are gone", async || Arc::strong_count(&parts) == 1).await;
+    Arc::try_unwrap(parts).ok().unwrap().remove().await;
 }
