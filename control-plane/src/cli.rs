@@ -311,10 +311,9 @@ async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<(
         }
         JobsCommand::Redrive { id: Some(id), .. } => {
             let app = server::open(config).await?;
-            let handlers = server::handlers(&app.config)?;
             let redrive = async {
                 audit::about(id.as_str());
-                Ok(redrive::redrive(&app, &handlers, &id).await?)
+                Ok(redrive::redrive(&app, &app.handlers, &id).await?)
             };
             recorded(&log, &db, "redrive_job", redrive).await?;
             ring(&app, &JobKind::ALL).await?;
@@ -323,8 +322,7 @@ async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<(
         JobsCommand::Redrive { id: None, all } => {
             let kind = all.context("say which job, or --all of a kind")?;
             let app = server::open(config).await?;
-            let handlers = server::handlers(&app.config)?;
-            let redrive = async { redrive::redrive_all(&app, &handlers, kind).await.map_err(said_no) };
+            let redrive = async { redrive::redrive_all(&app, &app.handlers, kind).await.map_err(said_no) };
             let done = recorded(&log, &db, "redrive_jobs", redrive).await?;
             println!("{} ready again, {} refused", done.revived, done.refused.values().sum::<u64>());
             for (why, jobs) in done.refused {

@@ -54,7 +54,6 @@ impl ControlPlane {
         let app = open(config).await?;
         let (config, stop) = (&app.config, app.stop.clone());
         bootstrap::establish(&app).await?;
-        let handlers = handlers(config)?;
 
         let public_tls = TlsFiles::public(&config.http).map(Tls::load).transpose()?.map(Arc::new);
         let internal_tls = TlsFiles::internal(&config.internal).map(Tls::load).transpose()?.map(Arc::new);
@@ -96,7 +95,7 @@ impl ControlPlane {
         tasks.spawn(jobs::schedule::keep(app.clone(), upkeep::SCHEDULE));
         let reconciler = sessions::reconciler::start(app.clone());
         tasks.spawn(async move { report(reconciler.await, "the reconciler") });
-        let runner = Runner::start(&app, handlers);
+        let runner = Runner::start(&app, app.handlers.clone());
         tasks.spawn(async move { runner.stopped().await });
         tasks.close();
         tracing::info!(public = %public_address, internal = %internal_address, "the control plane serves");
@@ -168,6 +167,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
     let redis = Redis::connect(&config.redis, &master_key).await?.map(Arc::new);
     let objects = Objects::new(&config.objects)?;
     Ok(App::new(Shared {
+        handlers: handlers(&config)?,
         limits: Limits::new(config.rate_limits.clone(), redis.clone()),
         redis,
         key_cache: KeyCache::default(),
@@ -201,7 +201,7 @@ pub async fn connect(config: &Config) -> anyhow::Result<Db> {
 ///
 /// # Errors
 /// If the settings of mail can't be used.
-pub fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
+fn handlers(config: &Config) -> Result<Vec<Arc<dyn Handler>>, mail::MailConfigError> {
     let mail = mail::Sender::new(&config.mail, vec![Arc::new(auth::Letters), Arc::new(tenants::Letters)])?;
     Ok(vec![
         Arc::new(webhooks::Deliverer),

@@ -9,7 +9,7 @@ use crate::{
     auth::Keyring,
     config::Config,
     db::Db,
-    jobs::{Bell, Direct},
+    jobs::{Bell, Direct, Handler},
     keys::KeyCache,
     limits::Limits,
     master_key::MasterKey,
@@ -40,6 +40,8 @@ pub struct Shared {
     pub limits: Limits,
     /// API keys that were found a moment ago.
     pub key_cache: KeyCache,
+    /// What works on jobs, by kind.
+    pub handlers: Vec<Arc<dyn Handler>>,
     /// Wakes the runner of jobs.
     pub bell: Bell,
     /// Where jobs are handed in that run at once.

@@ -61,6 +61,7 @@ impl Parts {
         let redis = Redis::connect(&config.redis, &master_key).await.unwrap().map(Arc::new);
         let objects = Objects::new(&config.objects).unwrap();
         App::new(Shared {
+            handlers: Vec::new(),
             limits: Limits::new(config.rate_limits.clone(), redis.clone()),
             redis,
             key_cache: KeyCache::default(),

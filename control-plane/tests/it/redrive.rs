@@ -1,14 +1,11 @@
 //! Jobs that were given up, and that the operator redrives: their work is really done then, or it is said why not.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
-use control_plane::{
-    jobs::{
-        self, Handler, JobKind,
-        dead::{self, DeadJob},
-        redrive::{self, RedriveError, Redriven},
-    },
-    server,
+use control_plane::jobs::{
+    self, JobKind,
+    dead::{self, DeadJob},
+    redrive::{self, RedriveError, Redriven},
 };
 use rstest::rstest;
 use serde_json::{Value, json};
@@ -31,14 +28,9 @@ use crate::{
 
 const TO: &str = "+15550001234";
 
-/// What the command has: the parts of a server, without a runner.
-fn handlers(app: &TestApp) -> Vec<Arc<dyn Handler>> {
-    server::handlers(&app.app().config).unwrap()
-}
-
 /// As `control-plane jobs redrive ID`.
 pub async fn redrive(app: &TestApp, id: &JobId) -> Result<(), RedriveError> {
-    redrive::redrive(app.app(), &handlers(app), id).await?;
+    redrive::redrive(app.app(), &app.app().handlers, id).await?;
     for kind in JobKind::ALL {
         app.app().bell.ring(kind);
     }
@@ -47,7 +39,7 @@ pub async fn redrive(app: &TestApp, id: &JobId) -> Result<(), RedriveError> {
 
 /// As `control-plane jobs redrive --all KIND`.
 pub async fn redrive_all(app: &TestApp, kind: JobKind) -> Redriven {
-    let done = redrive::redrive_all(app.app(), &handlers(app), kind).await.unwrap();
+    let done = redrive::redrive_all(app.app(), &app.app().handlers, kind).await.unwrap();
     app.app().bell.ring(kind);
     done
 }

@@ -3,13 +3,14 @@
 use axum::{Json, extract::State, http::StatusCode};
 use shared::ids::JobId;
 
-use super::{OPERATOR, OperatorByIdProblems, OperatorProblems};
+use super::{OPERATOR, OperatorProblems};
 use crate::{
     error::{ApiResult, Kind},
     extract::{PathId, ValidQuery},
     jobs::{
         JobKind,
         dead::{self, CancelError},
+        redrive::{self, RedriveError},
     },
     openapi::{BY_ID, problem_responses},
     operators::{
@@ -19,7 +20,7 @@ use crate::{
     state::App,
 };
 
-problem_responses!(CancelProblems = OPERATOR, BY_ID, &[Kind::Conflict]);
+problem_responses!(ConflictProblems = OPERATOR, BY_ID, &[Kind::Conflict]);
 
 /// Lets what waits be looked at now.
 fn ring(app: &App) {
@@ -48,20 +49,24 @@ pub(super) async fn list_dead_jobs(
 
 /// Try a job again that was given up
 ///
-/// With all its attempts, as soon as its turn comes.
+/// With all its attempts, as soon as its turn comes, and what it is about with it: a delivery is pending again, a message queued. 409 if
+/// that can't be done any more, or mustn't: WhatsApp may have the message, the endpoint is gone.
 #[utoipa::path(
     post, path = "/api/v1/admin/jobs/{id}/redrive", operation_id = "redrive_job", tag = "admin",
     security(("operator" = [])),
     params(("id" = JobId, Path, description = "The job's id.")),
-    responses((status = 204, description = "It waits for its turn."), OperatorByIdProblems),
+    responses((status = 204, description = "It waits for its turn."), ConflictProblems),
 )]
 pub(super) async fn redrive_job(
     State(app): State<App>,
     operator: Operator,
     PathId(id): PathId<JobId>,
 ) -> ApiResult<StatusCode> {
-    if !dead::redrive(&app.db, &id).await? {
-        return Err(Kind::NotFound.because("no job with this id was given up").into());
+    match redrive::redrive(&app, &app.handlers, &id).await {
+        Ok(()) => {}
+        Err(why @ RedriveError::NotDead) => return Err(Kind::NotFound.because(why.to_string()).into()),
+        Err(why @ RedriveError::Refused(_)) => return Err(Kind::Conflict.because(why.to_string()).into()),
+        Err(RedriveError::Database(error)) => return Err(error.into()),
     }
     ring(&app);
     tracing::info!(operator = %operator.id, job = %id, "a job was made ready again");
@@ -75,7 +80,7 @@ pub(super) async fn redrive_job(
     post, path = "/api/v1/admin/jobs/{id}/cancel", operation_id = "cancel_job", tag = "admin",
     security(("operator" = [])),
     params(("id" = JobId, Path, description = "The job's id.")),
-    responses((status = 204, description = "It isn't tried any more."), CancelProblems),
+    responses((status = 204, description = "It isn't tried any more."), ConflictProblems),
 )]
 pub(super) async fn cancel_job(
     State(app): State<App>,
