@@ -62,17 +62,19 @@ bench-quick: bench-build baileys ## the benches at small sizes, on both database
 	  $(BENCH) chats --database $$database --sizes 5,10,20 --rest 30 --json target/bench/quick-chats-$$database.json && \
 	  $(BENCH) send --database $$database --seconds 5 --json target/bench/quick-send-$$database.json && \
 	  $(BENCH) receive --database $$database --seconds 5 --json target/bench/quick-receive-$$database.json && \
-	  $(BENCH) enqueue --database $$database --sizes 1000,20000 --seconds 5 --json target/bench/quick-enqueue-$$database.json \
+	  $(BENCH) enqueue --database $$database --sizes 1000,20000 --seconds 5 --json target/bench/quick-enqueue-$$database.json && \
+	  $(BENCH) read --database $$database --seconds 5 --json target/bench/quick-read-$$database.json \
 	  || exit 1; done
 
-bench: bench-build baileys ## the benches as docs/performance.md has them: an hour, and 16 GiB
+bench: bench-build baileys ## all benches at their default sizes: an hour, and 16 GiB
 	@mkdir -p target/bench
 	@for database in sqlite postgres; do \
 	  $(BENCH) idle --database $$database --json target/bench/idle-$$database.json && \
 	  $(BENCH) chats --database $$database --json target/bench/chats-$$database.json && \
 	  $(BENCH) send --database $$database --json target/bench/send-$$database.json && \
 	  $(BENCH) receive --database $$database --json target/bench/receive-$$database.json && \
-	  $(BENCH) enqueue --database $$database --json target/bench/enqueue-$$database.json \
+	  $(BENCH) enqueue --database $$database --json target/bench/enqueue-$$database.json && \
+	  $(BENCH) read --database $$database --json target/bench/read-$$database.json \
 	  || exit 1; done
 
 lint: ## formatting, clippy, released features
