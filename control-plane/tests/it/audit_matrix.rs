@@ -15,7 +15,7 @@ use sea_orm::{ConnectionTrait, FromQueryResult, Statement};
 use serde_json::{Value, json};
 use shared::{
     identity::SigningKey,
-    ids::{TenantId, UserId},
+    ids::{EventId, TenantId, UserId},
     time::Timestamp,
     wire::{
         linking::Passkey,
@@ -315,6 +315,17 @@ async fn ready(mint: &Mint<'_>, worker: &FakeWorker, world: &World, operation: O
                 }
                 "disable_operator_second_factor" | "renew_operator_recovery_codes" => {
                     switched_on().await;
+                    operation
+                }
+                "redrive_job" => {
+                    // Only a delivery whose event is kept can be made.
+                    let event = EventId::new();
+                    let insert = "INSERT INTO events (id, tenant_id, type, occurred_at, sealed_data) \
+                                  VALUES ($1, $2, 'message.received', $3, $4)";
+                    let now = Timestamp::now().as_millis();
+                    app.sql(insert, [event.as_str().into(), tenant.into(), now.into(), vec![0_u8].into()]).await;
+                    let its = "UPDATE deliveries SET event_id = $1 WHERE id = $2";
+                    app.sql(its, [event.as_str().into(), world.id("dlv").into()]).await;
                     operation
                 }
                 "cancel_job" => {

@@ -9,12 +9,9 @@ use std::{
 };
 
 use sea_orm::ConnectionTrait;
-use shared::{
-    seal::DataKey,
-    wire::{
-        send::SendOutcome,
-        session::{Desired, Observed, OnUnknown, SecretText},
-    },
+use shared::wire::{
+    send::SendOutcome,
+    session::{Desired, Observed, OnUnknown},
 };
 use simulator::{Fault, FaultPlan};
 use tokio::{io::AsyncReadExt, net::TcpListener};
@@ -135,11 +132,13 @@ async fn a_session_whose_client_cannot_be_built_holds_up_no_other() {
     let mut config = world.config("w1");
     config.timing.starts = 1;
     let linked = world.linked_at(config).await;
+    // What is stored of it can't be opened any more.
+    let store = sea_orm::Database::connect(world.database()).await.unwrap();
+    store.execute_unprepared("UPDATE wa_state SET sealed = X'00'").await.unwrap();
     let mut order = linked.order.clone();
-    order.generation = world.plane.next_generation();
-    order.session_key = SecretText::from(&DataKey::generate());
+    order.restart_seq += 1;
     world.put(linked.worker.id(), &order).await;
-    let broken = |observed: &Observed| *observed == Observed::Reconnecting || *observed == Observed::Starting;
+    let broken = |observed: &Observed| matches!(observed, Observed::Reconnecting | Observed::Starting);
     world.observed(linked.id(), "it can't be built", broken).await;
     // Its pauses double; of this one nobody has to wait for the end.
     for _ in 0..3 {
