@@ -8,6 +8,7 @@ import base64
 import hashlib
 import hmac
 import itertools
+import json
 import secrets
 import struct
 import threading
@@ -20,6 +21,9 @@ from servers import WORKERS, until
 PASSWORD = "correct horse battery"
 SCOPES = ["sessions:read", "sessions:write", "messages:read", "messages:send", "webhooks", "usage:read"]
 OPERATOR = "operator@example.com"
+# What WhatsApp asks the owner of a passkey for.
+CHALLENGE = b"challenge"
+RELYING_PARTY = "web.whatsapp.com"
 
 
 class Refused(Exception):
@@ -53,6 +57,22 @@ def code_of(secret, step=0):
     digest = hmac.digest(key, struct.pack(">Q", int(time.time()) // 30 + step), hashlib.sha1)
     at = digest[-1] & 15
     return "%06d" % ((struct.unpack(">I", digest[at : at + 4])[0] & 0x7FFFFFFF) % 1_000_000)
+
+
+def base64url(data):
+    return base64.urlsafe_b64encode(data).decode().rstrip("=")
+
+
+def assertion():
+    """What the owner's passkey says to that: the simulator looks at all of it but the signature."""
+    said = {"type": "webauthn.get", "challenge": base64url(CHALLENGE), "origin": f"https://{RELYING_PARTY}"}
+    user_was_there = bytes([1, 0, 0, 0, 1])
+    response = {
+        "clientDataJSON": base64url(json.dumps(said).encode()),
+        "authenticatorData": base64url(hashlib.sha256(RELYING_PARTY.encode()).digest() + user_was_there),
+        "signature": base64url(b"signature"),
+    }
+    return {"id": base64url(b"key"), "rawId": base64url(b"key"), "type": "public-key", "response": response}
 
 
 def signed_up(servers, address):
@@ -159,7 +179,7 @@ class World:
         """A session whose phone asks for a passkey."""
 
         def make():
-            options = '{"challenge":"Y2hhbGxlbmdl","rpId":"web.whatsapp.com"}'
+            options = json.dumps({"challenge": base64url(CHALLENGE), "rpId": RELYING_PARTY})
             session = self.scanned("scan-with-passkey", request_options=options)
             until(
                 "a passkey is asked for",
@@ -411,9 +431,7 @@ class Recipes:
         return {"path": world.passkey()}
 
     def answer_session_passkey(self, world):
-        signed = {"clientDataJSON": "aWQ", "authenticatorData": "aWQ", "signature": "aWQ"}
-        body = {"stage": "assertion", "credential": {"rawId": "aWQ", "response": signed}}
-        return {"path": world.passkey(), "body": body}
+        return {"path": world.passkey(), "body": {"stage": "assertion", "credential": assertion()}}
 
     def restart_session(self, world):
         return {"path": world.session(start=True)}
