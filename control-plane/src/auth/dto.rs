@@ -193,7 +193,9 @@ impl From<String> for EmailAddress {
 
 impl Validate for EmailAddress {
     fn validate(&self) -> Result<(), validator::ValidationErrors> {
-        if self.0.len() <= 254 && self.0.validate_email() {
+        // What can't be mailed to would wait for a mail for ever; a literal (`ada@[10.0.0.1]`) would choose a mail server itself.
+        let mailed = || self.0.parse::<lettre::Address>().is_ok_and(|address| !address.domain().starts_with('['));
+        if self.0.len() <= 254 && self.0.validate_email() && mailed() {
             return Ok(());
         }
         let mut errors = validator::ValidationErrors::new();
