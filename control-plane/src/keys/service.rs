@@ -127,7 +127,12 @@ pub(crate) async fn create(
     wanted.scopes.sort_unstable();
     wanted.scopes.dedup();
     if let Some(ids) = &mut wanted.session_ids {
-        check_limited(tx, scope, &wanted.scopes, ids).await?;
+        // A key of the sandbox would never reach a session of the real network.
+        let reach = match wanted.network {
+            Network::Sandbox => scope.clone().of_network(Network::Sandbox),
+            Network::Whatsapp => scope.clone(),
+        };
+        check_limited(tx, &reach, &wanted.scopes, ids).await?;
         ids.sort_unstable();
         ids.dedup();
     }
@@ -169,7 +174,12 @@ async fn check_limited(
     }
     let known = sessions::service::known(tx, scope, ids).await?;
     if let Some(at) = ids.iter().position(|id| !known.contains(id)) {
-        return Err(Refusal::field(&format!("/session_ids/{at}"), "unknown", "is no session of this account").into());
+        return Err(Refusal::field(
+            &format!("/session_ids/{at}"),
+            "unknown",
+            "is no session of this account that the key could reach",
+        )
+        .into());
     }
     Ok(())
 }

@@ -187,6 +187,13 @@ async fn a_key_that_is_limited_to_sessions_finds_nothing_of_others(#[case] engin
         refused.assert_problem(422, "validation");
         assert_eq!(refused.pointers(), [pointer]);
     }
+    let real = Answer::of(
+        app.post("/api/v1/sessions", &json!({"name": "s", "network": "whatsapp", "start": false}))
+            .bearer_auth(&owner.access_token),
+    );
+    let real = real.await.json()["id"].as_str().unwrap().to_owned();
+    let refused = make(&app, &owner, body(&[&mine, &real])).await;
+    assert_eq!(refused.pointers(), ["/session_ids/1"], "a key of the sandbox reaches no real session: {refused:?}");
     for scope in ["webhooks", "usage:read"] {
         let wide = json!({"name": "k", "network": "sandbox", "scopes": [scope], "session_ids": [mine]});
         assert_eq!(make(&app, &owner, wide).await.pointers(), ["/scopes"]);
