@@ -14,7 +14,7 @@ use crate::{extract::says_something, tenants::TenantDto};
 
 /// The shortest password, in characters. NIST SP 800-63B asks for length and for no composition rules.
 pub(crate) const MIN_PASSWORD: usize = 10;
-/// The longest secret, in bytes: hashing is paid by us.
+/// The longest secret, in characters of up to four bytes: hashing is paid by us.
 const MAX_SECRET: usize = 200;
 
 /// Somebody who wants an account.
@@ -242,7 +242,7 @@ impl<const MIN: usize> std::fmt::Debug for Shown<MIN> {
 impl<const MIN: usize> Validate for Shown<MIN> {
     fn validate(&self) -> Result<(), validator::ValidationErrors> {
         let text = self.0.expose_secret();
-        if text.chars().count() >= MIN && text.len() <= MAX_SECRET {
+        if (MIN..=MAX_SECRET).contains(&text.chars().count()) {
             return Ok(());
         }
         let mut errors = validator::ValidationErrors::new();
@@ -427,6 +427,18 @@ mod tests {
     use rstest::rstest;
 
     use super::*;
+
+    #[rstest]
+    #[case("x", 9, false)]
+    #[case("x", 10, true)]
+    #[case("😀", 10, true)]
+    #[case("😀", 200, true)]
+    #[case("😀", 201, false)]
+    #[case("x", 201, false)]
+    fn a_password_is_measured_in_characters(#[case] character: &str, #[case] count: usize, #[case] taken: bool) {
+        let password = Shown::<MIN_PASSWORD>(character.repeat(count).into());
+        assert_eq!(password.validate().is_ok(), taken);
+    }
 
     #[rstest]
     #[case(" Ada@Example.COM ", "ada@example.com", true)]
