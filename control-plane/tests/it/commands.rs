@@ -156,6 +156,77 @@ fn the_audit_log_of_commands_is_verified() {
 }
 
 #[test]
+fn a_command_with_another_master_key_changes_nothing() {
+    let shell = Shell::new();
+    shell.prints(&["seed"], "");
+    let before = shell.prints(&["verify-audit"], "");
+    let file = shell.folder.path().join("plans.json").display().to_string();
+    std::fs::write(&file, r#"{"default": "free", "plans": [{"name": "pro", "title": "Pro"}]}"#).unwrap();
+    let (tenant, job) = (shared::ids::TenantId::new(), JobId::new());
+    let other = DataKey::generate().to_base64();
+    for arguments in [
+        &["plans", "apply", &file][..],
+        &["plans", "unassign", tenant.as_str()],
+        &["plans", "list"],
+        &["jobs", "cancel", job.as_str()],
+        &["jobs", "redrive", "--all", "upkeep"],
+        &["rotate-keys"],
+    ] {
+        let refused = shell.run(arguments, &[("MASTER_KEY", &other)], "");
+        let told = String::from_utf8(refused.stderr).unwrap();
+        let why = "MASTER_KEY is not the key that this database was made with";
+        assert!(!refused.status.success() && told.contains(why), "{arguments:?}: {told}");
+    }
+    // Rows under another key would look forged from then on.
+    assert_eq!(shell.prints(&["verify-audit"], ""), before);
+}
+
+#[test]
+fn what_a_database_lacks_or_has_too_much_of_is_told() {
+    let shell = Shell::new();
+    let (tenant, job) = (shared::ids::TenantId::new(), JobId::new());
+    let told = |arguments: &[&str]| {
+        let output = shell.run(arguments, &[], "");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let commands = [
+        &["plans", "list"][..],
+        &["plans", "show", tenant.as_str()],
+        &["plans", "unassign", tenant.as_str()],
+        &["jobs", "dead"],
+        &["jobs", "cancel", job.as_str()],
+        &["rotate-keys"],
+        &["verify-audit"],
+    ];
+    for arguments in commands {
+        let said = told(arguments);
+        assert!(said.contains("run `control-plane migrate` first"), "{arguments:?}: {said}");
+    }
+    shell.prints(&["migrate"], "");
+    let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let db = Database::connect(shared::pool::options(&url)).await.unwrap();
+        let newer = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 1)";
+        db.execute_unprepared(newer).await.unwrap();
+    });
+    for arguments in commands.into_iter().chain([&["migrate"][..], &["serve"], &["seed"]]) {
+        let said = told(arguments);
+        assert!(said.contains("m9999_later") && said.contains("newer version"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn programs_that_migrate_one_file_at_once_wait_for_each_other() {
+    let shell = Shell::new();
+    let mut running: Vec<_> = (0..8).map(|_| shell.command(&["migrate"], &[]).spawn().unwrap()).collect();
+    for child in running.drain(..) {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
+}
+
+#[test]
 fn a_dead_job_is_redriven_or_the_command_says_why_not() {
     let shell = Shell::new();
     shell.prints(&["migrate"], "");
