@@ -26,7 +26,10 @@ use redis::{
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use secrecy::ExposeSecret;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{auth::KeyedHash, config::RedisConfig, master_key::MasterKey};
@@ -51,6 +54,8 @@ pub struct Redis {
     client: Client,
     manager: RwLock<ConnectionManager>,
     breaker: Breaker,
+    /// Rung when it goes and when it comes back.
+    pub(crate) changed: Notify,
     prefix: String,
     /// How long an answer is waited for.
     timeout: Duration,
@@ -82,7 +87,14 @@ impl Redis {
         let manager = RwLock::new(manager(&client).map_err(unusable)?);
         let name = KeyedHash::new(&master_key.derive("redis-prefix")).of("switchboard");
         let prefix = name.iter().take(6).fold(String::from("sb:"), |text, byte| format!("{text}{byte:02x}"));
-        let redis = Self { client, manager, breaker: Breaker::default(), prefix, timeout: config.timeout };
+        let redis = Self {
+            client,
+            manager,
+            breaker: Breaker::default(),
+            changed: Notify::new(),
+            prefix,
+            timeout: config.timeout,
+        };
         if !redis.probe().await {
             redis.breaker.trip();
             metrics::gauge!("redis_up").set(0.0);
@@ -126,6 +138,7 @@ impl Redis {
         };
         count(what, outcome);
         if self.breaker.failed() {
+            self.changed.notify_one();
             metrics::gauge!("redis_up").set(0.0);
             tracing::warn!("Redis is away: going on without it");
         }
@@ -169,6 +182,7 @@ impl Redis {
     /// Redis answered, which it may do while nobody asks: a call was on its way.
     fn answered(&self) {
         if self.breaker.succeeded() {
+            self.changed.notify_one();
             metrics::gauge!("redis_up").set(1.0);
             tracing::info!("Redis is back");
         }
