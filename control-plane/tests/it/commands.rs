@@ -138,9 +138,18 @@ fn the_audit_log_of_commands_is_verified() {
     shell.prints(&["create-operator", "grace@example.com"], "");
     assert!(!shell.run(&["create-operator", "grace@example.com"], &[], "").status.success());
     let told = shell.prints(&["verify-audit"], "");
-    assert_eq!(told, "1 logs, 4 rows, 0 files of heads: as written\n");
+    let well = "1 logs, 4 rows, 0 files of heads: as written; without heads an end that was cut off isn't seen\n";
+    assert_eq!(told, well);
     let nil = shared::ids::TenantId::nil().to_string();
     assert_eq!(shell.prints(&["verify-audit", "--tenant", &nil], ""), told);
+    let unknown = shell.run(&["verify-audit", "--tenant", shared::ids::TenantId::new().as_str()], &[], "");
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert!(unknown.status.code() == Some(1) && said.contains("there is no audit log of this tenant"), "{said}");
+    let heads = shell.folder.path().join("torn.jsonl").display().to_string();
+    std::fs::write(&heads, "{").unwrap();
+    let torn = shell.run(&["verify-audit", "--heads", &heads], &[], "");
+    let said = String::from_utf8(torn.stderr).unwrap();
+    assert!(torn.status.code() == Some(1) && said.contains("torn.jsonl"), "{said}");
 
     let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -213,6 +222,21 @@ fn what_a_database_lacks_or_has_too_much_of_is_told() {
     for arguments in commands.into_iter().chain([&["migrate"][..], &["serve"], &["seed"]]) {
         let said = told(arguments);
         assert!(said.contains("m9999_later") && said.contains("newer version"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn an_override_decides_something() {
+    let shell = Shell::new();
+    let tenant = shared::ids::TenantId::new();
+    let refused = shell.run(&["plans", "override", tenant.as_str()], &[], "");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(2) && told.contains("--limit"), "{told}");
+    shell.prints(&["migrate"], "");
+    for decision in [&["--clear"][..], &["--pool", "acme", "--limit", "sessions=1"]] {
+        let refused = shell.run(&[&["plans", "override", tenant.as_str()], decision].concat(), &[], "");
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.contains("there is no such tenant"), "{told}");
     }
 }
 
