@@ -313,7 +313,7 @@ async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<(
     let said_no = |error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error));
     match command {
         JobsCommand::Dead { kind, limit } => {
-            for job in dead::list(&db, kind, limit).await.map_err(said_no)? {
+            for job in dead::list(&db, kind, None, limit).await.map_err(said_no)? {
                 println!(
                     "{}\t{}\t{}\t{}\t{} attempts\t{}\t{}",
                     job.id,

@@ -1,5 +1,7 @@
 //! Jobs that were given up, for the operator to look at; and calling off jobs that wait.
 
+use std::{fmt, str::FromStr};
+
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, Value};
 use shared::{
     ids::{JobId, TenantId},
@@ -47,17 +49,56 @@ impl DeadJob {
     }
 }
 
-/// The jobs that were given up last, the newest first; of one kind, or of all.
+/// Where a job stands among those that were given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    finished_at: Timestamp,
+    id: JobId,
+}
+
+impl DeadJob {
+    /// Where it stands.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        Place { finished_at: self.finished_at, id: self.id.clone() }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.finished_at.as_millis(), self.id)
+    }
+}
+
+/// It is not the place of a job.
+#[derive(Debug, thiserror::Error)]
+#[error("not the place of a job")]
+pub struct NoPlace;
+
+impl FromStr for Place {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Self, NoPlace> {
+        let (finished_at, id) = text.split_once(' ').ok_or(NoPlace)?;
+        let finished_at = Timestamp::from_millis(finished_at.parse().map_err(|_| NoPlace)?);
+        Ok(Self { finished_at, id: id.parse().map_err(|_| NoPlace)? })
+    }
+}
+
+/// The jobs that were given up last, the newest first; of one kind, or of all; from the start, or from behind a place on.
 ///
 /// # Errors
 /// As the database.
-pub async fn list(db: &Db, kind: Option<JobKind>, limit: u64) -> Result<Vec<DeadJob>, DbErr> {
-    let values: [Value; 2] = [kind.map(|kind| kind.as_str().to_owned()).into(), limit.min(MOST).into()];
+pub async fn list(db: &Db, kind: Option<JobKind>, behind: Option<Place>, limit: u64) -> Result<Vec<DeadJob>, DbErr> {
+    let (finished_at, id) = behind.map(|place| (place.finished_at, place.id)).unzip();
+    let values: [Value; 4] =
+        [kind.map(|kind| kind.as_str().to_owned()).into(), limit.min(MOST).into(), finished_at.into(), id.into()];
     let statement = Statement::from_sql_and_values(
         db.engine(),
         format!(
             "SELECT {COLUMNS} FROM jobs WHERE finished_at IS NOT NULL AND state = 'dead' AND ($1 IS NULL OR kind = $1) \
-             ORDER BY finished_at DESC, id LIMIT $2"
+             AND ($3 IS NULL OR finished_at < $3 OR (finished_at = $3 AND id < $4)) \
+             ORDER BY finished_at DESC, id DESC LIMIT $2"
         ),
         values,
     );

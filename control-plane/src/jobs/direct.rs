@@ -23,7 +23,7 @@ use super::{
     Claimed, Handler, JobKind, NewJob, claim, queue,
     runner::{Context, run_lane},
 };
-use crate::error::database_error_kind;
+use crate::{error::database_error_kind, state::App};
 
 /// When to look for a job whose caller went away during the commit, each after the one before: the commit may still be on its way.
 /// One that takes longer waits for the end of its lease.
@@ -37,6 +37,8 @@ pub struct Direct(Mutex<HashMap<JobKind, Desk>>);
 #[derive(Clone)]
 pub(super) struct Desk {
     pub(super) context: Arc<Context>,
+    /// Runs those that are claimed, and takes back what was never begun.
+    pub(super) handler: Arc<dyn Handler>,
     pub(super) free: Arc<Semaphore>,
     pub(super) places: usize,
     pub(super) lanes: TaskTracker,
@@ -121,21 +123,22 @@ impl Drop for Seat {
         // Without a runtime the process is at its end.
         if let (true, false, Ok(runtime)) = (self.to_be_committed, desk.context.stops(), runtime::Handle::try_current())
         {
-            desk.lanes.spawn_on(hand_back(desk.context, job, permit), &runtime);
+            let lanes = desk.lanes.clone();
+            lanes.spawn_on(hand_back(desk, job, permit), &runtime);
         }
     }
 }
 
 /// Makes a job ready that was committed after all. It keeps its place meanwhile, so that these are bounded.
-async fn hand_back(context: Arc<Context>, job: Claimed, permit: OwnedSemaphorePermit) {
-    let app = context.app();
+async fn hand_back(desk: Desk, job: Claimed, permit: OwnedSemaphorePermit) {
+    let app = desk.context.app();
     for wait in HAND_BACK_AFTER {
         tokio::select! {
             // All that this runner holds is handed back then.
             () = app.stop.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
-        match queue::hand_back(&app.db, &job).await {
+        match take_back(app, desk.handler.as_ref(), &job).await {
             Ok(true) => {
                 tracing::info!(jobs = job.kind.as_str(), "handed back a job whose caller went away during the commit");
                 drop(permit);
@@ -148,4 +151,17 @@ async fn hand_back(context: Arc<Context>, job: Claimed, permit: OwnedSemaphorePe
             }
         }
     }
+}
+
+/// Makes it ready, with what was committed beside it taken back. Says whether it was there, under that lease.
+async fn take_back(app: &App, handler: &dyn Handler, job: &Claimed) -> Result<bool, DbErr> {
+    let tx = app.db.write().await?;
+    handler.hand_back(&tx, job).await?;
+    let there = queue::hand_back(&tx, job).await?;
+    if there {
+        tx.commit().await?;
+    } else {
+        tx.rollback().await?;
+    }
+    Ok(there)
 }

@@ -106,6 +106,16 @@ pub trait Handler: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Takes back what was committed with a job that was to run at once and was never begun, in the transaction that makes the job
+    /// ready. For a kind that commits nothing beside such a job, nothing is to be done.
+    ///
+    /// # Errors
+    /// As the database. Then it is tried again, or the job left to the end of its lease.
+    async fn hand_back(&self, tx: &DatabaseTransaction, job: &Claimed) -> Result<(), DbErr> {
+        let _ = (tx, job);
+        Ok(())
+    }
+
     /// Puts back what a dead job is about, in the transaction that makes the job ready again, so that it finds its work undone. For a
     /// kind whose jobs are all that there is, nothing is to be done.
     ///

@@ -327,11 +327,10 @@ pub(super) async fn release(db: &Db, owner: &str) -> Result<u64, DbErr> {
 }
 
 /// Hands one job back that was never begun. Its attempt isn't counted. Says whether it was there, under that lease.
-pub(super) async fn hand_back(db: &Db, job: &Claimed) -> Result<bool, DbErr> {
-    let done = db
-        .autocommit()
+pub(super) async fn hand_back(tx: &DatabaseTransaction, job: &Claimed) -> Result<bool, DbErr> {
+    let done = tx
         .execute_raw(Statement::from_sql_and_values(
-            db.engine(),
+            tx.get_database_backend(),
             "UPDATE jobs SET state = 'ready', attempts = attempts - 1, lease_owner = NULL, lease_until = NULL \
              WHERE id = $1 AND lease_owner = $2 AND lease_epoch = $3 AND state = 'running'",
             [job.id.clone().into(), job.lease_owner.clone().into(), job.lease_epoch.into()],

@@ -153,7 +153,13 @@ async fn claim_for_ever(context: Arc<Context>, handler: Arc<dyn Handler>, lanes:
     let kind = handler.kind();
     let places = handler.concurrency();
     let free = Arc::new(Semaphore::new(places));
-    let desk = Desk { context: Arc::clone(&context), free: Arc::clone(&free), places, lanes: lanes.clone() };
+    let desk = Desk {
+        context: Arc::clone(&context),
+        handler: Arc::clone(&handler),
+        free: Arc::clone(&free),
+        places,
+        lanes: lanes.clone(),
+    };
     context.app.direct.open(kind, desk);
     let mut pause = context.options.poll_min;
     loop {

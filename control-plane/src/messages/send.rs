@@ -96,6 +96,10 @@ impl Handler for SendHandler {
         }
     }
 
+    async fn hand_back(&self, tx: &DatabaseTransaction, job: &Claimed) -> Result<(), DbErr> {
+        close_first_try(tx, &TenantScope::of_row(job.tenant_id.clone()), &job.subject).await
+    }
+
     async fn revive(&self, app: &App, tx: &DatabaseTransaction, job: &DeadJob) -> ApiResult<()> {
         let id = job.subject.parse().map_err(|_| ApiError::Defect("a message's job has no message"))?;
         revive(app, tx, &TenantScope::of_row(job.tenant_id.clone()), &id).await
@@ -332,6 +336,19 @@ async fn begin_tries(
         .col_expr(entity::Column::TryOpen, Expr::value(true))
         .filter(entity::Column::TenantId.eq(scope.id().clone()))
         .filter(entity::Column::Id.is_in(messages))
+        .exec(tx)
+        .await?;
+    Ok(())
+}
+
+/// The first try of a message, committed with it, was never begun.
+async fn close_first_try(tx: &DatabaseTransaction, scope: &TenantScope, message: &str) -> Result<(), DbErr> {
+    entity::Entity::update_many()
+        .col_expr(entity::Column::Tries, Expr::value(0))
+        .col_expr(entity::Column::TryOpen, Expr::value(false))
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::Id.eq(message))
+        .filter(entity::Column::Tries.eq(1))
         .exec(tx)
         .await?;
     Ok(())

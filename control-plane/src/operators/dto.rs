@@ -19,11 +19,7 @@ use super::entity::operator;
 use crate::{
     auth::{EmailAddress, Shown},
     health::{QueueHealth, WorkersHealth},
-    jobs::{
-        JobKind,
-        dead::{self, DeadJob},
-        schedule::installation,
-    },
+    jobs::{DeadJob, JobKind, schedule::installation},
     sessions::{
         entity::{self, DesiredColumn},
         status::State,
@@ -308,29 +304,10 @@ impl ToSchema for OfKind {
 /// Which of the jobs that were given up to list.
 #[derive(Debug, Default, Deserialize, Validate, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct DeadJobsQuery {
+pub struct DeadJobFilter {
     /// Of this kind only.
     #[param(inline)]
     pub kind: Option<OfKind>,
-    /// How many to answer at most.
-    #[validate(range(min = 1, max = dead::MOST))]
-    #[param(minimum = 1, maximum = 1000, default = 50, example = 50)]
-    limit: Option<u64>,
-}
-
-impl DeadJobsQuery {
-    /// How many to answer at most.
-    #[must_use]
-    pub fn limit(&self) -> u64 {
-        self.limit.unwrap_or(50)
-    }
-}
-
-/// Jobs that were given up.
-#[derive(Debug, Serialize, ToSchema)]
-pub struct DeadJobs {
-    /// Those that were given up last first.
-    pub data: Vec<AdminDeadJob>,
 }
 
 /// A job that was given up.

@@ -53,7 +53,7 @@ pub fn refused<'a>(app: &'a TestApp, job: &'a DeadJob, why: &'a str) -> impl Fut
             Err(RedriveError::Refused(told)) => assert_eq!(told, why, "{place}"),
             other => panic!("{place}: {other:?}"),
         }
-        let still = dead::list(&app.app().db, JobKind::named(&job.kind), 1_000).await.unwrap();
+        let still = dead::list(&app.app().db, JobKind::named(&job.kind), None, 1_000).await.unwrap();
         assert!(still.contains(job), "{place}: {still:?}");
     }
 }
@@ -61,14 +61,14 @@ pub fn refused<'a>(app: &'a TestApp, job: &'a DeadJob, why: &'a str) -> impl Fut
 /// The dead job that is about something, once it is dead.
 async fn dead_of(app: &TestApp, subject: &str) -> DeadJob {
     until("its job is dead", async || {
-        let dead = dead::list(&app.app().db, None, 1_000).await.unwrap();
+        let dead = dead::list(&app.app().db, None, None, 1_000).await.unwrap();
         dead.into_iter().find(|job| job.subject == subject)
     })
     .await
 }
 
 async fn dead_of_kind(app: &TestApp, kind: JobKind) -> DeadJob {
-    until("a job is dead", async || dead::list(&app.app().db, Some(kind), 1).await.unwrap().pop()).await
+    until("a job is dead", async || dead::list(&app.app().db, Some(kind), None, 1).await.unwrap().pop()).await
 }
 
 async fn due(app: &TestApp, kind: JobKind) {

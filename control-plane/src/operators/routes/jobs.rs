@@ -6,7 +6,10 @@ use shared::ids::JobId;
 use super::{OPERATOR, OperatorProblems};
 use crate::{
     error::{ApiResult, Kind},
-    extract::{PathId, ValidQuery},
+    extract::{
+        PathId, ValidQuery,
+        page::{Page, PageQuery},
+    },
     jobs::{
         JobKind,
         dead::{self, CancelError},
@@ -15,7 +18,7 @@ use crate::{
     openapi::{BY_ID, problem_responses},
     operators::{
         Operator,
-        dto::{DeadJobs, DeadJobsQuery},
+        dto::{AdminDeadJob, DeadJobFilter},
     },
     state::App,
 };
@@ -35,16 +38,19 @@ fn ring(app: &App) {
 #[utoipa::path(
     get, path = "/api/v1/admin/jobs/dead", operation_id = "list_dead_jobs", tag = "admin",
     security(("operator" = [])),
-    params(DeadJobsQuery),
-    responses((status = 200, description = "The jobs.", body = DeadJobs), OperatorProblems),
+    params(PageQuery, DeadJobFilter),
+    responses((status = 200, description = "A page of jobs.", body = Page<AdminDeadJob>), OperatorProblems),
 )]
 pub(super) async fn list_dead_jobs(
     State(app): State<App>,
     _: Operator,
-    ValidQuery(query): ValidQuery<DeadJobsQuery>,
-) -> ApiResult<Json<DeadJobs>> {
-    let found = dead::list(&app.db, query.kind.map(|kind| kind.0), query.limit()).await?;
-    Ok(Json(DeadJobs { data: found.into_iter().map(Into::into).collect() }))
+    ValidQuery(page): ValidQuery<PageQuery>,
+    ValidQuery(filter): ValidQuery<DeadJobFilter>,
+) -> ApiResult<Json<Page<AdminDeadJob>>> {
+    let kind = filter.kind.map(|kind| kind.0);
+    let rows = dead::list(&app.db, kind, page.before()?, page.rows()).await?;
+    let rows = rows.into_iter().map(|job| (job.place(), job)).collect();
+    Ok(Json(page.page(rows, |(place, _)| place, |(_, job)| job.into())))
 }
 
 /// Try a job again that was given up

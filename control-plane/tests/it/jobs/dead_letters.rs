@@ -64,10 +64,10 @@ async fn a_dead_job_can_be_redriven_and_a_waiting_one_called_off(#[case] engine:
     app.stop.cancel();
     runner.stopped().await;
 
-    let found = dead::list(&app.db, None, 50).await.unwrap();
+    let found = dead::list(&app.db, None, None, 50).await.unwrap();
     assert_eq!(found.len(), 3);
     assert!(found.iter().all(|job| job.why.as_deref() == Some("of boredom") && job.tenant_id == tenant));
-    assert!(dead::list(&app.db, Some(JobKind::SendMessages), 50).await.unwrap().is_empty());
+    assert!(dead::list(&app.db, Some(JobKind::SendMessages), None, 50).await.unwrap().is_empty());
     redrive::redrive(&app, &choosy(), &found[0].id).await.unwrap();
     let again = redrive::redrive(&app, &choosy(), &found[0].id).await;
     assert!(matches!(again, Err(RedriveError::NotDead)), "it isn't dead any more: {again:?}");
@@ -102,7 +102,7 @@ async fn dead_jobs_of_one_key_are_redriven_together_and_beside_one_that_waits(#[
     assert_eq!(in_state(&app, "ready").await, 2);
     execute(&app, DIE, []).await;
     assert!(jobs::enqueue_once(db, of(&tenant, "lane"), "key").await.unwrap(), "they left the key to others");
-    let found = dead::list(&app.db, None, 50).await.unwrap();
+    let found = dead::list(&app.db, None, None, 50).await.unwrap();
     redrive::redrive(&app, &choosy(), &found[0].id).await.unwrap();
     app.db.clone().close().await;
     parts.remove().await;
@@ -130,7 +130,7 @@ async fn what_a_domain_refuses_stays_dead_and_changes_nothing_and_keeps_no_other
     assert_eq!(number(&app, untouched).await, 800);
     let all = redrive::redrive_all(&app, &choosy(), KIND).await.unwrap();
     assert_eq!((all.revived, all.refused.into_values().sum::<u64>()), (100, 700));
-    let found = dead::list(&app.db, None, 1).await.unwrap();
+    let found = dead::list(&app.db, None, None, 1).await.unwrap();
     let refused = redrive::redrive(&app, &choosy(), &found[0].id).await.unwrap_err();
     assert_eq!(refused.to_string(), "the job stays given up: it is too late");
     app.db.clone().close().await;

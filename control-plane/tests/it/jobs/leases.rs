@@ -10,18 +10,20 @@ use std::{
 
 use async_trait::async_trait;
 use control_plane::{
-    jobs::{self, Claimed, Handler, JobKind, Outcome, Runner, RunnerOptions, Seat},
+    jobs::{self, Claimed, Handler, JobKind, NewJob, Outcome, Runner, RunnerOptions, Seat},
+    messages::send::SendHandler,
     state::App,
 };
 use rstest::rstest;
-use sea_orm::DbErr;
+use sea_orm::{ConnectionTrait, DbErr, Statement};
+use shared::ids::{MessageId, SessionId};
 use tokio::sync::{Notify, watch};
 
 use super::{FAST, KIND, enqueue, enqueue_all, in_state, job, tear_down};
 use crate::{
     fleet::until,
     harness::Engine,
-    parts::{Parts, eventually, execute, number},
+    parts::{Parts, eventually, execute, number, tenant},
 };
 
 /// No lease ends while a test runs.
@@ -126,6 +128,36 @@ async fn a_job_under_a_lease_whose_seat_is_dropped_is_run_long_before_the_lease_
     drop(dropped);
     eventually("all jobs are done", async || in_state(&app, "done").await == lanes).await;
     assert_eq!(number(&app, "SELECT MAX(attempts) FROM jobs").await, 1, "it was not tried before");
+    tear_down(parts, &app, &runner).await;
+}
+
+/// Its session is gone, so the job that is handed back ends it; what was said of its try stands.
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test]
+async fn a_message_that_is_handed_back_was_never_tried(#[case] engine: Engine) {
+    let Some(parts) = Parts::new(engine).await else { return };
+    let app = parts.replica().await;
+    let runner = Runner::start_with(&app, vec![Arc::new(SendHandler)], LONG);
+    let scope = tenant(&app).await;
+    let dropped = until("a message is committed with its try open", async || {
+        let (message, session) = (MessageId::new().to_string(), SessionId::new().to_string());
+        let tx = app.db.write().await.unwrap();
+        let job = NewJob { kind: JobKind::SendMessages, ..job(format!("session:{session}"), &message) };
+        let seat = app.direct.enqueue(&tx, NewJob { tenant_id: scope.id().clone(), ..job }).await.unwrap()?;
+        let insert = "INSERT INTO messages (id, tenant_id, session_id, direction, wa_id, chat, sender, kind, status, tries, \
+                      try_open, created_at) VALUES ($1, $2, $3, 'outbound', $1, 'c', 'me', 'text', 'queued', 1, TRUE, 0)";
+        let values = [message.into(), scope.id().as_str().into(), session.into()];
+        tx.execute_raw(Statement::from_sql_and_values(app.db.engine(), insert, values)).await.unwrap();
+        tx.commit().await.unwrap();
+        Some(seat.to_be_committed())
+    })
+    .await;
+    drop(dropped);
+    eventually("the job is done", async || in_state(&app, "done").await == 1).await;
+    let never = "SELECT COUNT(*) FROM messages WHERE status = 'failed' AND tries = 0 AND NOT try_open";
+    assert_eq!(number(&app, never).await, 1);
     tear_down(parts, &app, &runner).await;
 }
 

@@ -27,7 +27,7 @@ async fn exhausted(setup: &Setup, n: u32) -> (dead::DeadJob, Value) {
 }
 
 async fn dead_of(setup: &Setup, delivery: &str) -> dead::DeadJob {
-    let dead = dead::list(&setup.app.app().db, Some(JobKind::DeliverWebhook), 100).await.unwrap();
+    let dead = dead::list(&setup.app.app().db, Some(JobKind::DeliverWebhook), None, 100).await.unwrap();
     dead.into_iter().find(|job| job.subject == delivery).expect("its job is dead")
 }
 
