@@ -15,6 +15,7 @@ mod m0012_limits;
 mod m0013_refresh_tokens;
 mod m0014_moves;
 mod m0015_sandbox_endpoints;
+mod m0016_replicas_apart;
 
 /// Applies the control plane's migrations in order.
 pub struct Migrator;
@@ -36,6 +37,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0013_refresh_tokens::Migration),
             Box::new(m0014_moves::Migration),
             Box::new(m0015_sandbox_endpoints::Migration),
+            Box::new(m0016_replicas_apart::Migration),
         ]
     }
 }
