@@ -13,6 +13,7 @@ use shared::{
 use super::tokens;
 use crate::{
     error::{ApiError, ApiResult},
+    mail,
     state::App,
     sweep,
 };
@@ -105,7 +106,7 @@ pub(super) async fn works(app: &App, purpose: Purpose, token: &SecretString) -> 
     Ok(app.db.read().query_one_raw(statement).await?.is_some())
 }
 
-/// Uses a token: of two who try at once, one finds it.
+/// Uses a token: of two who try at once, one finds it. Its mail isn't sent again: the token would work once more.
 pub(super) async fn take<C: ConnectionTrait>(
     app: &App,
     connection: &C,
@@ -117,10 +118,11 @@ pub(super) async fn take<C: ConnectionTrait>(
     let statement = Statement::from_sql_and_values(
         connection.get_database_backend(),
         "DELETE FROM email_tokens WHERE token_hash = $1 AND purpose = $2 AND expires_at > $3 \
-         RETURNING user_id, sealed_data",
+         RETURNING mail_id, user_id, sealed_data",
         [hash.into(), purpose.as_str().into(), Timestamp::now().into()],
     );
     let Some(row) = connection.query_one_raw(statement).await? else { return Ok(None) };
+    mail::call_off(connection, row.try_get("", "mail_id")?).await?;
     let (user, sealed) = columns(&row)?;
     let data = sealed.map(|sealed| app.master_key.open(&place(purpose, &row_name), &sealed)).transpose()?;
     let user =
@@ -136,16 +138,19 @@ fn place(purpose: Purpose, row: &str) -> Place<'_> {
     Place { owner: purpose.as_str(), table: "email_tokens", row }
 }
 
-/// Forgets a person's tokens of one purpose.
+/// Forgets a person's tokens of one purpose, and their mails.
 pub(super) async fn forget<C: ConnectionTrait>(connection: &C, purpose: Purpose, user: &UserId) -> Result<(), DbErr> {
-    connection
-        .execute_raw(Statement::from_sql_and_values(
+    let forgotten = connection
+        .query_all_raw(Statement::from_sql_and_values(
             connection.get_database_backend(),
-            "DELETE FROM email_tokens WHERE user_id = $1 AND purpose = $2",
+            "DELETE FROM email_tokens WHERE user_id = $1 AND purpose = $2 RETURNING mail_id",
             [user.clone().into(), purpose.as_str().into()],
         ))
-        .await
-        .map(drop)
+        .await?;
+    for row in forgotten {
+        mail::call_off(connection, row.try_get("", "mail_id")?).await?;
+    }
+    Ok(())
 }
 
 /// Forgets tokens that are past their time.

@@ -85,6 +85,16 @@ pub async fn ask<C: ConnectionTrait, T: Serialize>(
     Ok(id)
 }
 
+/// Has a mail not sent any more, if it still waits for a try: what it carries was used.
+///
+/// # Errors
+/// As the driver.
+pub(crate) async fn call_off<C: ConnectionTrait>(connection: &C, id: MailId) -> Result<(), DbErr> {
+    let statement = "DELETE FROM mails WHERE id = $1";
+    let statement = Statement::from_sql_and_values(connection.get_database_backend(), statement, [id.into()]);
+    connection.execute_raw(statement).await.map(drop)
+}
+
 /// Deletes what is kept of mails that were given up, once they can't be redriven any more.
 ///
 /// # Errors

@@ -7,7 +7,7 @@ use sea_orm::{ConnectionTrait, DatabaseTransaction, DbErr, Statement};
 use shared::{ids::MailId, time::Timestamp};
 
 use super::{
-    Letter, MailConfigError, REDRIVEN_WITHIN, place,
+    Letter, MailConfigError, REDRIVEN_WITHIN, call_off, place,
     transport::{Failure, Sent, Transport},
 };
 use crate::{
@@ -51,8 +51,8 @@ pub trait Writer: Send + Sync + 'static {
     /// The kinds that it knows.
     fn kinds(&self) -> &'static [&'static str];
 
-    /// Writes one; nothing if there is nobody to write to, or no need any more. May be called again for the same mail: what it
-    /// made before (a token) is to be replaced.
+    /// Writes one; nothing if there is nobody to write to, or no need any more. May be called again for the same mail, which may have
+    /// arrived: what it carries (a token) is to be the same.
     async fn write(&self, app: &App, mail: &MailId, kind: &str, about: &[u8]) -> Result<Option<Letter>, WriteError>;
 }
 
@@ -112,7 +112,7 @@ impl Sender {
         metrics::counter!("mails_total", "kind" => kind, "outcome" => word).increment(1);
         // One that is given up can be redriven.
         if outcome == Outcome::Done {
-            forget(app, &id).await?;
+            call_off(app.db.autocommit(), id).await?;
         }
         Ok(outcome)
     }
@@ -121,12 +121,6 @@ impl Sender {
 /// Doubling from 5 s to three hours.
 fn wait_after(attempts: u32) -> Duration {
     (Duration::from_secs(5) * 2_u32.saturating_pow(attempts.saturating_sub(1).min(20))).min(LONGEST_WAIT)
-}
-
-async fn forget(app: &App, id: &MailId) -> Result<(), DbErr> {
-    let statement = "DELETE FROM mails WHERE id = $1";
-    let values = [id.clone().into()];
-    app.db.autocommit().execute_raw(Statement::from_sql_and_values(app.db.engine(), statement, values)).await.map(drop)
 }
 
 #[async_trait]

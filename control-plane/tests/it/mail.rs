@@ -208,6 +208,31 @@ async fn a_mail_that_was_taken_twice_has_one_id_and_its_link_works_in_either(#[c
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_link_that_was_used_before_its_mail_is_sent_again_stays_used(#[case] engine: Engine) {
+    let Some((app, sink)) = with_mail(engine).await else { return };
+    post(&app, "signup", &sign_up("ada@example.com", "correct horse battery")).await;
+    assert_eq!(post(&app, "verify-email", &json!({"token": sink.mail(1).await.token()})).await.status, 204);
+    settled(&app).await;
+    sink.be_silent(1);
+    post(&app, "password/forgot", &json!({"email": "ada@example.com"})).await;
+    let token = sink.mail(2).await.token();
+    let reset = json!({"token": token, "password": "another password"});
+    assert_eq!(post(&app, "password/reset", &reset).await.status, 204);
+    eventually("the mail's job is done", async || {
+        app.sql("UPDATE jobs SET run_at = 1 WHERE kind = 'mail.send' AND state = 'ready'", []).await;
+        app.app().bell.ring(control_plane::jobs::JobKind::SendMail);
+        app.count("SELECT COUNT(*) FROM jobs WHERE kind = 'mail.send' AND state <> 'done'").await == 0
+    })
+    .await;
+    assert_eq!(app.count("SELECT COUNT(*) FROM email_tokens").await, 0);
+    post(&app, "password/reset", &reset).await.assert_problem(422, "mail-token-refused");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
 async fn who_belongs_to_no_account_any_more_makes_one_of_their_own_by_signing_up(#[case] engine: Engine) {
     let Some((app, sink)) = with_mail(engine).await else { return };
     post(&app, "signup", &sign_up("ada@example.com", "correct horse battery")).await;
