@@ -322,6 +322,24 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_idle_connection_is_closed_however_early_its_request_came() {
+        let keep_alive = Duration::from_millis(100);
+        let router = Router::new().route("/", get(async || "done"));
+        let (address, _stop, _served) = serve(router, Terms { keep_alive, ..terms() }).await;
+        for early in 0..20 {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            if early % 2 == 0 {
+                // The server waits for the head then; else it finds the request as soon as it looks.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            ask(&mut socket).await;
+            // Sooner than the head's time, of which nothing is to be left.
+            let closed = tokio::time::timeout(PATIENCE / 2, socket.read(&mut [0])).await.expect("it is kept");
+            assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn connections_from_elsewhere_are_closed_unread() {
         let router = Router::new().route("/", get(async || "done"));
         let allow = vec!["10.0.0.0/8".parse().unwrap()];
