@@ -21,6 +21,7 @@ use tokio_rustls::{
     },
 };
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 use crate::config::{HttpConfig, InternalConfig};
 
@@ -51,15 +52,20 @@ impl TlsFiles {
         Some(Self { prefix: "INTERNAL_", cert, key, client_ca: internal.tls_client_ca.clone() })
     }
 
+    /// The setting that says where.
+    fn listener(&self) -> String {
+        format!("{}LISTEN", self.prefix)
+    }
+
     fn read(&self) -> anyhow::Result<ServerConfig> {
         let prefix = self.prefix;
-        let certificates = |path: &Path| -> Option<Vec<CertificateDer<'static>>> {
-            let found: Vec<_> = CertificateDer::pem_file_iter(path).ok()?.collect::<Result<_, _>>().ok()?;
+        let certificates = |text: &[u8]| -> Option<Vec<CertificateDer<'static>>> {
+            let found: Vec<_> = CertificateDer::pem_slice_iter(text).collect::<Result<_, _>>().ok()?;
             Some(found).filter(|found| !found.is_empty())
         };
-        let chain = certificates(&self.cert)
+        let chain = certificates(&self.text("TLS_CERT", &self.cert)?)
             .with_context(|| format!("{prefix}TLS_CERT must be the path of a certificate chain in PEM"))?;
-        let key = PrivateKeyDer::from_pem_file(&self.key)
+        let key = PrivateKeyDer::from_pem_slice(&self.text("TLS_KEY", &self.key)?)
             .map_err(|_| anyhow::anyhow!("{prefix}TLS_KEY must be the path of a private key in PEM"))?;
         let builder = ServerConfig::builder();
         let builder = match &self.client_ca {
@@ -67,7 +73,7 @@ impl TlsFiles {
             Some(path) => {
                 let unusable = || format!("{prefix}TLS_CLIENT_CA must be the path of CA certificates in PEM");
                 let mut roots = RootCertStore::empty();
-                for certificate in certificates(path).with_context(unusable)? {
+                for certificate in certificates(&self.text("TLS_CLIENT_CA", path)?).with_context(unusable)? {
                     roots.add(certificate).with_context(unusable)?;
                 }
                 let verifier = WebPkiClientVerifier::builder(Arc::new(roots)).build().with_context(unusable)?;
@@ -79,6 +85,13 @@ impl TlsFiles {
             .map_err(|_| anyhow::anyhow!("{prefix}TLS_KEY isn't the key of {prefix}TLS_CERT"))?;
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(config)
+    }
+
+    /// What a setting's file holds.
+    fn text(&self, setting: &str, path: &Path) -> anyhow::Result<Zeroizing<Vec<u8>>> {
+        fs::read(path).map(Zeroizing::new).map_err(|error| {
+            anyhow::anyhow!("{}{setting}: {} can't be read ({})", self.prefix, path.display(), error.kind())
+        })
     }
 
     /// When each was last changed. A file that isn't there just now (it is being replaced) has no time.
@@ -124,10 +137,12 @@ impl Tls {
             Ok(config) => {
                 *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
                 *seen = changed;
-                tracing::info!(listener = self.files.prefix, "the TLS certificate was read again");
+                tracing::info!(listener = self.files.listener(), "the TLS certificate was read again");
             }
             // Half of a pair may be there already: it is tried again at the next look.
-            Err(error) => tracing::warn!(error = %error, "the TLS certificate stays as it was"),
+            Err(error) => {
+                tracing::warn!(listener = self.files.listener(), error = %error, "the TLS certificate stays as it was");
+            }
         }
     }
 
