@@ -20,9 +20,11 @@ use crate::{
     },
     auth::{self, Purpose},
     config::{Config, LogConfig, Values},
+    db::Db,
     error::{Kind, database_error_kind},
     jobs::{self, JobKind, dead, redrive},
     keys,
+    master_key::MasterKey,
     objects::Objects,
     operators::{self, NewOperator},
     plans::command::PlansCommand,
@@ -205,15 +207,32 @@ async fn serve(values: &Values) -> anyhow::Result<()> {
 
 async fn migrate(values: &Values) -> anyhow::Result<()> {
     let db = server::connect(&Config::read(values)?).await?;
-    db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))
+    db.migrate().await?;
+    db.close().await;
+    Ok(())
 }
 
-async fn rotate_keys(values: &Values, compromised: bool) -> anyhow::Result<()> {
+/// What a command works on that needs no whole application: a database of this version, and the key that it was made with. What is
+/// written under another key can't be read again, and in the audit log it looks forged.
+struct Opened {
+    config: Config,
+    db: Db,
+    master_key: MasterKey,
+    log: audit::Log,
+}
+
+async fn opened(values: &Values) -> anyhow::Result<Opened> {
     let config = Config::read(values)?;
     let db = server::connect(&config).await?;
+    db.is_migrated().await?;
     let master_key = server::master_key(&config)?;
     master_key.bind(db.autocommit()).await?;
     let log = audit::Log::new(&master_key);
+    Ok(Opened { config, db, master_key, log })
+}
+
+async fn rotate_keys(values: &Values, compromised: bool) -> anyhow::Result<()> {
+    let Opened { config, db, master_key, log } = opened(values).await?;
     let rotate = async { Ok(auth::rotate(&db, &master_key, Purpose::AccessTokens, compromised).await?) };
     let kid = recorded(&log, &db, "rotate_keys", rotate).await?;
     println!("{kid}");
@@ -293,9 +312,7 @@ async fn seed(values: &Values) -> anyhow::Result<()> {
 }
 
 async fn jobs_command(values: &Values, command: JobsCommand) -> anyhow::Result<()> {
-    let config = Config::read(values)?;
-    let db = server::connect(&config).await?;
-    let log = audit::Log::new(&server::master_key(&config)?);
+    let Opened { config, db, log, .. } = opened(values).await?;
     let said_no = |error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error));
     match command {
         JobsCommand::Dead { kind, limit } => {
@@ -359,12 +376,10 @@ async fn ring(app: &App, kinds: &[JobKind]) -> anyhow::Result<()> {
 }
 
 async fn plans(values: &Values, command: PlansCommand) -> anyhow::Result<()> {
-    let config = Config::read(values)?;
-    let db = server::connect(&config).await?;
+    let Opened { db, log, .. } = opened(values).await?;
     let said = match command.changes() {
         None => command.run(&db).await?,
         Some((operation, tenant)) => {
-            let log = audit::Log::new(&server::master_key(&config)?);
             recorded(&log, &db, operation, async {
                 if let Some(tenant) = &tenant {
                     audit::about(tenant.as_str());
@@ -385,14 +400,10 @@ async fn verify_audit(
     heads: Option<PathBuf>,
     days: u32,
 ) -> anyhow::Result<()> {
-    let config = Config::read(values)?;
-    let db = server::connect(&config).await?;
-    let master_key = server::master_key(&config)?;
-    // With another key every row would look as if somebody had changed it.
-    master_key.bind(db.autocommit()).await?;
+    let Opened { config, db, log, .. } = opened(values).await?;
     let objects = Objects::new(&config.objects)?;
     let against = heads.as_deref().map_or(Against::Store(&objects, days), Against::File);
-    let (said, is_well) = verified(&audit::Log::new(&master_key), &db, tenant.as_ref(), against).await?;
+    let (said, is_well) = verified(&log, &db, tenant.as_ref(), against).await?;
     print!("{said}");
     db.close().await;
     anyhow::ensure!(is_well, "the audit log is not as it was written");

@@ -10,15 +10,29 @@ use std::time::Duration;
 use migration::control_plane::Migrator;
 use sea_orm::{
     ConnectOptions, ConnectionTrait, Database, DatabaseConnection, DatabaseTransaction, DbBackend, DbErr,
-    SqliteTransactionMode, TransactionOptions, TransactionTrait,
+    SqliteTransactionMode, Statement, TransactionOptions, TransactionTrait,
 };
-use sea_orm_migration::MigratorTrait;
+use sea_orm_migration::{IntoSchemaManagerConnection, MigratorTrait, SchemaManager};
 use serde::{Serialize, de::DeserializeOwned};
 
 /// How long PostgreSQL lets a statement last: less than a request may take.
 const STATEMENT_DEADLINE: Duration = Duration::from_secs(20);
 /// How long PostgreSQL lets a statement wait for a lock, or a transaction do nothing.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The tables aren't those of this version.
+#[derive(Debug, thiserror::Error)]
+pub enum SchemaError {
+    /// It holds a migration that this version doesn't know.
+    #[error("a newer version of Switchboard made this database ({0}): run that version, or one after it")]
+    Newer(String),
+    /// Migrations are missing.
+    #[error("the database is empty or of an older version of Switchboard: run `control-plane migrate` first")]
+    Older,
+    /// The database said no.
+    #[error("migrating failed ({})", crate::error::database_error_kind(.0))]
+    Database(#[from] DbErr),
+}
 
 /// Connections to the control plane's database.
 #[derive(Debug, Clone)]
@@ -43,25 +57,33 @@ impl Db {
         }
     }
 
-    /// Applies the migrations that are missing.
+    /// Applies the migrations that are missing, all or none. Of programs that start at once one migrates; the others wait for it and
+    /// then find nothing to do.
     ///
     /// # Errors
-    /// As the driver.
-    pub async fn migrate(&self) -> Result<(), DbErr> {
-        if self.engine() != DbBackend::Postgres {
-            return Migrator::up(&self.write, None).await;
+    /// [`SchemaError::Newer`] if there are some that this version doesn't know; else as the driver.
+    pub async fn migrate(&self) -> Result<(), SchemaError> {
+        let tx = self.write().await?;
+        if self.engine() == DbBackend::Postgres {
+            for statement in [
+                "SET LOCAL statement_timeout = 0",
+                "SET LOCAL lock_timeout = 0",
+                "SELECT pg_advisory_xact_lock(7208146351)",
+            ] {
+                tx.execute_unprepared(statement).await?;
+            }
         }
-        // Replicas that start at once: one migrates, the others wait for it and then find nothing to do.
-        let tx = self.write.begin().await?;
-        for statement in [
-            "SET LOCAL statement_timeout = 0",
-            "SET LOCAL lock_timeout = 0",
-            "SELECT pg_advisory_xact_lock(7208146351)",
-        ] {
-            tx.execute_unprepared(statement).await?;
-        }
+        schema_of(&tx).await?;
         Migrator::up(&tx, None).await?;
-        tx.commit().await
+        Ok(tx.commit().await?)
+    }
+
+    /// Makes sure that the tables are those of this version.
+    ///
+    /// # Errors
+    /// [`SchemaError`].
+    pub async fn is_migrated(&self) -> Result<(), SchemaError> {
+        if schema_of(&self.read).await? < Migrator::migrations().len() { Err(SchemaError::Older) } else { Ok(()) }
     }
 
     /// Ends all connections, once nothing uses them any more.
@@ -104,6 +126,32 @@ impl Db {
             })
             .await
     }
+}
+
+/// How many of the migrations that this version knows have been applied.
+async fn schema_of<'c, C>(connection: &'c C) -> Result<usize, SchemaError>
+where
+    C: ConnectionTrait,
+    &'c C: IntoSchemaManagerConnection<'c>,
+{
+    let table = Migrator::migration_table_name().to_string();
+    if !SchemaManager::new(connection).has_table(&table).await? {
+        return Ok(0);
+    }
+    let known: Vec<String> = Migrator::migrations().iter().map(|migration| migration.name().to_owned()).collect();
+    let applied = Statement::from_string(
+        connection.get_database_backend(),
+        format!("SELECT version FROM {table} ORDER BY version"),
+    );
+    let mut count = 0;
+    for row in connection.query_all_raw(applied).await? {
+        let version: String = row.try_get("", "version")?;
+        if !known.contains(&version) {
+            return Err(SchemaError::Newer(version));
+        }
+        count += 1;
+    }
+    Ok(count)
 }
 
 fn options(url: &str, connections: u32) -> ConnectOptions {

@@ -159,7 +159,7 @@ impl Drop for ControlPlane {
 pub async fn open(config: Config) -> anyhow::Result<App> {
     let master_key = master_key(&config)?;
     let db = connect(&config).await?;
-    db.migrate().await.map_err(|error| anyhow::anyhow!("migrating failed ({})", database_error_kind(&error)))?;
+    db.migrate().await?;
     master_key.bind(db.autocommit()).await?;
     let keyring = Keyring::load(&db, &master_key, &config.tokens).await?;
     let fleet = Fleet::load(&db, &master_key).await?;

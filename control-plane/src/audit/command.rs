@@ -58,19 +58,24 @@ pub async fn verified(
         Against::File(path) => {
             let mut heads = Heads::default();
             let text = tokio::fs::read(path).await.with_context(|| format!("{} can't be read", path.display()))?;
-            heads.add(log, &text)?;
+            heads.add(log, &text).with_context(|| format!("{} can't be used", path.display()))?;
             heads
         }
     };
     let report = verify::verify(db.read(), log, only, &heads)
         .await
         .map_err(|error| anyhow::anyhow!("the database said no ({})", database_error_kind(&error)))?;
+    anyhow::ensure!(
+        only.is_none() || report.rows > 0 || !report.wrong.is_empty(),
+        "there is no audit log of this tenant: its id is wrong, or it was deleted"
+    );
     let mut said = String::new();
     for (of, wrong) in &report.wrong {
         said.push_str(&format!("{of}\t{wrong}\n"));
     }
     said.push_str(&format!("{} logs, {} rows, {} files of heads: ", report.logs, report.rows, heads.files));
     said.push_str(&match report.wrong.len() {
+        0 if heads.files == 0 => "as written; without heads an end that was cut off isn't seen\n".to_owned(),
         0 => "as written\n".to_owned(),
         wrong => format!("{wrong} findings\n"),
     });

@@ -42,6 +42,9 @@ pub enum HeadsError {
     /// A head has no JSON form.
     #[error("a line of heads can't be read")]
     Json(#[from] serde_json::Error),
+    /// Which file of the object store it is.
+    #[error("{0} in the object store can't be used")]
+    Named(String, #[source] Box<Self>),
     /// Too large.
     #[error("a file of heads is larger than 256 MiB")]
     TooLarge,
@@ -103,7 +106,8 @@ impl Heads {
         let mut heads = Self::default();
         let now = Timestamp::now();
         for hours in 0..=days.saturating_mul(24) {
-            let reading = match objects.read(&name(now.minus(HOUR * hours))).await {
+            let file = name(now.minus(HOUR * hours));
+            let reading = match objects.read(&file).await {
                 Ok(reading) => reading,
                 Err(ObjectError::Missing) => continue,
                 Err(error) => return Err(error.into()),
@@ -112,7 +116,7 @@ impl Heads {
                 return Err(HeadsError::TooLarge);
             }
             let parts: Vec<bytes::Bytes> = reading.content.try_collect().await?;
-            heads.add(log, &parts.concat())?;
+            heads.add(log, &parts.concat()).map_err(|error| HeadsError::Named(file, Box::new(error)))?;
         }
         Ok(heads)
     }

@@ -191,7 +191,7 @@ impl<'a> Walk<'a> {
             report.add(self.log, wrong);
         }
         self.end(head, &links, report);
-        self.unsealed(db, report).await
+        self.outside(db, report).await
     }
 
     fn fits(&self, row: &Model, before: &[u8], position: i64) -> bool {
@@ -254,28 +254,26 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Those without a place: the sealer hasn't got to them yet.
-    async fn unsealed(&self, db: &DatabaseConnection, report: &mut Report) -> Result<(), DbErr> {
-        let mut after = (String::new(), String::new());
+    /// Those that the walk doesn't meet. Without a position: the sealer hasn't got to them yet. Before the first: it never puts any there.
+    async fn outside(&self, db: &DatabaseConnection, report: &mut Report) -> Result<(), DbErr> {
+        let mut after: Option<(String, String)> = None;
         loop {
-            let of_same = Condition::all()
-                .add(entity::Column::Id.eq(after.0.as_str()))
-                .add(entity::Column::Phase.gt(after.1.as_str()));
-            let rows = entity::Entity::find()
+            let mut rows = entity::Entity::find()
                 .filter(entity::Column::TenantId.eq(self.log))
-                .filter(entity::Column::Position.is_null())
-                .filter(Condition::any().add(entity::Column::Id.gt(after.0.as_str())).add(of_same))
-                .order_by_asc(entity::Column::Id)
-                .order_by_asc(entity::Column::Phase)
-                .limit(BATCH)
-                .all(db)
-                .await?;
+                .filter(Condition::any().add(entity::Column::Position.is_null()).add(entity::Column::Position.lte(0)));
+            if let Some((id, phase)) = after {
+                let of_same =
+                    Condition::all().add(entity::Column::Id.eq(id.as_str())).add(entity::Column::Phase.gt(phase));
+                rows = rows.filter(Condition::any().add(entity::Column::Id.gt(id.as_str())).add(of_same));
+            }
+            let rows =
+                rows.order_by_asc(entity::Column::Id).order_by_asc(entity::Column::Phase).limit(BATCH).all(db).await?;
             let Some(last) = rows.last() else { return Ok(()) };
-            after = (last.id.clone(), last.phase.clone());
+            after = Some((last.id.clone(), last.phase.clone()));
             for row in rows {
                 report.rows += 1;
-                if row.mac_with(&self.keys.row_key) != row.mac[..] {
-                    report.add(self.log, Wrong::Inserted(None, row.id));
+                if row.position.is_some() || row.mac_with(&self.keys.row_key) != row.mac[..] {
+                    report.add(self.log, Wrong::Inserted(row.position, row.id));
                 }
             }
         }

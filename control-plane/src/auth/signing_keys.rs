@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
+    ColumnTrait, ConnectionTrait, DbBackend, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set, Statement,
     sea_query::{Expr, ExprTrait, OnConflict},
 };
 use shared::{
@@ -100,10 +100,10 @@ async fn active<C: ConnectionTrait>(
 }
 
 /// Has a new key sign from now on, and gives its id. The old one verifies until the last token that it signed has ended; if it
-/// is `compromised`, not at all.
+/// is `compromised`, not at all. Rotations that come at once come one after the other.
 ///
 /// # Errors
-/// [`SigningKeyError`] if the database doesn't answer, or another rotation is under way.
+/// [`SigningKeyError`] if the database doesn't answer.
 pub async fn rotate(
     db: &Db,
     master_key: &MasterKey,
@@ -113,6 +113,14 @@ pub async fn rotate(
     let key = SigningKey::generate()?;
     let kid = key.public().kid;
     let tx = db.write().await?;
+    if db.engine() == DbBackend::Postgres {
+        // Else the second wouldn't see the key that the first has made, and both would be active.
+        tx.query_one_raw(Statement::from_string(
+            DbBackend::Postgres,
+            "SELECT 1 FROM installation WHERE id = 1 FOR NO KEY UPDATE",
+        ))
+        .await?;
+    }
     let now = Timestamp::now();
     let retired_at = if compromised { Timestamp::from_millis(0) } else { now };
     let mut retired = signing_key::Entity::update_many()

@@ -1,7 +1,8 @@
 //! Keys that were found a moment ago, so that a key that is used all the time doesn't ask the database each time.
 //!
 //! Only while other replicas can be heard ([`redis::subscriber`](crate::redis::subscriber)): whoever revokes a key, or changes anything
-//! that a found key holds, tells everybody to forget the tenant's keys. For what is not heard in the moment in which a
+//! that a found key holds, tells everybody to forget the tenant's keys. Nor while another one can't tell, which it says in the
+//! database ([`replicas`](crate::limits::replicas)). For what is not heard in the moment in which a
 //! connection breaks, an entry is believed for [`BELIEVED`] at most. Without Redis nothing is cached.
 
 use std::{
@@ -24,6 +25,7 @@ const KEYS: u64 = 50_000;
 pub struct KeyCache {
     found: Cache<Vec<u8>, WorkingKey>,
     hears: AtomicBool,
+    speak: AtomicBool,
     forgotten: AtomicU64,
 }
 
@@ -38,6 +40,7 @@ impl Default for KeyCache {
         Self {
             found: Cache::builder().max_capacity(KEYS).time_to_live(BELIEVED).support_invalidation_closures().build(),
             hears: AtomicBool::new(false),
+            speak: AtomicBool::new(true),
             forgotten: AtomicU64::new(0),
         }
     }
@@ -56,10 +59,22 @@ impl KeyCache {
         self.forget_all();
     }
 
+    /// Whether all other replicas can tell what to forget.
+    pub(crate) fn others_speak(&self, speak: bool) {
+        if self.speak.swap(speak, Ordering::SeqCst) && !speak {
+            self.forget_all();
+        }
+    }
+
+    /// Whether others are heard.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.hears.load(Ordering::SeqCst)
+    }
+
     /// Whether keys are cached at present.
     #[must_use]
     pub fn works(&self) -> bool {
-        self.hears.load(Ordering::SeqCst)
+        self.is_connected() && self.speak.load(Ordering::SeqCst)
     }
 
     /// Forgets a tenant's keys, here only.
@@ -159,5 +174,10 @@ mod tests {
         assert!(cache.get(&[1]).is_none() && cache.get(&[2]).is_none());
         cache.hears();
         assert!(cache.get(&[1]).is_none(), "from before it was deaf");
+        cache.put(vec![1], key(&one), cache.mark());
+        cache.others_speak(false);
+        assert!(cache.get(&[1]).is_none() && !cache.works(), "one of them can't tell");
+        cache.others_speak(true);
+        assert!(cache.get(&[1]).is_none() && cache.works(), "it may have revoked it meanwhile");
     }
 }

@@ -3,7 +3,8 @@
 //! **Owns** the table `replicas`. With `REDIS_URL` a request asks Redis once for all its buckets, in one script; so all
 //! replicas count together. Without Redis, or while it is away, each replica decides by itself at limit / replicas, so
 //! that together they never admit more. How many there are is read from heartbeats in the database ([`replicas`]) and not from
-//! Redis, because the number is needed just when Redis is away.
+//! Redis, because the number is needed just when Redis is away. It may be away for some only: those that count together leave
+//! the others their shares.
 //!
 //! **Going over.** A replica remembers the TATs that Redis told it. While Redis is away it goes on from them, and when Redis is back,
 //! whether empty or out of date, it says what they have become and Redis takes the later ones. A bucket that it hasn't seen
@@ -108,6 +109,8 @@ pub struct Limits {
     /// One decision at a time, here.
     deciding: Mutex<()>,
     replicas: AtomicU32,
+    /// How many of the others count alone, though this one may have Redis.
+    apart: AtomicU32,
     /// Rung when another replica has come or gone.
     pub(crate) count_again: Notify,
     /// How far Redis' clock is ahead of ours, in microseconds.
@@ -126,6 +129,7 @@ impl Limits {
             good: Cache::builder().max_capacity(BUCKETS).time_to_idle(REMEMBERED).build(),
             deciding: Mutex::new(()),
             replicas: AtomicU32::new(1),
+            apart: AtomicU32::new(0),
             count_again: Notify::new(),
             ahead: AtomicI64::new(0),
         }
@@ -155,10 +159,23 @@ impl Limits {
         [By::Key, By::Tenant, By::Address].into_iter().any(|by| self.rate(by).is_some())
     }
 
-    /// How many replicas share a limit when they can't count together.
-    pub(crate) fn set_replicas(&self, replicas: u32) {
+    /// How many replicas share a limit when they can't count together, and how many of the others count alone.
+    pub(crate) fn set_replicas(&self, replicas: u32, apart: u32) {
         self.replicas.store(replicas.max(1), Ordering::Release);
+        self.apart.store(apart, Ordering::Release);
         metrics::gauge!("rate_limit_replicas").set(f64::from(replicas.max(1)));
+        metrics::gauge!("rate_limit_replicas_apart").set(f64::from(apart));
+    }
+
+    /// What those that count together may admit.
+    fn together(&self, rate: Rate) -> Gcra {
+        match self.apart.load(Ordering::Acquire) {
+            0 => rate.gcra(),
+            apart => {
+                let replicas = self.replicas.load(Ordering::Acquire);
+                rate.part(replicas.saturating_sub(apart), replicas)
+            }
+        }
     }
 
     /// Counts a request in each of its buckets, or, if one of them refuses, in none.
@@ -166,7 +183,7 @@ impl Limits {
         if let Some(redis) = &self.redis
             && let Ok((verdict, now)) = self.take_together(redis, buckets).await
         {
-            return standing(buckets, &verdict, now, Rate::gcra);
+            return standing(buckets, &verdict, now, |rate| self.together(rate));
         }
         let source = if self.redis.is_some() { "away" } else { "alone" };
         metrics::counter!("rate_limit_decisions_total", "source" => source).increment(1);
@@ -212,7 +229,7 @@ impl Limits {
         let mut call = self.script.prepare_invoke();
         let replicas = self.replicas.load(Ordering::Acquire);
         for (bucket, name) in buckets.iter().zip(&names) {
-            let Gcra { interval, tolerance } = bucket.rate.gcra();
+            let Gcra { interval, tolerance } = self.together(bucket.rate);
             let least = self.known.get(name).unwrap_or(0);
             // What a replica let through by its share lies further ahead.
             let furthest = bucket.rate.share_of(replicas).furthest();
@@ -302,6 +319,10 @@ pub(crate) fn describe_metrics() {
     );
     metrics::describe_counter!("rate_limited_total", "Requests refused because there were too many, by who sent them.");
     metrics::describe_gauge!("rate_limit_replicas", "How many replicas share the limits when each counts alone.");
+    metrics::describe_gauge!(
+        "rate_limit_replicas_apart",
+        "How many of the other replicas count alone at present, for want of Redis."
+    );
 }
 
 #[cfg(test)]

@@ -61,9 +61,16 @@ impl Rate {
     /// For one of several replicas that don't know of each other: so rarely that all of them together keep to the rate.
     #[must_use]
     pub fn share_of(self, replicas: u32) -> Gcra {
+        self.part(1, replicas)
+    }
+
+    /// For some of several replicas, which count together while each of the others counts alone.
+    #[must_use]
+    pub fn part(self, together: u32, replicas: u32) -> Gcra {
         let interval = MINUTE / u64::from(self.per_minute.max(1));
+        let together = together.clamp(1, replicas.max(1));
         Gcra {
-            interval: interval * u64::from(replicas.max(1)),
+            interval: (interval * u64::from(replicas.max(1))).div_ceil(u64::from(together)),
             tolerance: interval * u64::from(self.burst.saturating_sub(1)),
         }
     }
@@ -204,6 +211,18 @@ mod tests {
             let whole = rate.gcra().interval;
             let most = u64::from(rate.burst) + seconds * 1_000_000 / whole + u64::from(replicas);
             prop_assert!(admitted <= most, "{admitted} of {most}");
+        }
+
+        #[test]
+        fn those_that_count_together_leave_the_others_their_shares(
+            rate in rates(),
+            (replicas, apart) in (1_u32..9).prop_flat_map(|replicas| (Just(replicas), 0..replicas)),
+        ) {
+            let [whole, together, alone] = [rate.gcra(), rate.part(replicas - apart, replicas), rate.share_of(replicas)];
+            let [one, part, share] = [whole, together, alone].map(|gcra| u128::from(gcra.interval));
+            prop_assert!(one * share + u128::from(apart) * one * part <= part * share);
+            prop_assert_eq!(together.tolerance, whole.tolerance);
+            prop_assert_eq!(rate.part(replicas, replicas), whole);
         }
 
         /// A clock that was an hour ahead made it.

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use clap::Subcommand;
+use clap::{ArgGroup, Subcommand};
 use sea_orm::DatabaseTransaction;
 use shared::{ids::TenantId, time::Timestamp};
 
@@ -62,6 +62,7 @@ pub enum PlansCommand {
 
 /// See [`PlansCommand::Override`].
 #[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+#[command(group(ArgGroup::new("decision").args(["limit", "feature", "pool", "clear"]).required(true).multiple(true)))]
 pub struct OverrideCommand {
     /// Which.
     tenant: TenantId,

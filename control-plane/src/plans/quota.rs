@@ -79,7 +79,10 @@ pub async fn reserve(
         None => match near(tx, scope, month, allowed).await? {
             Some(used) => used,
             None => {
-                let why = format!("all {allowed} are used; there are more from {} on", resets_at(month));
+                let why = match allowed {
+                    0 => "there are none".to_owned(),
+                    _ => format!("all {allowed} are used; there are more from {} on", resets_at(month)),
+                };
                 return Err(refused(QUOTA, entitlements, &why).into());
             }
         },

@@ -22,11 +22,14 @@ use std::{
 use anyhow::Context;
 use breaker::Breaker;
 use redis::{
-    Client, ClientTlsConfig, RedisResult, TlsCertificates,
+    Client, ClientTlsConfig, RedisError, RedisResult, TlsCertificates,
     aio::{ConnectionManager, ConnectionManagerConfig},
 };
 use secrecy::ExposeSecret;
-use tokio::time::{MissedTickBehavior, timeout};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{auth::KeyedHash, config::RedisConfig, master_key::MasterKey};
@@ -35,6 +38,8 @@ use crate::{auth::KeyedHash, config::RedisConfig, master_key::MasterKey};
 const PROBE_EVERY: Duration = Duration::from_millis(250);
 /// How long what is written for it stays, in milliseconds.
 const PROBE_LASTS: u32 = 1_000;
+/// Why it is away, if it doesn't say anything.
+const LATE: &str = "no answer in time";
 /// How long a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 
@@ -51,6 +56,8 @@ pub struct Redis {
     client: Client,
     manager: RwLock<ConnectionManager>,
     breaker: Breaker,
+    /// Rung when it goes and when it comes back.
+    pub(crate) changed: Notify,
     prefix: String,
     /// How long an answer is waited for.
     timeout: Duration,
@@ -82,11 +89,18 @@ impl Redis {
         let manager = RwLock::new(manager(&client).map_err(unusable)?);
         let name = KeyedHash::new(&master_key.derive("redis-prefix")).of("switchboard");
         let prefix = name.iter().take(6).fold(String::from("sb:"), |text, byte| format!("{text}{byte:02x}"));
-        let redis = Self { client, manager, breaker: Breaker::default(), prefix, timeout: config.timeout };
-        if !redis.probe().await {
+        let redis = Self {
+            client,
+            manager,
+            breaker: Breaker::default(),
+            changed: Notify::new(),
+            prefix,
+            timeout: config.timeout,
+        };
+        if let Err(why) = redis.probe().await {
             redis.breaker.trip();
             metrics::gauge!("redis_up").set(0.0);
-            tracing::warn!("Redis doesn't answer: going on without it");
+            tracing::warn!(why, "Redis can't be used: going on without it");
         }
         Ok(Some(redis))
     }
@@ -115,19 +129,20 @@ impl Redis {
             count(what, "spared");
             return Err(Away);
         }
-        let outcome = match timeout(self.timeout, ask(self.manager())).await {
+        let (outcome, why) = match timeout(self.timeout, ask(self.manager())).await {
             Ok(Ok(answer)) => {
                 self.answered();
                 count(what, "answered");
                 return Ok(answer);
             }
-            Ok(Err(_)) => "failed",
-            Err(_) => "late",
+            Ok(Err(error)) => ("failed", why(&error)),
+            Err(_) => ("late", LATE.to_owned()),
         };
         count(what, outcome);
         if self.breaker.failed() {
+            self.changed.notify_one();
             metrics::gauge!("redis_up").set(0.0);
-            tracing::warn!("Redis is away: going on without it");
+            tracing::warn!(why, "Redis is away: going on without it");
         }
         Err(Away)
     }
@@ -157,7 +172,7 @@ impl Redis {
             if self.breaker.lets_through() {
                 continue;
             }
-            if self.probe().await {
+            if self.probe().await.is_ok() {
                 self.answered();
             } else if let Ok(fresh) = manager(&self.client) {
                 // One that hangs would hang on.
@@ -169,6 +184,7 @@ impl Redis {
     /// Redis answered, which it may do while nobody asks: a call was on its way.
     fn answered(&self) {
         if self.breaker.succeeded() {
+            self.changed.notify_one();
             metrics::gauge!("redis_up").set(1.0);
             tracing::info!("Redis is back");
         }
@@ -176,16 +192,22 @@ impl Redis {
 
     /// Whether Redis takes what we write, given the time that a connection takes. One that was demoted, or whose memory is full, answers a
     /// PING, and is of no use.
-    pub async fn probe(&self) -> bool {
+    ///
+    /// # Errors
+    /// Why not, for whoever operates it, in a word or two.
+    pub async fn probe(&self) -> Result<(), String> {
         let mut connection = self.manager();
         let mut command = redis::cmd("SET");
         command.arg(self.name("probe")).arg(1).arg("PX").arg(PROBE_LASTS);
         let written = command.query_async::<()>(&mut connection);
-        let answers = matches!(timeout(CONNECT_WITHIN, written).await, Ok(Ok(())));
-        if answers {
-            metrics::gauge!("redis_up").set(1.0);
+        match timeout(CONNECT_WITHIN, written).await {
+            Ok(Ok(())) => {
+                metrics::gauge!("redis_up").set(1.0);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(why(&error)),
+            Err(_) => Err(LATE.to_owned()),
         }
-        answers
     }
 
     fn manager(&self) -> ConnectionManager {
@@ -216,6 +238,13 @@ fn manager(client: &Client) -> RedisResult<ConnectionManager> {
     ConnectionManager::new_lazy_with_config(client.clone(), config)
 }
 
+/// What an error is: the server's own code for it, such as `READONLY` or `OOM`, or its kind. Never more of what it says, which may
+/// name a user or a host.
+fn why(error: &RedisError) -> String {
+    let is_code = |code: &&str| code.len() <= 20 && code.bytes().all(|byte| byte.is_ascii_uppercase());
+    error.code().filter(is_code).unwrap_or_else(|| error.category()).to_owned()
+}
+
 fn count(what: &'static str, outcome: &'static str) {
     metrics::counter!("redis_calls_total", "call" => what, "outcome" => outcome).increment(1);
 }
@@ -236,7 +265,7 @@ pub(crate) fn describe_metrics() {
 #[cfg(test)]
 mod tests {
     use metrics_exporter_prometheus::PrometheusBuilder;
-    use redis::{ErrorKind, RedisError};
+    use redis::ErrorKind;
     use shared::seal::DataKey;
     use tokio::sync::oneshot;
 
@@ -278,9 +307,15 @@ mod tests {
             if slow.is_ok() {
                 break;
             }
-            assert!(redis.probe().await);
+            assert!(redis.probe().await.is_ok());
             redis.answered();
         }
         assert!(redis.is_up() && says(1));
+
+        let stranger = config.url.as_ref().unwrap().expose_secret().replace("redis://", "redis://nobody:sentinel@");
+        let config = RedisConfig { url: Some(stranger.into()), ..config };
+        let refused = Redis::connect(&config, &MasterKey::new(DataKey::generate())).await.unwrap().unwrap();
+        assert!(!refused.is_up());
+        assert_eq!(refused.probe().await, Err("authentication failed".to_owned()));
     }
 }

@@ -38,6 +38,7 @@ pub async fn listen(app: App) {
         };
         // From here on a key can be revoked without our hearing of it.
         app.key_cache.deaf();
+        app.limits.count_again.notify_one();
         if heard.is_err() {
             tracing::debug!("other replicas are not heard by Redis");
         }

@@ -135,6 +135,18 @@ async fn a_row_that_is_changed_removed_or_inserted_is_found(#[case] engine: Engi
     execute(&app, "UPDATE audit_log SET position = -position WHERE position < 0", []).await;
     assert_eq!(wrong(&app, &Heads::default()).await, []);
 
+    // Where the chain isn't walked.
+    for position in ["0", "-5"] {
+        execute(&app, &copy("aud_below", position), []).await;
+        let below = Wrong::Inserted(Some(position.parse().unwrap()), "aud_below".into());
+        assert_eq!(wrong(&app, &Heads::default()).await, [below]);
+        execute(&app, "DELETE FROM audit_log WHERE id = 'aud_below'", []).await;
+    }
+    execute(&app, &copy("", "NULL"), []).await;
+    execute(&app, "UPDATE audit_log SET phase = '' WHERE id = ''", []).await;
+    assert_eq!(wrong(&app, &Heads::default()).await, [Wrong::Inserted(None, String::new())]);
+    execute(&app, "DELETE FROM audit_log WHERE id = ''", []).await;
+
     // One that waits to be sealed, before and after it is.
     execute(&app, &copy("aud_waiting", "NULL"), []).await;
     execute(&app, "UPDATE audit_log SET link = NULL WHERE id = 'aud_waiting'", []).await;

@@ -138,9 +138,18 @@ fn the_audit_log_of_commands_is_verified() {
     shell.prints(&["create-operator", "grace@example.com"], "");
     assert!(!shell.run(&["create-operator", "grace@example.com"], &[], "").status.success());
     let told = shell.prints(&["verify-audit"], "");
-    assert_eq!(told, "1 logs, 4 rows, 0 files of heads: as written\n");
+    let well = "1 logs, 4 rows, 0 files of heads: as written; without heads an end that was cut off isn't seen\n";
+    assert_eq!(told, well);
     let nil = shared::ids::TenantId::nil().to_string();
     assert_eq!(shell.prints(&["verify-audit", "--tenant", &nil], ""), told);
+    let unknown = shell.run(&["verify-audit", "--tenant", shared::ids::TenantId::new().as_str()], &[], "");
+    let said = String::from_utf8(unknown.stderr).unwrap();
+    assert!(unknown.status.code() == Some(1) && said.contains("there is no audit log of this tenant"), "{said}");
+    let heads = shell.folder.path().join("torn.jsonl").display().to_string();
+    std::fs::write(&heads, "{").unwrap();
+    let torn = shell.run(&["verify-audit", "--heads", &heads], &[], "");
+    let said = String::from_utf8(torn.stderr).unwrap();
+    assert!(torn.status.code() == Some(1) && said.contains("torn.jsonl"), "{said}");
 
     let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -153,6 +162,92 @@ fn the_audit_log_of_commands_is_verified() {
     let told = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(1), "{told}");
     assert!(told.contains("was inserted or changed") && told.contains("1 findings"), "{told}");
+}
+
+#[test]
+fn a_command_with_another_master_key_changes_nothing() {
+    let shell = Shell::new();
+    shell.prints(&["seed"], "");
+    let before = shell.prints(&["verify-audit"], "");
+    let file = shell.folder.path().join("plans.json").display().to_string();
+    std::fs::write(&file, r#"{"default": "free", "plans": [{"name": "pro", "title": "Pro"}]}"#).unwrap();
+    let (tenant, job) = (shared::ids::TenantId::new(), JobId::new());
+    let other = DataKey::generate().to_base64();
+    for arguments in [
+        &["plans", "apply", &file][..],
+        &["plans", "unassign", tenant.as_str()],
+        &["plans", "list"],
+        &["jobs", "cancel", job.as_str()],
+        &["jobs", "redrive", "--all", "upkeep"],
+        &["rotate-keys"],
+    ] {
+        let refused = shell.run(arguments, &[("MASTER_KEY", &other)], "");
+        let told = String::from_utf8(refused.stderr).unwrap();
+        let why = "MASTER_KEY is not the key that this database was made with";
+        assert!(!refused.status.success() && told.contains(why), "{arguments:?}: {told}");
+    }
+    // Rows under another key would look forged from then on.
+    assert_eq!(shell.prints(&["verify-audit"], ""), before);
+}
+
+#[test]
+fn what_a_database_lacks_or_has_too_much_of_is_told() {
+    let shell = Shell::new();
+    let (tenant, job) = (shared::ids::TenantId::new(), JobId::new());
+    let told = |arguments: &[&str]| {
+        let output = shell.run(arguments, &[], "");
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}: {output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let commands = [
+        &["plans", "list"][..],
+        &["plans", "show", tenant.as_str()],
+        &["plans", "unassign", tenant.as_str()],
+        &["jobs", "dead"],
+        &["jobs", "cancel", job.as_str()],
+        &["rotate-keys"],
+        &["verify-audit"],
+    ];
+    for arguments in commands {
+        let said = told(arguments);
+        assert!(said.contains("run `control-plane migrate` first"), "{arguments:?}: {said}");
+    }
+    shell.prints(&["migrate"], "");
+    let url = format!("sqlite://{}", shell.folder.path().join("a.db").display());
+    tokio::runtime::Runtime::new().unwrap().block_on(async {
+        let db = Database::connect(shared::pool::options(&url)).await.unwrap();
+        let newer = "INSERT INTO seaql_migrations (version, applied_at) VALUES ('m9999_later', 1)";
+        db.execute_unprepared(newer).await.unwrap();
+    });
+    for arguments in commands.into_iter().chain([&["migrate"][..], &["serve"], &["seed"]]) {
+        let said = told(arguments);
+        assert!(said.contains("m9999_later") && said.contains("newer version"), "{arguments:?}: {said}");
+    }
+}
+
+#[test]
+fn an_override_decides_something() {
+    let shell = Shell::new();
+    let tenant = shared::ids::TenantId::new();
+    let refused = shell.run(&["plans", "override", tenant.as_str()], &[], "");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert!(refused.status.code() == Some(2) && told.contains("--limit"), "{told}");
+    shell.prints(&["migrate"], "");
+    for decision in [&["--clear"][..], &["--pool", "acme", "--limit", "sessions=1"]] {
+        let refused = shell.run(&[&["plans", "override", tenant.as_str()], decision].concat(), &[], "");
+        let told = String::from_utf8(refused.stderr).unwrap();
+        assert!(told.contains("there is no such tenant"), "{told}");
+    }
+}
+
+#[test]
+fn programs_that_migrate_one_file_at_once_wait_for_each_other() {
+    let shell = Shell::new();
+    let mut running: Vec<_> = (0..8).map(|_| shell.command(&["migrate"], &[]).spawn().unwrap()).collect();
+    for child in running.drain(..) {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+    }
 }
 
 #[test]

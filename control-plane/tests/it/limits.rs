@@ -263,6 +263,43 @@ async fn replicas_without_redis_share_a_limit() {
     app.stop().await;
 }
 
+/// Redis may be away for one of them only.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_without_redis_beside_one_with_it_breaks_no_limit_and_keeps_no_revoked_key_alive() {
+    let Some(redis) = RedisServer::start().await else { return };
+    let url = redis.url();
+    let limits = RateLimitConfig { key: rate(1, 12), ..RateLimitConfig::OFF };
+    let change = |config: &mut control_plane::config::Config| {
+        config.rate_limits = limits;
+        config.redis.url = Some(url.into());
+    };
+    let Some(mut app) = TestApp::start_with(Engine::Postgres, change).await else { return };
+    let base = app.base_url();
+    until("keys are remembered", async || app.app().key_cache.works().then_some(())).await;
+    let apart = app.replica_with(|config| config.redis.url = None).await;
+    until("the first knows of the second", async || (!app.app().key_cache.works()).then_some(())).await;
+
+    let (key, owner) = key_of(&app).await;
+    let ask =
+        async |base: &str, key: &str| Answer::of(app.http.get(format!("{base}/api/v1/tenant")).bearer_auth(key)).await;
+    let mut admitted = 0;
+    for n in 0..40 {
+        let answer = ask(if n % 2 == 0 { &base } else { &apart }, &key).await;
+        assert_eq!(answer.header("ratelimit-limit"), Some("6"), "{answer:?}");
+        admitted += u32::from(answer.status == 200);
+    }
+    assert_eq!(admitted, 12);
+
+    let made = json!({"name": "k", "network": "sandbox", "scopes": ["sessions:read"]});
+    let made = Answer::of(app.post("/api/v1/api-keys", &made).bearer_auth(&owner.access_token)).await.json();
+    let (id, key) = (made["id"].as_str().unwrap(), made["key"].as_str().unwrap());
+    assert_eq!(ask(&base, key).await.status, 200);
+    let revoke = app.http.delete(format!("{apart}/api/v1/api-keys/{id}")).bearer_auth(&owner.access_token);
+    assert_eq!(Answer::of(revoke).await.status, 204);
+    assert_eq!(ask(&base, key).await.status, 401, "though nobody could tell");
+    app.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_limit_holds_through_an_outage_of_redis_and_after_it() {
     let Some(mut redis) = RedisServer::start().await else { return };

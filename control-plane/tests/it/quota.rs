@@ -249,6 +249,9 @@ async fn a_limit_that_is_lowered_below_what_is_used_is_told_once_and_a_raised_on
     assert_eq!(told().await, (1, 2));
     program.send(&put.session_id, &number(15), "x").await.assert_problem(402, "quota-exceeded");
     assert_eq!(told().await, (1, 2));
+    quota(&app, &program.tenant, 0).await;
+    let refused = program.send(&put.session_id, &number(16), "x").await;
+    assert!(refused.json()["detail"].as_str().unwrap().ends_with(": there are none"), "{refused:?}");
     app.stop().await;
 }
 

@@ -196,6 +196,17 @@ async fn a_rotated_key_signs_at_once_is_known_to_every_replica_and_the_old_one_v
     let later = app.replica().await;
     me(&later, &owner.access_token).await.assert_problem(401, "unauthenticated");
 
+    // Those that come at once come one after the other.
+    let at_once = futures_util::future::join_all((0..6).map(|n| {
+        let app = app.app();
+        async move { auth::rotate(&app.db, &app.master_key, Purpose::AccessTokens, n % 2 == 0).await.unwrap() }
+    }));
+    assert_eq!(at_once.await.len(), 6);
+    assert_eq!(
+        app.count("SELECT COUNT(*) FROM signing_keys WHERE purpose = 'access_tokens' AND state = 'active'").await,
+        1
+    );
+
     // A key in wrong hands is refused by whoever reads the keys next.
     auth::rotate(&app.app().db, &app.app().master_key, Purpose::AccessTokens, true).await.unwrap();
     let after = app.replica().await;

@@ -1,9 +1,12 @@
 //! Messages that are on their way: being written, or waiting for WhatsApp's word.
 //!
 //! One entry for each WhatsApp id, so that the same message handed in twice at once is sent once, and both callers hear
-//! the same. An entry also holds its chat: nothing else of the chat goes out meanwhile. When the socket goes, what waits
-//! for a word will not get it there; the entry goes too, and the journal keeps the try as one whose outcome isn't known.
+//! the same. An entry also holds its chat: nothing else of the chat goes out until WhatsApp has taken it. When the socket goes,
+//! what waits for a word will not get it there; the entry goes too, and the journal keeps the try as one whose outcome isn't known.
 //! A client that is closed of our own accord therefore waits a while for [`Acks::none_left`] first.
+//!
+//! That WhatsApp has taken a message is told before it is recorded: whoever hears it doesn't hand the message in again, and
+//! whoever doesn't hears it from the outbox. Till it is recorded the entry stays, so that nobody opens another try.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -11,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use chrono::{DateTime, Utc};
 use shared::wire::send::SendOutcome;
 use tokio::{
     sync::{Notify, watch},
@@ -25,8 +29,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub enum Progress {
     /// Nothing is known yet.
     OnItsWay,
-    /// WhatsApp has taken it, which isn't recorded yet: the next message of the chat may go.
-    Taken,
+    /// WhatsApp took it then, which isn't recorded yet: the next message of the chat may go.
+    Taken(DateTime<Utc>),
     /// It is over, and recorded.
     Over(SendOutcome),
 }
@@ -40,6 +44,21 @@ struct Entry {
     /// The socket that it was written to, once it was.
     sent_on: Option<u64>,
     outcome: watch::Sender<Progress>,
+}
+
+impl Entry {
+    fn is_taken(&self) -> bool {
+        matches!(*self.outcome.borrow(), Progress::Taken(_))
+    }
+
+    /// Whether it stays without a word that may still come: the word, or its record.
+    fn stays_if(&self, word_may_come: bool) -> bool {
+        let stays = word_may_come || self.is_taken();
+        if !stays {
+            self.outcome.send_replace(Progress::Over(SendOutcome::Pending));
+        }
+        stays
+    }
 }
 
 #[derive(Default)]
@@ -97,18 +116,15 @@ impl Acks {
             let over = || watch::channel(Progress::Over(SendOutcome::NotConnected)).1;
             return batch.iter().map(|_| Begun::Theirs(over())).collect();
         }
-        table.entries.retain(|_, entry| {
-            let given_up = entry.sent_on.is_some() && now.duration_since(entry.since) > PATIENCE;
-            if given_up {
-                entry.outcome.send_replace(Progress::Over(SendOutcome::Pending));
-            }
-            !given_up
-        });
+        table
+            .entries
+            .retain(|_, entry| entry.stays_if(entry.sent_on.is_none() || now.duration_since(entry.since) <= PATIENCE));
         let mut ours: HashSet<&str> = HashSet::new();
         let mut blocked: HashSet<&str> = HashSet::new();
         let mut begun = Vec::with_capacity(batch.len());
         for &(wa_id, chat) in batch {
-            let theirs = |(id, entry): (&String, &Entry)| entry.chat == chat && !ours.contains(id.as_str());
+            let theirs =
+                |(id, entry): (&String, &Entry)| entry.chat == chat && !entry.is_taken() && !ours.contains(id.as_str());
             begun.push(if blocked.contains(chat) {
                 Begun::Blocked
             } else if let Some(entry) = table.entries.get(wa_id) {
@@ -137,17 +153,17 @@ impl Acks {
         let mut table = self.table();
         if table.socket != socket {
             drop(table);
-            self.finish(wa_id, SendOutcome::Pending);
+            self.give_up(wa_id);
         } else if let Some(entry) = table.entries.get_mut(wa_id) {
             entry.sent_on = Some(socket);
             entry.since = Instant::now();
         }
     }
 
-    /// WhatsApp has taken a message.
-    pub fn taken(&self, wa_id: &str) {
+    /// WhatsApp has taken a message. Whoever waits hears it; it is over once it is recorded.
+    pub fn taken(&self, wa_id: &str, at: DateTime<Utc>) {
         if let Some(entry) = self.table().entries.get(wa_id) {
-            entry.outcome.send_replace(Progress::Taken);
+            entry.outcome.send_replace(Progress::Taken(at));
         }
     }
 
@@ -160,17 +176,20 @@ impl Acks {
         }
     }
 
+    /// No word on a message will come, unless it has come.
+    pub fn give_up(&self, wa_id: &str) {
+        let mut table = self.table();
+        if table.entries.get(wa_id).is_some_and(|entry| !entry.stays_if(false)) {
+            table.entries.remove(wa_id);
+            self.tell(&table);
+        }
+    }
+
     /// The socket came or went: what was written before gets no word any more.
     pub fn socket_changed(&self) {
         let mut table = self.table();
         table.socket += 1;
-        table.entries.retain(|_, entry| {
-            let lost = entry.sent_on.is_some();
-            if lost {
-                entry.outcome.send_replace(Progress::Over(SendOutcome::Pending));
-            }
-            !lost
-        });
+        table.entries.retain(|_, entry| entry.stays_if(entry.sent_on.is_none()));
         self.tell(&table);
     }
 
@@ -180,7 +199,7 @@ impl Acks {
         table.socket += 1;
         table.closed = true;
         for (_, entry) in table.entries.drain() {
-            entry.outcome.send_replace(Progress::Over(SendOutcome::Pending));
+            entry.stays_if(false);
         }
         self.tell(&table);
     }
@@ -233,17 +252,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_holds_its_chat_against_other_batches_until_that_is_recorded() {
+    fn what_is_taken_lets_its_chat_go_on_and_stays_until_that_is_recorded() {
+        let acks = Acks::default();
+        let now = Instant::now();
+        let at = DateTime::UNIX_EPOCH;
+        let first = ours(&acks, "A", "chat", now);
+        let socket = acks.socket();
+        acks.taken("A", at);
+        assert_eq!(*first.borrow(), Progress::Taken(at));
+        ours(&acks, "B", "chat", now);
+        // Nothing makes another try of it: not its writer's end, not its socket's, not time.
+        acks.sent("A", socket);
+        acks.socket_changed();
+        acks.give_up("A");
+        acks.sent("A", socket);
+        let later = now + PATIENCE + Duration::from_secs(1);
+        assert!(matches!(acks.begin(&[("A", "chat")], later)[..], [Begun::Theirs(_)]));
+        assert_eq!(*first.borrow(), Progress::Taken(at));
+        acks.finish("A", SendOutcome::Acked { at });
+        assert_eq!(*first.borrow(), Progress::Over(SendOutcome::Acked { at }));
+        assert!(acks.begin(&[("A", "another")], later).pop().is_some_and(|begun| matches!(begun, Begun::Ours(_))));
+    }
+
+    #[test]
+    fn what_is_given_up_is_free_to_be_tried_again() {
         let acks = Acks::default();
         let now = Instant::now();
         let first = ours(&acks, "A", "chat", now);
-        acks.taken("A");
-        assert_eq!(*first.borrow(), Progress::Taken);
-        assert!(matches!(acks.begin(&[("B", "chat")], now)[..], [Begun::Blocked]));
-        let at = chrono::DateTime::UNIX_EPOCH;
-        acks.finish("A", SendOutcome::Acked { at });
-        assert_eq!(*first.borrow(), Progress::Over(SendOutcome::Acked { at }));
-        ours(&acks, "B", "chat", now);
+        acks.give_up("A");
+        assert_eq!(*first.borrow(), Progress::Over(SendOutcome::Pending));
+        ours(&acks, "A", "chat", now);
     }
 
     #[test]

@@ -34,10 +34,11 @@ impl EventHandler for Events {
         match &*event {
             Event::ServerAck(ack) => {
                 if ack.class.as_deref() == Some("message") {
+                    let at = ack.timestamp.unwrap_or_else(Utc::now);
                     if ack.error.is_none() {
-                        self.link.acks.taken(&ack.id);
+                        self.link.acks.taken(&ack.id, at);
                     }
-                    self.write(acknowledgement(ack));
+                    self.write(acknowledgement(ack, at));
                 }
             }
             Event::Receipt(receipt) => self.hint(Write::Receipt(Box::new(receipt.clone()))),
@@ -120,12 +121,12 @@ fn leaves_room(writes: &mpsc::Sender<Write>) -> bool {
     writes.capacity() > writes.max_capacity() / 2
 }
 
-fn acknowledgement(ack: &ServerAck) -> Write {
+fn acknowledgement(ack: &ServerAck, at: DateTime<Utc>) -> Write {
     Write::Ack {
         wa_id: ack.id.clone(),
         // A refusal without a code that is a number is a refusal all the same.
         error: ack.error.as_ref().map(|code| code.parse().unwrap_or(0)),
-        at: ack.timestamp.unwrap_or_else(Utc::now),
+        at,
     }
 }
 

@@ -2,9 +2,9 @@
 //!
 //! A batch is opened in the journal in one commit before any of its frames. Within a chat, a message goes out when WhatsApp
 //! has taken the one before it; chats go in parallel. `send_message` of the library returns when the stanza is written, so what
-//! counts is WhatsApp's acknowledgement ([`super::acks`]), which the writer records before anybody hears of it. A message
-//! that was opened and whose frame was never handed on is withdrawn, so that no later try takes it for one whose outcome
-//! isn't known. Between the journal and the frame time passes: what an earlier try's late word settles meanwhile, and what a
+//! counts is WhatsApp's acknowledgement ([`super::acks`]): the caller hears it at once, and the writer records it. A refusal is
+//! recorded before anybody hears of it, since what was recorded first stands. A message that was opened and whose frame was
+//! never handed on is withdrawn, so that no later try takes it for one whose outcome isn't known. Between the journal and the frame time passes: what an earlier try's late word settles meanwhile, and what a
 //! closing client can't send any more, isn't written.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -212,8 +212,7 @@ struct Chat {
     unwritten: Vec<(String, SendOutcome)>,
 }
 
-/// Sends one chat's messages, one after the other: the next one when WhatsApp has taken the one before it. Recording that can take
-/// its time.
+/// Sends one chat's messages, one after the other: the next one when WhatsApp has taken the one before it.
 async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, deadline: Instant) -> Chat {
     let mut chat = Chat::default();
     let mut written = Vec::with_capacity(messages.len());
@@ -235,7 +234,7 @@ async fn speak(link: &Arc<Link>, client: &Arc<Client>, messages: Vec<Ours>, dead
             (None, Progress::OnItsWay) if !link.takes_sends() => Some(SendOutcome::NotConnected),
             (refusal, Progress::OnItsWay) => refusal,
             // The word on an earlier try came late.
-            (_, Progress::Taken) => {
+            (_, Progress::Taken(_)) => {
                 written.push((one.at, one.outcome));
                 continue;
             }
@@ -273,7 +272,7 @@ async fn may_go_on(outcome: &mut Outcome, deadline: Instant) -> bool {
     match timeout_at(deadline, outcome.wait_for(|progress| *progress != Progress::OnItsWay)).await {
         Ok(Ok(progress)) => match &*progress {
             Progress::OnItsWay => false,
-            Progress::Taken => true,
+            Progress::Taken(_) => true,
             Progress::Over(outcome) => is_through(outcome),
         },
         Ok(Err(_)) | Err(_) => false,
@@ -295,10 +294,11 @@ fn is_through(outcome: &SendOutcome) -> bool {
 }
 
 async fn heard(mut outcome: Outcome, deadline: Instant) -> SendOutcome {
-    match timeout_at(deadline, outcome.wait_for(|progress| matches!(progress, Progress::Over(_)))).await {
+    match timeout_at(deadline, outcome.wait_for(|progress| *progress != Progress::OnItsWay)).await {
         Ok(Ok(progress)) => match &*progress {
             Progress::Over(outcome) => outcome.clone(),
-            Progress::OnItsWay | Progress::Taken => SendOutcome::Pending,
+            Progress::Taken(at) => SendOutcome::Acked { at: *at },
+            Progress::OnItsWay => SendOutcome::Pending,
         },
         Ok(Err(_)) | Err(_) => SendOutcome::Pending,
     }
@@ -349,7 +349,7 @@ struct Unfinished<'a> {
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
         if !self.written {
-            self.link.acks.finish(self.wa_id, SendOutcome::Pending);
+            self.link.acks.give_up(self.wa_id);
         }
     }
 }

@@ -4,7 +4,8 @@
 //! and the try becomes one whose outcome isn't known. A receipt is a hint: a queue that is half full, or a full outbox, drops it,
 //! and counts that.
 //!
-//! What comes together is one commit: an acknowledgement, which somebody waits for, takes along the receipts that lie in line.
+//! What comes together is one commit. A refusal, which somebody waits for, takes along what lies in line; that WhatsApp has taken a
+//! message its sender knows by then ([`super::acks`]).
 
 use std::{sync::Arc, time::Duration};
 
@@ -64,7 +65,7 @@ pub enum Write {
 
 impl Write {
     const fn is_waited_for(&self) -> bool {
-        matches!(self, Self::Ack { .. } | Self::Flush(_))
+        matches!(self, Self::Ack { error: Some(_), .. } | Self::Flush(_))
     }
 }
 

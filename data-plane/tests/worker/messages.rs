@@ -2,11 +2,12 @@
 
 use std::collections::HashSet;
 
+use sea_orm::{ConnectOptions, ConnectionTrait, Statement};
 use shared::wire::{
     outbox::{InboundBody, OutboxEvent, ReceiptKind},
     send::SendOutcome,
 };
-use simulator::{AcceptedQuery, Garble, PhoneSettings, TextOrder};
+use simulator::{AcceptedQuery, FaultPlan, Garble, PhoneSettings, TextOrder};
 
 use crate::world::{World, item, text_of, until};
 
@@ -181,5 +182,40 @@ async fn receipts_tell_what_became_of_a_message() {
         (kinds(ReceiptKind::Delivered) && kinds(ReceiptKind::Read)).then_some(())
     })
     .await;
+    linked.worker.shutdown().await;
+}
+
+/// Whoever waits for a message hears WhatsApp's word at once, also while the store can't record it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_acknowledgement_is_told_before_it_is_recorded_and_recorded_all_the_same() {
+    let world = World::new().await;
+    let linked = world.linked().await;
+    let network = world.sim.network();
+    let late = FaultPlan { seed: 5, late_acks: 1_000, ack_lateness_ms: 1_500, ..FaultPlan::default() };
+    network.plan_faults(Some(late)).await.unwrap();
+    let items = vec![item(&world.phone().await, "once")];
+    let mut one_connection = ConnectOptions::new(world.database());
+    one_connection.max_connections(1);
+    let store = sea_orm::Database::connect(one_connection).await.unwrap();
+    let locked = async {
+        until("WhatsApp has it", async || (network.accepted_summary().await.total > 0).then_some(())).await;
+        store.execute_unprepared("BEGIN IMMEDIATE").await.unwrap();
+    };
+    let (outcomes, ()) = tokio::join!(world.send(linked.worker.id(), &linked.order, items.clone()), locked);
+    assert!(matches!(outcomes[..], [SendOutcome::Acked { .. }]), "{outcomes:?}");
+    let open = "SELECT COUNT(*) FROM journal WHERE state = 0";
+    let open = Statement::from_string(store.get_database_backend(), open);
+    let row = store.query_one_raw(open).await.unwrap().unwrap();
+    assert_eq!(row.try_get_by_index::<i64>(0).unwrap(), 1, "it isn't recorded yet");
+    store.execute_unprepared("ROLLBACK").await.unwrap();
+
+    until("the acknowledgement is in the outbox", async || {
+        let told = |event: &OutboxEvent| matches!(event, OutboxEvent::ServerAck { error: None, tries: 1, .. });
+        world.plane.events(linked.id()).iter().any(told).then_some(())
+    })
+    .await;
+    let again = world.send(linked.worker.id(), &linked.order, items).await;
+    assert_eq!(again, outcomes);
+    assert_eq!(network.accepted_summary().await.repeats, 0);
     linked.worker.shutdown().await;
 }
