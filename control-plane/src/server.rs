@@ -13,7 +13,7 @@ use crate::{
     bootstrap,
     config::{self, Config},
     db::Db,
-    error::{database_error_kind, why_not_connected},
+    error::why_not_connected,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
     keys::{self, KeyCache},
