@@ -8,7 +8,8 @@
 
 use anyhow::Context;
 use sea_orm::{ConnectionTrait, DatabaseTransaction, DbBackend, Statement};
-use shared::{ids::TenantId, time::Timestamp};
+use secrecy::ExposeSecret;
+use shared::{ids::TenantId, time::Timestamp, wire::session::Network};
 
 use crate::{
     audit,
@@ -49,6 +50,12 @@ async fn in_one_transaction(app: &App) -> ApiResult<()> {
         keys::service::ensure(app, &tx, &scope, key).await?;
     }
     if let Some(url) = &config.webhook_url {
+        // The key sees the endpoint: one of the sandbox sees those of the sandbox.
+        let of_key = config.api_key.as_ref().and_then(|key| keys::token::network(key.expose_secret()));
+        let scope = match of_key {
+            Some(Network::Sandbox) => scope.clone().of_network(Network::Sandbox),
+            Some(Network::Whatsapp) | None => scope.clone(),
+        };
         webhooks::service::ensure(app, &tx, &scope, url, config.webhook_secret.as_ref()).await?;
     }
     tx.commit().await?;

@@ -78,7 +78,7 @@ kinds! {
     CrossSite = "cross-site", 403, "This page may not use the cookie";
     /// The tenant is suspended by the operator, or its owner is deleting it; reading is still possible.
     TenantSuspended = "tenant-suspended", 403, "This account is suspended";
-    /// The person doesn't belong to any account (any more). They can be invited to one.
+    /// The person doesn't belong to any account (any more). They can be invited to one, or sign up again for one of their own.
     NoAccount = "no-account", 403, "This person belongs to no account";
     /// There is nothing with this id, or it belongs to somebody else.
     NotFound = "not-found", 404, "There is no such thing";

@@ -133,6 +133,7 @@ async fn by_key(app: &App, token: &str, address: ClientAddress) -> ApiResult<Opt
         audit::by(audit::ActorType::Key, key.id.as_str());
         return Err(Kind::AddressNotAllowed.into());
     }
+    keys::service::note_use(app, &key);
     let actor = Actor::Key { key_id: key.id, scopes: key.scopes, network: key.network };
     let mut principal = principal(key.tenant_id, actor, &key.tenant_status)?;
     // What is tried out reaches no real conversation.

@@ -14,7 +14,7 @@ use crate::{extract::says_something, tenants::TenantDto};
 
 /// The shortest password, in characters. NIST SP 800-63B asks for length and for no composition rules.
 pub(crate) const MIN_PASSWORD: usize = 10;
-/// The longest secret, in bytes: hashing is paid by us.
+/// The longest secret, in characters of up to four bytes: hashing is paid by us.
 const MAX_SECRET: usize = 200;
 
 /// Somebody who wants an account.
@@ -187,13 +187,26 @@ impl std::fmt::Debug for EmailAddress {
 
 impl From<String> for EmailAddress {
     fn from(text: String) -> Self {
-        Self(text.trim().to_lowercase())
+        let text = text.trim().to_lowercase();
+        // In the form of the domain name system, which every mail server takes: one mailbox is one account, however it is written.
+        let ascii = text.rsplit_once('@').filter(|(_, domain)| !domain.is_ascii()).and_then(|(local, domain)| {
+            match url::Host::parse(domain) {
+                Ok(url::Host::Domain(domain)) => Some(format!("{local}@{domain}")),
+                Ok(_) | Err(_) => None,
+            }
+        });
+        Self(ascii.unwrap_or(text))
     }
 }
 
 impl Validate for EmailAddress {
     fn validate(&self) -> Result<(), validator::ValidationErrors> {
-        if self.0.len() <= 254 && self.0.validate_email() {
+        // What can't be mailed to would wait for a mail for ever; an address of a host (`ada@[192.0.2.1]`) would choose a mail server itself.
+        let mailed = || {
+            let address = self.0.parse::<lettre::Address>();
+            address.is_ok_and(|address| matches!(url::Host::parse(address.domain()), Ok(url::Host::Domain(_))))
+        };
+        if self.0.len() <= 254 && self.0.validate_email() && mailed() {
             return Ok(());
         }
         let mut errors = validator::ValidationErrors::new();
@@ -229,7 +242,7 @@ impl<const MIN: usize> std::fmt::Debug for Shown<MIN> {
 impl<const MIN: usize> Validate for Shown<MIN> {
     fn validate(&self) -> Result<(), validator::ValidationErrors> {
         let text = self.0.expose_secret();
-        if text.chars().count() >= MIN && text.len() <= MAX_SECRET {
+        if (MIN..=MAX_SECRET).contains(&text.chars().count()) {
             return Ok(());
         }
         let mut errors = validator::ValidationErrors::new();
@@ -407,4 +420,37 @@ pub struct UpdateMe {
     #[validate(length(min = 1, max = 100), custom(function = says_something))]
     #[schema(example = "Ada King", min_length = 1, max_length = 100)]
     pub name: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use rstest::rstest;
+
+    use super::*;
+
+    #[rstest]
+    #[case("x", 9, false)]
+    #[case("x", 10, true)]
+    #[case("😀", 10, true)]
+    #[case("😀", 200, true)]
+    #[case("😀", 201, false)]
+    #[case("x", 201, false)]
+    fn a_password_is_measured_in_characters(#[case] character: &str, #[case] count: usize, #[case] taken: bool) {
+        let password = Shown::<MIN_PASSWORD>(character.repeat(count).into());
+        assert_eq!(password.validate().is_ok(), taken);
+    }
+
+    #[rstest]
+    #[case(" Ada@Example.COM ", "ada@example.com", true)]
+    #[case("ada@Exämple.com", "ada@xn--exmple-cua.com", true)]
+    #[case("ada@xn--exmple-cua.com", "ada@xn--exmple-cua.com", true)]
+    #[case("ada@１２７.0.0.1", "ada@１２７.0.0.1", false)]
+    #[case("ada@[127.0.0.1]", "ada@[127.0.0.1]", false)]
+    #[case("a..b@example.com", "a..b@example.com", false)]
+    #[case("ä@", "ä@", false)]
+    #[case("ä", "ä", false)]
+    fn a_mailbox_has_one_form_and_can_be_mailed_to(#[case] written: &str, #[case] form: &str, #[case] taken: bool) {
+        let address = EmailAddress::from(written.to_owned());
+        assert_eq!((address.as_str(), address.validate().is_ok()), (form, taken));
+    }
 }

@@ -1,4 +1,4 @@
-//! Tokens that lie in mails: 256 random bits, used once, stored as a keyed hash.
+//! Tokens that lie in mails: 256 bits that follow from the mail's id and the master key, used once, stored as a keyed hash.
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub(super) struct Found {
     pub(super) data: Option<Vec<u8>>,
 }
 
-/// Makes the token of a mail, in place of one that an earlier try to send it made.
+/// Makes the token of a mail, or makes it work again for as long as at first: an earlier try to send the mail may have arrived.
 pub(super) async fn make(
     app: &App,
     mail: &MailId,
@@ -65,7 +65,7 @@ pub(super) async fn make(
     user: Option<&UserId>,
     data: Option<&[u8]>,
 ) -> ApiResult<SecretString> {
-    let token = tokens::opaque("sbm_");
+    let token = app.keyring.mail_token("sbm_", mail.as_str());
     let hash = app.keyring.mail_token_hash.of(token.expose_secret());
     let row = tokens::hex(&hash);
     let sealed = data.map(|data| app.master_key.seal(&place(purpose, &row), data)).transpose()?;

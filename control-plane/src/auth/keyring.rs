@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use secrecy::SecretString;
 use shared::identity::{KeySet, PublicKey, SigningKey};
 use tokio::{
@@ -49,6 +50,7 @@ pub struct Keyring {
     pub(super) refresh_seal: KeyedHash,
     pub(super) throttle_hash: KeyedHash,
     pub(super) mail_token_hash: KeyedHash,
+    mail_token_values: KeyedHash,
     pub(super) second_factor_hash: KeyedHash,
     api_key_hash: KeyedHash,
     key_uses: KeyUses,
@@ -74,6 +76,7 @@ impl Keyring {
             refresh_seal: hash("refresh-token-logins"),
             throttle_hash: hash("throttles"),
             mail_token_hash: hash("mail-tokens"),
+            mail_token_values: hash("mail-token-values"),
             second_factor_hash: hash("second-factors"),
             api_key_hash: hash("api-keys"),
             key_uses: KeyUses::default(),
@@ -118,6 +121,13 @@ impl Keyring {
     #[must_use]
     pub fn key_set(&self) -> KeySet {
         self.access().set.clone()
+    }
+
+    /// The token that a mail carries. Of one mail it is always the same: should the mail server take a mail twice, because its word on
+    /// the first was lost, the reader's program shows one of the two (they have one `Message-ID`), and the link works in either.
+    pub(crate) fn mail_token(&self, prefix: &str, mail: &str) -> SecretString {
+        let value = self.mail_token_values.of(&format!("{prefix}{mail}"));
+        format!("{prefix}{}", URL_SAFE_NO_PAD.encode(value)).into()
     }
 
     /// The hash that tokens of mails are stored by.

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     mail::{Action, Letter, WriteError, Writer},
     state::App,
+    tenants,
 };
 
 /// Somebody wants an account: [`PendingSignUp`].
@@ -78,7 +79,10 @@ async fn by_address(app: &App, email: &str) -> Result<Option<user::Model>, Write
 async fn sign_up(app: &App, mail: &MailId, about: &[u8]) -> Result<Option<Letter>, WriteError> {
     let public = &app.config.mail.public_url;
     let pending: PendingSignUp = read(about)?;
-    if let Some(user) = by_address(app, &pending.email).await? {
+    // Whoever belongs to no account any more may make one of their own.
+    if let Some(user) = by_address(app, &pending.email).await?
+        && tenants::belongs_to_any(app.db.read(), &user.id).await?
+    {
         return Ok(Some(Letter {
             to: user.email,
             subject: "You have an account already",

@@ -1,5 +1,6 @@
 //! Logging in, staying logged in, and seeing and ending one's logins.
 
+use axum::http::{HeaderValue, header};
 use sea_orm::{
     ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
     QueryOrder, QuerySelect, Set, Statement, sea_query::Expr,
@@ -36,7 +37,10 @@ const PRUNE_BATCH: i64 = 500;
 impl From<PasswordError> for ApiError {
     fn from(error: PasswordError) -> Self {
         match error {
-            PasswordError::Busy => Kind::Unavailable.because("too many people log in at this moment").into(),
+            PasswordError::Busy => Kind::Unavailable
+                .because("too many people log in at this moment")
+                .with_header(header::RETRY_AFTER, HeaderValue::from_static("5"))
+                .into(),
             PasswordError::Defect => Self::Defect("a password could not be hashed"),
         }
     }

@@ -102,6 +102,34 @@ pub(crate) async fn make_invited(
     make(tx, &wanted, Some(now), now).await
 }
 
+/// What somebody who belongs to no tenant chose when they signed up anew, and whose address is known to be theirs. Two-step login stays
+/// on, unless nobody had verified the address before.
+pub(super) async fn begin_anew(
+    tx: &DatabaseTransaction,
+    known: &user::Model,
+    wanted: &PendingSignUp,
+    now: Timestamp,
+) -> ApiResult<()> {
+    user::ActiveModel {
+        id: Set(known.id.clone()),
+        name: Set(wanted.name.clone()),
+        password_hash: Set(wanted.password_hash.clone()),
+        email_verified_at: Set(known.email_verified_at.or(Some(now))),
+        ..Default::default()
+    }
+    .update(tx)
+    .await?;
+    logins::revoke_all(tx, &known.id, None).await?;
+    if known.email_verified_at.is_none() {
+        second_factor::disable(tx, &known.id).await?;
+    }
+    second_factor::end_challenges(tx, &known.id).await?;
+    for purpose in [Purpose::ResetPassword, Purpose::VerifyAddress] {
+        email_tokens::forget(tx, purpose, &known.id).await?;
+    }
+    Ok(())
+}
+
 /// Takes the address from an account that never showed that it is its own, for the person who now does. Whoever made the account
 /// may be somebody else: it keeps what it has, and what it made keeps its owner, but nobody can log in to it any more. The
 /// person gets an account of their own, so that nothing of the other's is theirs: no tenant, no colleague, no API key.

@@ -223,7 +223,8 @@ impl<S: ScopeMarker> Auth<S> {
             return Err(Kind::MissingScope.because("this API key is limited to some sessions"));
         }
         if principal.frozen && writes && !S::FROZEN {
-            return Err(Kind::TenantSuspended.into());
+            return Err(Kind::TenantSuspended
+                .because("the operator suspended this account, or its owner is deleting it: it can only be read"));
         }
         Ok(Self { principal, marker: PhantomData })
     }

@@ -4,7 +4,10 @@
 //! password and asks for a mail. Whether the address has an account is looked up when the mail is written, and only the mail
 //! says so. The account is made when its link is opened.
 
-use sea_orm::{ColumnTrait, DatabaseTransaction, EntityTrait, QueryFilter, sea_query::Expr};
+use sea_orm::{
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter, QuerySelect,
+    sea_query::Expr,
+};
 use secrecy::SecretString;
 use shared::{ids::UserId, time::Timestamp};
 
@@ -70,6 +73,31 @@ async fn make(
     Ok(Some((user_id, tenant)))
 }
 
+/// A tenant for somebody who has an address but belongs to no tenant: they were removed, or left. The mail has shown that the address is
+/// theirs, so the password is from now on the one that they chose now, as after a reset. Nothing for anybody else.
+async fn make_for_known(
+    app: &App,
+    tx: &DatabaseTransaction,
+    wanted: PendingSignUp,
+    now: Timestamp,
+) -> ApiResult<Option<(UserId, Tenant)>> {
+    let mut query = user::Entity::find().filter(user::Column::Email.eq(wanted.email.as_str()));
+    if tx.get_database_backend() == DbBackend::Postgres {
+        // Of two links at once the second finds them with an account.
+        query = query.lock_exclusive();
+    }
+    let Some(known) = query.one(tx).await? else { return Ok(None) };
+    if tenants::belongs_to_any(tx, &known.id).await? {
+        return Ok(None);
+    }
+    people::begin_anew(tx, &known, &wanted, now).await?;
+    let tenant = tenants::service::create(app, tx, &wanted.tenant_name, &known.id, now).await?;
+    audit::of(&tenant.id);
+    audit::by(ActorType::User, known.id.as_str());
+    audit::about(tenant.id.as_str());
+    Ok(Some((known.id, tenant)))
+}
+
 /// Makes a tenant with its owner at an operator's word, whose address counts as verified; nothing if the address is taken.
 pub(crate) async fn establish(
     app: &App,
@@ -91,8 +119,12 @@ pub(super) async fn verify(app: &App, caller: Caller, token: &SecretString) -> A
     if let Some(found) = email_tokens::take(app, &tx, Purpose::SignUp, token).await? {
         let data = found.data.ok_or(ApiError::Defect("a pending sign-up has no data"))?;
         let pending = serde_json::from_slice(&data).map_err(|_| ApiError::Defect("a pending sign-up can't be read"))?;
-        // Taken: the same person signed up twice and opened the other link first.
-        let made = make(app, &tx, pending, Some(now), now).await?;
+        let again = PendingSignUp::clone(&pending);
+        let made = match make(app, &tx, pending, Some(now), now).await? {
+            Some(made) => Some(made),
+            // Taken: by somebody who belongs to no account any more, or the same person signed up twice and opened the other link first.
+            None => make_for_known(app, &tx, again, now).await?,
+        };
         tx.commit().await?;
         let (user, tenant) = made.ok_or(Kind::MailTokenRefused)?;
         tracing::info!(tenant = %tenant.id, %user, "a tenant signed up");

@@ -8,7 +8,11 @@ use shared::{
 };
 
 use super::{EventType, entity};
-use crate::{auth::TenantScope, state::App, webhooks};
+use crate::{
+    auth::TenantScope,
+    state::App,
+    webhooks::{self, NewlyRecorded},
+};
 
 /// How many rows one INSERT carries: both engines limit the parameters of a statement.
 const ROWS_PER_INSERT: usize = 500;
@@ -101,6 +105,7 @@ pub async fn record_for(
     for event in events {
         let id = EventId::new();
         let data = serde_json::to_vec(&event.data)?;
+        let session = event.session_id.clone();
         rows.push(entity::ActiveModel {
             id: Set(id.clone()),
             tenant_id: Set(scope.id().clone()),
@@ -110,16 +115,16 @@ pub async fn record_for(
             occurred_at: Set(event.occurred_at),
             sealed_data: Set(key.seal(&place(scope, &id), &data)?),
         });
-        recorded.push((id, event.kind));
+        recorded.push(NewlyRecorded { id, kind: event.kind, session });
     }
     for rows in rows.chunks(ROWS_PER_INSERT) {
         entity::Entity::insert_many(rows.to_vec()).exec_without_returning(tx).await?;
     }
-    for (_, kind) in &recorded {
+    for NewlyRecorded { kind, .. } in &recorded {
         metrics::counter!("events_recorded_total", "type" => kind.as_str()).increment(1);
     }
     let deliveries = webhooks::dispatch(tx, scope, &recorded, audience).await?;
-    Ok(Recorded { events: recorded.into_iter().map(|(id, _)| id).collect(), deliveries: deliveries > 0 })
+    Ok(Recorded { events: recorded.into_iter().map(|event| event.id).collect(), deliveries: deliveries > 0 })
 }
 
 /// The tenant's key.

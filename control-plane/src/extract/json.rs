@@ -248,7 +248,8 @@ pub(super) fn describe(path: &Path, message: &str) -> Refused {
         return Refused {
             pointer,
             code: "type",
-            detail: expected().map_or_else(|| "is of another type".into(), |known| format!("must be {known}")),
+            detail: expected()
+                .map_or_else(|| "is of another type".into(), |known| format!("must be {}", in_words(known))),
         };
     }
     if message.starts_with("invalid length") {
@@ -256,6 +257,19 @@ pub(super) fn describe(path: &Path, message: &str) -> Refused {
     }
     // The sentences of our own types ("not a valid ses id"), and those of the standard library's numbers.
     Refused { pointer, code: "format", detail: message.split('`').next().unwrap_or_default().trim().to_owned() }
+}
+
+/// What serde expected, in words of JSON instead of Rust.
+fn in_words(expected: &str) -> &str {
+    match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number, not below 0",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a sequence" => "a list",
+        "a map" => "an object",
+        other if other.starts_with("struct ") => "an object",
+        other => other,
+    }
 }
 
 /// The validator's findings, in the order of their pointers.
@@ -347,6 +361,21 @@ mod tests {
         assert_eq!((found.pointer.as_str(), found.code), ("/count", "missing"));
         let found = refused(json!({"items": [], "count": 1, "more": 1}));
         assert_eq!((found.pointer.as_str(), found.code), ("/more", "unknown-field"));
+    }
+
+    #[test]
+    fn what_is_expected_is_told_in_words_of_json() {
+        let good = json!({"items": [], "count": 1});
+        for (field, value, words) in [
+            ("count", json!(-1), "must be a whole number, not below 0"),
+            ("count", json!(1.5), "must be a whole number, not below 0"),
+            ("items", json!("x"), "must be a list"),
+            ("items", json!([1]), "must be an object"),
+        ] {
+            let mut body = good.clone();
+            body[field] = value;
+            assert_eq!(refused(body).detail, words, "{field}");
+        }
     }
 
     #[test]

@@ -162,6 +162,17 @@ impl Idempotent {
         }
     }
 
+    /// Whether there is an answer to repeat, so that nothing will be done: for what is counted before it is done.
+    ///
+    /// # Errors
+    /// As the driver.
+    pub(crate) async fn is_repeated(&self, app: &App) -> ApiResult<bool> {
+        let Some(key) = &self.key else { return Ok(false) };
+        let id = (self.principal.tenant.id().clone(), self.principal.actor_id().to_owned(), key.clone());
+        let found = entity::Entity::find_by_id(id).one(app.db.read()).await?;
+        Ok(found.is_some_and(|row| row.expires_at > Timestamp::now() && row.request_hash == self.request_hash()))
+    }
+
     async fn run_in<F>(&self, app: &App, tx: &DatabaseTransaction, ttl: Duration, work: F) -> ApiResult<Response>
     where
         F: AsyncFnOnce(&DatabaseTransaction) -> ApiResult<Reply>,

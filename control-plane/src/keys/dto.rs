@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, Serializer};
 use shared::{
     ids::{KeyId, SessionId, UserId},
+    networks,
     time::Timestamp,
     wire::session::Network,
 };
@@ -59,7 +60,7 @@ impl TryFrom<String> for AddressRange {
     type Error = InvalidRange;
     fn try_from(text: String) -> Result<Self, InvalidRange> {
         let network = text.parse().or_else(|_| text.parse().map(|address: IpAddr| address.to_canonical().into()));
-        network.map(|network: IpNet| Self(network.trunc())).map_err(|_| InvalidRange)
+        network.map(|network: IpNet| Self(networks::canonical(network.trunc()))).map_err(|_| InvalidRange)
     }
 }
 
@@ -150,6 +151,7 @@ mod tests {
     #[case("203.0.113.7", Some("203.0.113.7/32"))]
     #[case("2001:db8::1", Some("2001:db8::1/128"))]
     #[case("::ffff:203.0.113.7", Some("203.0.113.7/32"))]
+    #[case("::ffff:203.0.113.0/120", Some("203.0.113.0/24"))]
     #[case("2001:DB8::/32", Some("2001:db8::/32"))]
     #[case("203.0.113.0/33", None)]
     #[case("203.0.113", None)]

@@ -55,10 +55,10 @@ impl WorkingKey {
     }
 }
 
-/// Notes a use of a key, if that is to be known more exactly than it is.
-fn note_use(app: &App, id: &KeyId, last_used_at: Option<Timestamp>, now: Timestamp) {
-    if last_used_at.is_none_or(|at| at <= now.minus(LAST_USED_STEP)) {
-        app.keyring.key_uses().note(id);
+/// Notes a use of a key that was let in, if that is to be known more exactly than it is.
+pub(crate) fn note_use(app: &App, key: &WorkingKey) {
+    if key.last_used_at.is_none_or(|at| at <= Timestamp::now().minus(LAST_USED_STEP)) {
+        app.keyring.key_uses().note(&key.id);
     }
 }
 
@@ -80,7 +80,6 @@ pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<Wo
     let now = Timestamp::now();
     let hash = app.keyring.api_key_hash().of(token);
     if let Some(found) = app.key_cache.get(&hash).filter(|found| found.works_at(now)) {
-        note_use(app, &found.id, found.last_used_at, now);
         return Ok(Some(found));
     }
     let mark = app.key_cache.mark();
@@ -100,7 +99,6 @@ pub(crate) async fn find_by_token(app: &App, token: &str) -> ApiResult<Option<Wo
         app.limits.note_bad(&hash);
         return Ok(None);
     };
-    note_use(app, &row.id, row.last_used_at, now);
     let allowed_ips: Option<Vec<AddressRange>> = row.allowed_ips.as_deref().map(stored).transpose()?;
     let key = WorkingKey {
         id: row.id,
@@ -129,7 +127,12 @@ pub(crate) async fn create(
     wanted.scopes.sort_unstable();
     wanted.scopes.dedup();
     if let Some(ids) = &mut wanted.session_ids {
-        check_limited(tx, scope, &wanted.scopes, ids).await?;
+        // A key of the sandbox would never reach a session of the real network.
+        let reach = match wanted.network {
+            Network::Sandbox => scope.clone().of_network(Network::Sandbox),
+            Network::Whatsapp => scope.clone(),
+        };
+        check_limited(tx, &reach, &wanted.scopes, ids).await?;
         ids.sort_unstable();
         ids.dedup();
     }
@@ -171,7 +174,12 @@ async fn check_limited(
     }
     let known = sessions::service::known(tx, scope, ids).await?;
     if let Some(at) = ids.iter().position(|id| !known.contains(id)) {
-        return Err(Refusal::field(&format!("/session_ids/{at}"), "unknown", "is no session of this account").into());
+        return Err(Refusal::field(
+            &format!("/session_ids/{at}"),
+            "unknown",
+            "is no session of this account that the key could reach",
+        )
+        .into());
     }
     Ok(())
 }

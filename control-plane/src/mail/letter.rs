@@ -68,10 +68,24 @@ struct Html<'a> {
     closing: &'a str,
 }
 
+/// A paragraph holds names that somebody chose, maybe for a stranger to read: they begin no paragraph of their own, and turn no text
+/// around (the marks of Unicode's bidirectional algorithm).
+fn on_one_line(text: &str) -> String {
+    text.chars()
+        .filter(|character| !matches!(character, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'))
+        .map(|character| {
+            let breaks = character.is_control() || matches!(character, '\u{2028}' | '\u{2029}');
+            if breaks { ' ' } else { character }
+        })
+        .collect()
+}
+
 impl Letter {
     /// The two bodies: text, HTML.
     pub(super) fn bodies(&self) -> Result<(String, String), askama::Error> {
-        let Self { subject, paragraphs, closing, .. } = self;
+        let Self { subject, closing, .. } = self;
+        let paragraphs: Vec<String> = self.paragraphs.iter().map(|text| on_one_line(text)).collect();
+        let paragraphs = &paragraphs;
         let action = self.action.as_ref();
         Ok((Text { paragraphs, action, closing }.render()?, Html { subject, paragraphs, action, closing }.render()?))
     }
@@ -80,6 +94,21 @@ impl Letter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_name_makes_no_paragraph_and_turns_no_text_around() {
+        let letter = Letter {
+            to: "ada@example.com".into(),
+            subject: "Hello",
+            paragraphs: vec!["Hello a\r\n\r\nYour account\u{2028}was \u{202e}closed,".into()],
+            action: None,
+            closing: "Bye.",
+        };
+        let (text, html) = letter.bodies().unwrap();
+        for body in [&text, &html] {
+            assert!(body.contains("Hello a    Your account was closed,"), "{body}");
+        }
+    }
 
     #[test]
     fn a_letter_is_escaped_in_html_and_plain_in_text() {

@@ -117,13 +117,21 @@ pub struct AdminTenant {
     pub name: String,
     /// Whether it may write.
     pub status: TenantStatus,
+    /// While it is being deleted: whether it is suspended should its owner take that back.
+    pub suspended_meanwhile: bool,
     /// When its owner signed up.
     pub created_at: Timestamp,
 }
 
 impl From<Tenant> for AdminTenant {
     fn from(row: Tenant) -> Self {
-        Self { id: row.id, name: row.name, status: row.status, created_at: row.created_at }
+        Self {
+            id: row.id,
+            name: row.name,
+            status: row.status,
+            suspended_meanwhile: row.suspended_meanwhile,
+            created_at: row.created_at,
+        }
     }
 }
 

@@ -89,6 +89,26 @@ pub async fn known<C: ConnectionTrait>(
     Ok(select.all(connection).await?.into_iter().map(|row| row.id).collect())
 }
 
+/// Which of some sessions speak to a network; those that were deleted too.
+///
+/// # Errors
+/// As the driver.
+pub(crate) async fn of_network<C: ConnectionTrait>(
+    connection: &C,
+    scope: &TenantScope,
+    ids: HashSet<SessionId>,
+    network: Network,
+) -> Result<HashSet<SessionId>, DbErr> {
+    if ids.is_empty() {
+        return Ok(ids);
+    }
+    let select = entity::Entity::find()
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::Id.is_in(ids))
+        .filter(entity::Column::Network.eq(entity::NetworkColumn::from(network)));
+    Ok(select.all(connection).await?.into_iter().map(|row| row.id).collect())
+}
+
 /// The key that seals a session's state.
 ///
 /// # Errors

@@ -131,10 +131,16 @@ pub(super) async fn begin(
     service::find(tx, scope).await
 }
 
-/// Takes the deletion back.
+/// Takes the deletion back. If the operator suspended the tenant meanwhile, that holds from now on.
 pub(super) async fn cancel(tx: &DatabaseTransaction, scope: &TenantScope) -> ApiResult<Tenant> {
     let done = tenant::Entity::update_many()
-        .col_expr(tenant::Column::Status, Expr::value(TenantStatus::Active.into_value()))
+        .col_expr(
+            tenant::Column::Status,
+            Expr::case(tenant::Column::SuspendedMeanwhile.eq(true), TenantStatus::Suspended.into_value())
+                .finally(TenantStatus::Active.into_value())
+                .into(),
+        )
+        .col_expr(tenant::Column::SuspendedMeanwhile, Expr::value(false))
         .col_expr(tenant::Column::DeleteAt, Expr::value(None::<i64>))
         .filter(tenant::Column::Id.eq(scope.id().clone()))
         .filter(tenant::Column::Status.eq(TenantStatus::Deleting))

@@ -174,9 +174,9 @@ pub(super) async fn forget_sent_above(
     Ok(())
 }
 
-/// An invitation that waits, and a new token for its mail, in place of one that an earlier try to send it made.
+/// An invitation that waits, and the token of its mail: the same whenever the mail is written, since an earlier try may have arrived.
 pub(super) async fn token(app: &App, id: &InvitationId) -> ApiResult<Option<(entity::Model, SecretString)>> {
-    let token = auth::opaque_token("sbi_");
+    let token = app.keyring.mail_token("sbi_", id.as_str());
     let hash = app.keyring.mail_token_hash().of(token.expose_secret());
     let done = entity::Entity::update_many()
         .col_expr(entity::Column::TokenHash, Expr::value(hash))

@@ -1,7 +1,7 @@
 //! Who belongs to a tenant, and as what.
 
 use sea_orm::{
-    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, EntityTrait, QueryFilter,
+    ActiveModelTrait, ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter,
     QueryOrder, QuerySelect, Set, Statement,
     sea_query::{Expr, OnConflict},
 };
@@ -242,6 +242,12 @@ pub(crate) async fn choose<C: ConnectionTrait>(
         .await?
         .ok_or(if wanted.is_some() { Kind::NotFound } else { Kind::NoAccount })?;
     super::service::find(connection, &TenantScope::of_row(row.tenant_id)).await
+}
+
+/// Whether a person belongs to any tenant.
+pub(crate) async fn belongs_to_any<C: ConnectionTrait>(connection: &C, user: &UserId) -> Result<bool, DbErr> {
+    let found = member::Entity::find().filter(member::Column::UserId.eq(user.clone())).one(connection).await?;
+    Ok(found.is_some())
 }
 
 /// Takes from everybody but their owner what lets them read or act in a person's tenants: other members, invitations, API keys

@@ -41,7 +41,7 @@ pub use entity::tenant::{
 };
 pub use export::Exporter;
 pub use letters::Letters;
-pub(crate) use members::{choose, keep_to_owner};
+pub(crate) use members::{belongs_to_any, choose, keep_to_owner};
 pub use routes::router;
 pub use service::data_key;
 

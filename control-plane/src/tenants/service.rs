@@ -62,11 +62,13 @@ pub(crate) async fn create_unowned(
         created_at: Set(now),
         retention_days: Set(None),
         delete_at: Set(None),
+        suspended_meanwhile: Set(false),
     };
     Ok(tenant.insert(tx).await?)
 }
 
-/// Suspends a tenant or lets it go on; nothing if there is no such tenant. One that is being deleted stays as it is.
+/// Suspends a tenant or lets it go on; nothing if there is no such tenant. One that is being deleted goes on being deleted, and is
+/// what was decided here if that is taken back: else whoever asks for a deletion in time could not be suspended.
 pub(crate) async fn set_status(
     tx: &DatabaseTransaction,
     id: &TenantId,
@@ -76,6 +78,12 @@ pub(crate) async fn set_status(
         .col_expr(tenant::Column::Status, Expr::value(status.into_value()))
         .filter(tenant::Column::Id.eq(id.clone()))
         .filter(tenant::Column::Status.ne(TenantStatus::Deleting))
+        .exec(tx)
+        .await?;
+    tenant::Entity::update_many()
+        .col_expr(tenant::Column::SuspendedMeanwhile, Expr::value(status == TenantStatus::Suspended))
+        .filter(tenant::Column::Id.eq(id.clone()))
+        .filter(tenant::Column::Status.eq(TenantStatus::Deleting))
         .exec(tx)
         .await?;
     Ok(tenant::Entity::find_by_id(id.clone()).one(tx).await?)

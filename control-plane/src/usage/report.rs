@@ -73,7 +73,7 @@ pub(super) struct Period {
     pub granularity: Granularity,
 }
 
-/// Sums by meter and by the start of their period, in that order.
+/// Sums by meter and by the start of their period, in that order; of a scope that is limited to a network, of its sessions.
 pub(super) async fn sums<C: ConnectionTrait>(
     conn: &C,
     scope: &TenantScope,
@@ -81,10 +81,16 @@ pub(super) async fn sums<C: ConnectionTrait>(
 ) -> Result<BTreeMap<(Meter, Timestamp), i64>, DbErr> {
     let step = period.granularity.step_millis();
     let mut values: Vec<Value> = vec![scope.id().clone().into(), period.from.into(), period.to.into()];
-    let only = period.meter.map_or("", |meter| {
+    let mut only = String::new();
+    if let Some(meter) = period.meter {
         values.push(meter.as_str().into());
-        " AND meter = $4"
-    });
+        only.push_str(" AND meter = $4");
+    }
+    if let Some(network) = scope.network() {
+        values.push(network.as_str().into());
+        let sessions = format!("SELECT id FROM sessions WHERE tenant_id = $1 AND network = ${}", values.len());
+        only.push_str(&format!(" AND session_id IN ({sessions})"));
+    }
     // A SUM of BIGINT is NUMERIC on PostgreSQL.
     let sql = format!(
         "SELECT meter, occurred_at / {step} AS step, CAST(SUM(quantity) AS BIGINT) AS quantity FROM usage_facts \

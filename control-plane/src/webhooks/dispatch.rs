@@ -1,8 +1,10 @@
 //! From an event to its deliveries, in the event's own transaction.
 
+use std::collections::HashSet;
+
 use sea_orm::{ColumnTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, Set};
 use shared::{
-    ids::{DeliveryId, EventId, WebhookId},
+    ids::{DeliveryId, EventId, SessionId, WebhookId},
     time::Timestamp,
 };
 
@@ -17,37 +19,60 @@ use crate::{
     auth::TenantScope,
     events::{Audience, EventType},
     jobs::{self, JobKind, NewJob},
+    sessions::{self, entity::NetworkColumn},
 };
 
 /// How often a delivery's job may be claimed. More than the tries of the schedule: a process that dies takes one, too.
 const JOB_ATTEMPTS: u32 = 40;
 
-/// Makes a delivery and a job for each event and each enabled endpoint that is to be told; gives their number.
+/// An event that was recorded in this transaction.
+pub(crate) struct NewlyRecorded {
+    pub(crate) id: EventId,
+    pub(crate) kind: EventType,
+    pub(crate) session: Option<SessionId>,
+}
+
+/// Makes a delivery and a job for each event and each enabled endpoint that is to be told; gives their number. An endpoint of one network is
+/// told of its sessions, and of what is about none.
 pub(crate) async fn dispatch(
     tx: &DatabaseTransaction,
     scope: &TenantScope,
-    events: &[(EventId, EventType)],
+    events: &[NewlyRecorded],
     audience: Audience<'_>,
 ) -> Result<usize, DbErr> {
-    let endpoints = webhook::Entity::find()
-        .filter(webhook::Column::TenantId.eq(scope.id().clone()))
-        .filter(webhook::Column::Status.eq(WebhookStatus::Enabled))
-        .all(tx)
-        .await?;
+    let endpoints = webhook::of_scope(scope).filter(webhook::Column::Status.eq(WebhookStatus::Enabled)).all(tx).await?;
     let mut made = 0;
     for endpoint in &endpoints {
-        for (event, kind) in events {
+        let reached = match endpoint.network {
+            Some(network) => Some(of_network(tx, scope, events, network).await?),
+            None => None,
+        };
+        for event in events {
             let told = match audience {
-                Audience::Subscribers => endpoint.event_types.want(*kind),
+                Audience::Subscribers => {
+                    endpoint.event_types.want(event.kind)
+                        && event.session.as_ref().zip(reached.as_ref()).is_none_or(|(id, reached)| reached.contains(id))
+                }
                 Audience::Only(id) => endpoint.id == *id,
             };
             if told {
-                create(tx, scope, endpoint, event, *kind).await?;
+                create(tx, scope, endpoint, &event.id, event.kind).await?;
                 made += 1;
             }
         }
     }
     Ok(made)
+}
+
+/// The sessions of a network, of those that these events are about.
+async fn of_network(
+    tx: &DatabaseTransaction,
+    scope: &TenantScope,
+    events: &[NewlyRecorded],
+    network: NetworkColumn,
+) -> Result<HashSet<SessionId>, DbErr> {
+    let about: HashSet<SessionId> = events.iter().filter_map(|event| event.session.clone()).collect();
+    sessions::service::of_network(tx, scope, about, network.into()).await
 }
 
 async fn create(

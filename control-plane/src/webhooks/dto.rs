@@ -6,6 +6,7 @@ use serde_json::json;
 use shared::{
     ids::{DeliveryId, EventId, WebhookId},
     time::Timestamp,
+    wire::session::Network,
 };
 use url::Url;
 use utoipa::{
@@ -98,6 +99,8 @@ pub(super) fn filter(names: &[String]) -> EventTypes {
 pub struct Webhook {
     /// Its id.
     pub id: WebhookId,
+    /// The only network whose sessions it is told of; null: of all. An endpoint that a key of the sandbox made is for the sandbox.
+    pub network: Option<Network>,
     /// Where events are posted.
     #[schema(format = "uri", example = "https://example.com/hooks/switchboard")]
     pub url: String,
@@ -119,6 +122,7 @@ impl From<webhook::Model> for Webhook {
     fn from(row: webhook::Model) -> Self {
         Self {
             id: row.id,
+            network: row.network.map(Network::from),
             url: row.url,
             event_types: row.event_types.0,
             status: row.status,

@@ -35,7 +35,7 @@ mod secret;
 pub(crate) mod service;
 
 pub use deliver::Deliverer;
-pub(crate) use dispatch::dispatch;
+pub(crate) use dispatch::{NewlyRecorded, dispatch};
 pub use metrics::describe_metrics;
 pub use routes::router;
 

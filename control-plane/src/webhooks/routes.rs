@@ -48,7 +48,8 @@ problem_responses!(
 /// Make a webhook endpoint
 ///
 /// Events of the types that it asks for are posted to its URL, signed as Standard Webhooks says. The secret is in this answer and
-/// can't be shown again. There is one endpoint for each account.
+/// can't be shown again. There is one endpoint for each account; beside it, one that a key of the
+/// sandbox makes, which is told of sessions of the sandbox only.
 #[utoipa::path(
     post, path = "/api/v1/webhooks", operation_id = "create_webhook", tag = "webhooks",
     security(("person" = []), ("api_key" = ["webhooks"]), ("api_key_header" = ["webhooks"])),

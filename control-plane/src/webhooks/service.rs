@@ -32,6 +32,7 @@ use crate::{
     extract::page::{Page, PageQuery},
     jobs,
     plans::{self, Feature, Limit},
+    sessions::entity::NetworkColumn,
     state::App,
     tenants,
 };
@@ -60,7 +61,7 @@ pub(super) async fn create(
     body: &CreateWebhook,
 ) -> ApiResult<CreatedWebhook> {
     plans::require(tx, scope, Feature::Webhooks).await?;
-    let taken = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone())).one(tx).await?;
+    let taken = webhook::own_of_scope(scope).one(tx).await?;
     // Before the plan is asked: with a larger one there could be no second either.
     if taken.is_some() {
         return Err(Kind::WebhookExists.into());
@@ -72,6 +73,7 @@ pub(super) async fn create(
         sealed_secret: Set(secret.seal(&key, scope, &id)?),
         id: Set(id),
         tenant_id: Set(scope.id().clone()),
+        network: Set(scope.network().map(NetworkColumn::from)),
         url: Set(body.url.to_string()),
         sealed_previous_secret: Set(None),
         previous_secret_until: Set(None),
@@ -107,7 +109,16 @@ pub(crate) async fn ensure(
     let no_secret = ApiError::Defect("a webhook secret of the settings isn't one");
     let chosen = chosen.map(|chosen| Secret::of(chosen.expose_secret()).ok_or(no_secret)).transpose()?;
     let key = tenants::data_key(app, tx, scope).await?;
-    let present = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone())).one(tx).await?;
+    let mut present = webhook::own_of_scope(scope).one(tx).await?;
+    if present.is_none() {
+        // That of a key of the other network, whose place this one takes.
+        present = webhook::Entity::find()
+            .filter(webhook::Column::TenantId.eq(scope.id().clone()))
+            .filter(webhook::Column::Url.eq(url.as_str()))
+            .one(tx)
+            .await?;
+    }
+    let network = scope.network().map(NetworkColumn::from);
     let now = Timestamp::now();
     let Some(row) = present else {
         let (id, secret) = (WebhookId::new(), chosen.unwrap_or_else(Secret::generate));
@@ -116,6 +127,7 @@ pub(crate) async fn ensure(
             sealed_secret: Set(secret.seal(&key, scope, &id)?),
             id: Set(id),
             tenant_id: Set(scope.id().clone()),
+            network: Set(network),
             url: Set(url.to_string()),
             sealed_previous_secret: Set(None),
             previous_secret_until: Set(None),
@@ -134,12 +146,13 @@ pub(crate) async fn ensure(
         Some(secret) if !secret.is_of(&key, scope, &row)? => Some(secret.seal(&key, scope, &row.id)?),
         _ => None,
     };
-    if row.url == url.as_str() && chosen.is_none() {
+    if row.url == url.as_str() && row.network == network && chosen.is_none() {
         return Ok(());
     }
     audit::system(&app.audit, tx, scope.id(), "set_webhook", ("webhook", row.id.as_str())).await?;
     let mut change = row.into_active_model();
     change.url = Set(url.to_string());
+    change.network = Set(network);
     if let Some(sealed) = chosen {
         change.sealed_secret = Set(sealed);
     }
@@ -154,7 +167,7 @@ pub(crate) async fn list<C: ConnectionTrait>(
     scope: &TenantScope,
     page: &PageQuery,
 ) -> ApiResult<Page<Webhook>> {
-    let mut query = webhook::Entity::find().filter(webhook::Column::TenantId.eq(scope.id().clone()));
+    let mut query = webhook::of_scope(scope);
     if let Some(before) = page.before::<WebhookId>()? {
         query = query.filter(webhook::Column::Id.lt(before));
     }
@@ -364,7 +377,7 @@ pub(super) async fn get_locked(tx: &DatabaseTransaction, scope: &TenantScope, id
 }
 
 async fn locked(tx: &DatabaseTransaction, scope: &TenantScope, id: &WebhookId) -> ApiResult<webhook::Model> {
-    let mut query = webhook::Entity::find_by_id(id.clone()).filter(webhook::Column::TenantId.eq(scope.id().clone()));
+    let mut query = webhook::of_scope(scope).filter(webhook::Column::Id.eq(id.clone()));
     if tx.get_database_backend() == sea_orm::DbBackend::Postgres {
         query = query.lock(LockType::Update);
     }

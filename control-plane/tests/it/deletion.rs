@@ -23,6 +23,7 @@ use crate::{
     fleet::FakeWorker,
     harness::{Answer, Engine, Owner, TestApp},
     ingest::text,
+    operators::operator,
     parts::eventually,
 };
 
@@ -100,6 +101,32 @@ async fn connected(app: &TestApp, who: &Owner, worker: &FakeWorker) -> PutSessio
 /// What both audit logs say of archives that were made without waiting any longer.
 async fn archived_early(app: &TestApp) -> i64 {
     app.count("SELECT COUNT(*) FROM audit_log WHERE operation = 'tenant_archived_early'").await
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_that_was_suspended_while_it_was_being_deleted_is_suspended_afterwards(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let operator = operator(&app).await;
+    let by_operator = async |action: &str| {
+        let path = format!("/api/v1/admin/tenants/{}/{action}", owner.tenant_id);
+        let answer = Answer::of(app.request(Method::POST, &path).bearer_auth(&operator)).await;
+        (answer.status.as_u16(), answer.json()["status"].clone(), answer.json()["suspended_meanwhile"].clone())
+    };
+    assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
+    assert_eq!(by_operator("suspend").await, (200, json!("deleting"), json!(true)));
+    assert_eq!(by_operator("resume").await, (200, json!("deleting"), json!(false)));
+    assert_eq!(by_operator("suspend").await, (200, json!("deleting"), json!(true)));
+    let kept = keep(&app, &owner).await;
+    assert_eq!((kept.status.as_u16(), &kept.json()["status"]), (200, &json!("suspended")), "{kept:?}");
+    delete(&app, &owner, &owner.password).await.assert_problem(403, "tenant-suspended");
+    assert_eq!(by_operator("resume").await, (200, json!("active"), json!(false)));
+    assert_eq!(delete(&app, &owner, &owner.password).await.status, 202);
+    assert_eq!(keep(&app, &owner).await.json()["status"], "active", "what was decided once isn't remembered for ever");
+    app.stop().await;
 }
 
 async fn has_archive(app: &TestApp, who: &Owner) -> bool {

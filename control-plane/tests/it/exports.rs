@@ -277,3 +277,31 @@ async fn an_archive_waits_for_an_s3_that_is_away_and_is_shown_when_it_is_whole(#
     assert_eq!(lines(&archive.send().await.unwrap().bytes().await.unwrap(), "members.jsonl").len(), 1);
     app.stop().await;
 }
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_has_five_archives_made_within_a_day(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    let ask = async || {
+        let body = json!({"password": owner.password});
+        Answer::of(app.post("/api/v1/tenant/exports", &body).bearer_auth(&owner.access_token)).await
+    };
+    for _ in 0..5 {
+        assert_eq!(ask().await.status, 202);
+        eventually("it is made", async || {
+            app.count("SELECT COUNT(*) FROM exports WHERE status = 'running'").await == 0
+        })
+        .await;
+    }
+    ask().await.assert_problem(409, "conflict");
+    app.sql("UPDATE exports SET status = 'failed' WHERE id = (SELECT MIN(id) FROM exports)", []).await;
+    assert_eq!(ask().await.status, 202, "one that failed doesn't count");
+    app.sql("UPDATE exports SET created_at = created_at - 86400000", []).await;
+    eventually("it is made", async || app.count("SELECT COUNT(*) FROM exports WHERE status = 'running'").await == 0)
+        .await;
+    assert_eq!(ask().await.status, 202, "the next day");
+    app.stop().await;
+}

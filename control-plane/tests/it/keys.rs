@@ -187,6 +187,13 @@ async fn a_key_that_is_limited_to_sessions_finds_nothing_of_others(#[case] engin
         refused.assert_problem(422, "validation");
         assert_eq!(refused.pointers(), [pointer]);
     }
+    let real = Answer::of(
+        app.post("/api/v1/sessions", &json!({"name": "s", "network": "whatsapp", "start": false}))
+            .bearer_auth(&owner.access_token),
+    );
+    let real = real.await.json()["id"].as_str().unwrap().to_owned();
+    let refused = make(&app, &owner, body(&[&mine, &real])).await;
+    assert_eq!(refused.pointers(), ["/session_ids/1"], "a key of the sandbox reaches no real session: {refused:?}");
     for scope in ["webhooks", "usage:read"] {
         let wide = json!({"name": "k", "network": "sandbox", "scopes": [scope], "session_ids": [mine]});
         assert_eq!(make(&app, &owner, wide).await.pointers(), ["/scopes"]);
@@ -250,9 +257,20 @@ async fn a_key_works_from_the_networks_that_it_is_for(#[case] engine: Engine) {
     for address in ["203.0.113.1", "203.0.113.255", "8.8.8.8, 203.0.113.7", "::ffff:203.0.113.1", "2001:db8::1"] {
         assert_eq!(from(address).await.status, 200, "{address}");
     }
+    let uses = "SELECT COUNT(*) FROM api_keys WHERE last_used_at IS NOT NULL";
+    eventually("its use is known", async || app.count(uses).await == 1).await;
+    app.sql("UPDATE api_keys SET last_used_at = NULL", []).await;
+    app.app().key_cache.forget_all();
     for address in ["203.0.112.255", "203.0.114.0", "203.0.113.7, 8.8.8.8", "2001:db8::2", "nonsense"] {
         from(address).await.assert_problem(403, "address-not-allowed");
     }
+    let made = make(&app, &owner, body(json!(["::ffff:198.51.100.0/120"]))).await.json();
+    assert_eq!(made["allowed_ips"], json!(["198.51.100.0/24"]));
+    let request = app.get("/api/v1/webhooks").bearer_auth(made["key"].as_str().unwrap());
+    assert_eq!(Answer::of(request.header("x-forwarded-for", "198.51.100.9")).await.status, 200);
+    // Written after those that were refused.
+    eventually("the use of the other key is known", async || app.count(uses).await >= 1).await;
+    assert_eq!(app.count(uses).await, 1, "who was refused hasn't used it");
     for (ips, pointer) in
         [(json!([]), "/allowed_ips"), (json!(["10.0.0.0/8", "here"]), "/allowed_ips/1"), (json!("::1"), "/allowed_ips")]
     {

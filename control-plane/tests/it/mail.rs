@@ -185,6 +185,73 @@ async fn a_mail_that_is_put_off_comes_later_with_a_token_of_its_own_and_one_that
 #[case::sqlite(Engine::Sqlite)]
 #[case::postgres(Engine::Postgres)]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mail_that_was_taken_twice_has_one_id_and_its_link_works_in_either(#[case] engine: Engine) {
+    let Some((app, sink)) = with_mail(engine).await else { return };
+    sink.be_silent(1);
+    post(&app, "signup", &sign_up("ada@example.com", "correct horse battery")).await;
+    eventually("the mail was sent again", async || {
+        app.sql("UPDATE jobs SET run_at = 1 WHERE kind = 'mail.send' AND state = 'ready'", []).await;
+        app.app().bell.ring(control_plane::jobs::JobKind::SendMail);
+        sink.mails().len() == 2
+    })
+    .await;
+    settled(&app).await;
+    let (first, second) = (sink.mail(1).await, sink.mail(2).await);
+    assert_eq!(first.header("Message-ID"), second.header("Message-ID"));
+    assert_eq!(first.token(), second.token());
+    assert_eq!(post(&app, "verify-email", &json!({"token": first.token()})).await.status, 204);
+    post(&app, "verify-email", &json!({"token": second.token()})).await.assert_problem(422, "mail-token-refused");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn who_belongs_to_no_account_any_more_makes_one_of_their_own_by_signing_up(#[case] engine: Engine) {
+    let Some((app, sink)) = with_mail(engine).await else { return };
+    post(&app, "signup", &sign_up("ada@example.com", "correct horse battery")).await;
+    let token = json!({"token": sink.mail(1).await.token()});
+    assert_eq!(post(&app, "verify-email", &token).await.status, 204);
+    let before = log_in(&app, "ada@example.com", "correct horse battery").await.json();
+    app.sql("DELETE FROM members", []).await;
+    log_in(&app, "ada@example.com", "correct horse battery").await.assert_problem(403, "no-account");
+
+    post(&app, "signup", &sign_up("ada@example.com", "another password")).await;
+    let mail = sink.mail(2).await;
+    assert_eq!(mail.header("Subject"), "Confirm your e-mail address");
+    log_in(&app, "ada@example.com", "another password").await.assert_problem(401, "invalid-credentials");
+    let token = json!({"token": mail.token()});
+    assert_eq!(post(&app, "verify-email", &token).await.status, 204);
+    log_in(&app, "ada@example.com", "correct horse battery").await.assert_problem(401, "invalid-credentials");
+    let after = log_in(&app, "ada@example.com", "another password").await;
+    assert_eq!(after.status, 200, "{after:?}");
+    assert_eq!(after.json()["user_id"], before["user_id"], "the same person");
+    assert_ne!(after.json()["tenant_id"], before["tenant_id"], "in another account");
+    let old = json!({"refresh_token": before["refresh_token"]});
+    post(&app, "refresh", &old).await.assert_problem(401, "unauthenticated");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_that_no_mail_can_be_sent_to_is_refused_at_once(#[case] engine: Engine) {
+    let Some((app, _sink)) = with_mail(engine).await else { return };
+    for email in ["a..b@example.com", ".a@example.com", "ada@[127.0.0.1]", "ada@[IPv6:::1]"] {
+        let refused = post(&app, "signup", &sign_up(email, "correct horse battery")).await;
+        refused.assert_problem(422, "validation");
+        assert_eq!(refused.pointers(), ["/email"], "{email}");
+    }
+    assert_eq!(app.count("SELECT COUNT(*) FROM jobs WHERE kind = 'mail.send'").await, 0);
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
 async fn no_mail_goes_in_clear_where_tls_is_required(#[case] engine: Engine) {
     let sink = Sink::start().await;
     let url = format!("smtp://user:secret@{}?tls=required", sink.address);

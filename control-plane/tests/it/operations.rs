@@ -232,7 +232,7 @@ pub fn session_body() -> Value {
 }
 
 pub fn key_body(scopes: &[Scope]) -> Value {
-    json!({"name": "k", "network": "sandbox", "scopes": scopes})
+    json!({"name": "k", "network": "whatsapp", "scopes": scopes})
 }
 
 /// An id of that kind that nothing has.

@@ -19,6 +19,8 @@ struct Held {
     mails: Vec<Mail>,
     /// How many mails are still put off with 451.
     busy: usize,
+    /// How many mails are still taken without saying so.
+    silent: usize,
     connections: usize,
 }
 
@@ -85,6 +87,11 @@ impl Sink {
         self.held.lock().unwrap().busy = mails;
     }
 
+    /// Takes the next mails and hangs up instead of saying so.
+    pub fn be_silent(&self, mails: usize) {
+        self.held.lock().unwrap().silent = mails;
+    }
+
     pub fn mails(&self) -> Vec<Mail> {
         self.held.lock().unwrap().mails.clone()
     }
@@ -139,7 +146,13 @@ async fn serve(connection: TcpStream, held: Arc<Mutex<Held>>) -> Option<()> {
                         raw.push_str(&line);
                         raw.push_str("\r\n");
                     }
-                    held.lock().unwrap().mails.push(Mail::of(std::mem::take(&mut to), &raw));
+                    let mut held = held.lock().unwrap();
+                    held.mails.push(Mail::of(std::mem::take(&mut to), &raw));
+                    if held.silent > 0 {
+                        held.silent -= 1;
+                        return None;
+                    }
+                    drop(held);
                     "250 taken"
                 }
             }

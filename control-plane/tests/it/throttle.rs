@@ -108,7 +108,7 @@ async fn one_address_is_limited_over_all_accounts_and_no_other_address_is(#[case
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tenant_invites_so_many_and_then_waits_from_wherever_it_asks(#[case] engine: Engine) {
     let Some(app) = TestApp::start_with(engine, on).await else { return };
-    let (owner, other) = (app.sign_up().await, app.sign_up().await);
+    let (owner, other, third) = (app.sign_up().await, app.sign_up().await, app.sign_up().await);
     let invite = async |who: &crate::harness::Owner, n: u32| {
         let body = json!({"email": format!("person-{n}@example.com"), "role": "viewer"});
         let request = app.post("/api/v1/invitations", &body).header("x-forwarded-for", format!("203.0.113.{n}"));
@@ -118,6 +118,18 @@ async fn a_tenant_invites_so_many_and_then_waits_from_wherever_it_asks(#[case] e
         assert_eq!(invite(&owner, n).await.status, 201, "{n}");
     }
     invite(&owner, 20).await.assert_problem(429, "rate-limited");
+    // What was done before is told again, and not counted.
+    let body = json!({"email": "ada@example.com", "role": "viewer"});
+    let again = async || {
+        let request = app.post("/api/v1/invitations", &body).bearer_auth(&third.access_token);
+        Answer::of(request.header("idempotency-key", "k").header("x-forwarded-for", "203.0.113.99")).await
+    };
+    let first = again().await;
+    assert_eq!(first.status, 201, "{first:?}");
+    for _ in 0..5 {
+        let told = again().await;
+        assert_eq!((told.status, told.text), (first.status, first.text.clone()));
+    }
     assert_eq!(invite(&other, 21).await.status, 201, "another tenant doesn't wait");
     app.stop().await;
 }

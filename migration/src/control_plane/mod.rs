@@ -14,6 +14,7 @@ mod m0011_operator_second_factors;
 mod m0012_limits;
 mod m0013_refresh_tokens;
 mod m0014_moves;
+mod m0015_sandbox_endpoints;
 mod m0016_replicas_apart;
 
 /// Applies the control plane's migrations in order.
@@ -35,6 +36,7 @@ impl MigratorTrait for Migrator {
             Box::new(m0012_limits::Migration),
             Box::new(m0013_refresh_tokens::Migration),
             Box::new(m0014_moves::Migration),
+            Box::new(m0015_sandbox_endpoints::Migration),
             Box::new(m0016_replicas_apart::Migration),
         ]
     }

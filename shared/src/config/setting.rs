@@ -7,7 +7,7 @@ use secrecy::SecretString;
 use url::Url;
 
 use super::{ConfigError, Values};
-use crate::{ids::WorkerId, telemetry::Rotate};
+use crate::{ids::WorkerId, networks, telemetry::Rotate};
 
 /// One setting, as the documentation shows it.
 #[derive(Debug, Clone, Copy)]
@@ -110,7 +110,13 @@ macro_rules! read_as_from_str {
         }
     )+};
 }
-read_as_from_str!(u16, u32, u64, usize, NonZeroU32, SocketAddr, IpNet, Url, PathBuf, String, WorkerId, Rotate);
+read_as_from_str!(u16, u32, u64, usize, NonZeroU32, SocketAddr, Url, PathBuf, String, WorkerId, Rotate);
+
+impl Read for IpNet {
+    fn read(text: &str) -> Option<Self> {
+        text.parse().ok().map(networks::canonical)
+    }
+}
 
 impl Read for bool {
     fn read(text: &str) -> Option<Self> {

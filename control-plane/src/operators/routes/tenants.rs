@@ -99,7 +99,8 @@ pub(super) async fn get_usage_of_tenant(
 
 /// Suspend a tenant
 ///
-/// It can read, and can't change or send anything. Its sessions stay connected. Nothing happens if it is suspended.
+/// It can read, and can't change or send anything. Its sessions stay connected. Nothing happens if it is suspended. One that is being
+/// deleted stays `deleting`, and is suspended should its owner take that back (`suspended_meanwhile`).
 #[utoipa::path(
     post, path = "/api/v1/admin/tenants/{id}/suspend", operation_id = "suspend_tenant", tag = "admin",
     security(("operator" = [])),
@@ -118,7 +119,8 @@ pub(super) async fn suspend_tenant(
 
 /// Resume a tenant
 ///
-/// It can do everything again. Nothing happens if it isn't suspended; one that is being deleted stays `deleting`.
+/// It can do everything again. Nothing happens if it isn't suspended; one that is being deleted stays `deleting`, and is active should its
+/// owner take that back.
 #[utoipa::path(
     post, path = "/api/v1/admin/tenants/{id}/resume", operation_id = "resume_tenant", tag = "admin",
     security(("operator" = [])),

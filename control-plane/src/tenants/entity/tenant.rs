@@ -26,6 +26,8 @@ pub struct Model {
     pub retention_days: Option<i64>,
     /// While it is being deleted: when everything goes.
     pub delete_at: Option<Timestamp>,
+    /// While it is being deleted: whether the operator has it suspended once that is taken back.
+    pub suspended_meanwhile: bool,
 }
 
 /// Whether a tenant may write.

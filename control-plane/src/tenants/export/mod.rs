@@ -14,8 +14,8 @@ use std::time::Duration;
 
 pub use build::Exporter;
 use sea_orm::{
-    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, QueryFilter, QueryOrder, QuerySelect, Set,
-    SqlErr, sea_query::OnConflict,
+    ColumnTrait, ConnectionTrait, DatabaseTransaction, DbErr, EntityTrait, PaginatorTrait, QueryFilter, QueryOrder,
+    QuerySelect, Set, SqlErr, sea_query::OnConflict,
 };
 use serde::Serialize;
 use shared::{
@@ -39,6 +39,9 @@ use crate::{
 
 /// How long an archive can be fetched.
 const LIVES: Duration = Duration::from_secs(7 * 24 * 3600);
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// How many an owner has made within a day.
+const MOST_IN_A_DAY: u64 = 5;
 /// How often the making of one is tried.
 const ATTEMPTS: u32 = 5;
 /// How many ended archives one sweep deletes.
@@ -97,6 +100,24 @@ impl From<ObjectError> for ApiError {
             ObjectError::Settings => Self::Defect("the object store's settings can't be used"),
         }
     }
+}
+
+/// Asks for an archive, as the owner may a few times a day: each is all that the account has, and is kept for a week. Ring
+/// [`JobKind::ExportTenant`] after the commit.
+pub(super) async fn request_by_owner(tx: &DatabaseTransaction, scope: &TenantScope, by: &UserId) -> ApiResult<Export> {
+    let begun = entity::Entity::find()
+        .filter(entity::Column::TenantId.eq(scope.id().clone()))
+        .filter(entity::Column::Status.ne(ExportStatus::Failed))
+        .filter(entity::Column::CreatedAt.gt(Timestamp::now().minus(DAY)))
+        .count(tx)
+        .await?;
+    // Two that ask at once can't both get one more: only one archive is made at a time.
+    if begun >= MOST_IN_A_DAY {
+        return Err(Kind::Conflict
+            .because(format!("{MOST_IN_A_DAY} archives were asked for within a day: use one of those"))
+            .into());
+    }
+    request(tx, scope, by).await
 }
 
 /// Asks for an archive. Ring [`JobKind::ExportTenant`] after the commit.

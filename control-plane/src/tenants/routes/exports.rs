@@ -29,7 +29,8 @@ problem_responses!(CreateProblems = CALLER, WRITE, BODY, IDEMPOTENT, THROTTLED, 
 /// Ask for an export
 ///
 /// All that the account has, as one ZIP of files of JSON lines in the shapes of this API: members and their logins, plan and quotas, keys,
-/// sessions, messages, events, webhooks, usage, the audit log; without secrets. It is made in the background; confirmed by one's password.
+/// sessions, messages, events, webhooks, usage, the audit log; without secrets. It is made in the background; confirmed by one's password. One at a time,
+/// and five within a day.
 #[utoipa::path(
     post, path = "/api/v1/tenant/exports", operation_id = "create_export", tag = "tenant",
     security(("person" = ["tenant:own"])),
@@ -46,7 +47,7 @@ pub(super) async fn create_export(
 ) -> ApiResult<Response> {
     let person = auth.person()?;
     confirmed(&app, (person, body.password), caller, idempotent, &[JobKind::ExportTenant], async |tx| {
-        Reply::json(StatusCode::ACCEPTED, &service::request(tx, auth.tenant(), person.id).await?)
+        Reply::json(StatusCode::ACCEPTED, &service::request_by_owner(tx, auth.tenant(), person.id).await?)
     })
     .await
 }

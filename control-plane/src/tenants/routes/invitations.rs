@@ -41,8 +41,10 @@ pub(super) async fn create_invitation(
     ValidJson(body): ValidJson<CreateInvitation>,
 ) -> ApiResult<Response> {
     let person = auth.person()?;
-    auth::admit(&app, Attempt::InviteByTenant, address, Some(auth.tenant().id().as_str())).await?;
-    auth::admit(&app, Attempt::Invite, address, Some(body.email.as_str())).await?;
+    if !idempotent.is_repeated(&app).await? {
+        auth::admit(&app, Attempt::InviteByTenant, address, Some(auth.tenant().id().as_str())).await?;
+        auth::admit(&app, Attempt::Invite, address, Some(body.email.as_str())).await?;
+    }
     let response = idempotent
         .run(&app, idempotency::DAY, async |tx| {
             Reply::json(StatusCode::CREATED, &service::create(&app, tx, auth.tenant(), person, &body).await?)

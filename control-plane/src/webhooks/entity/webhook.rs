@@ -2,7 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
-use sea_orm::{ConnectionTrait, DbErr, DeriveValueType, entity::prelude::*};
+use sea_orm::{ConnectionTrait, DbErr, DeriveValueType, QueryTrait, entity::prelude::*};
 use serde::{Deserialize, Serialize};
 use shared::{
     ids::{TenantId, WebhookId},
@@ -10,7 +10,7 @@ use shared::{
 };
 use utoipa::ToSchema;
 
-use crate::{auth::TenantScope, events::EventType};
+use crate::{auth::TenantScope, events::EventType, sessions::entity::NetworkColumn};
 
 /// One endpoint.
 #[derive(Clone, PartialEq, Eq, DeriveEntityModel)]
@@ -21,6 +21,8 @@ pub struct Model {
     pub id: WebhookId,
     /// Whose it is.
     pub tenant_id: TenantId,
+    /// The only network whose sessions it is told of; of all, if there is none.
+    pub network: Option<NetworkColumn>,
     /// Where it is. Can hold credentials of the tenant's, so it is never logged.
     pub url: String,
     /// The secret that deliveries are signed with, sealed.
@@ -121,11 +123,24 @@ pub enum Relation {}
 
 impl ActiveModelBehavior for ActiveModel {}
 
+/// The endpoints of a scope: of one that is limited to a network those of that network, since others are told of more.
+pub(crate) fn of_scope(scope: &TenantScope) -> Select<Entity> {
+    Entity::find()
+        .filter(Column::TenantId.eq(scope.id().clone()))
+        .apply_if(scope.network(), |query, only| query.filter(Column::Network.eq(NetworkColumn::from(only))))
+}
+
+/// The one endpoint that a scope makes: the one for its network, or the one that is told of everything.
+pub(crate) fn own_of_scope(scope: &TenantScope) -> Select<Entity> {
+    let query = of_scope(scope);
+    if scope.network().is_some() { query } else { query.filter(Column::Network.is_null()) }
+}
+
 /// One endpoint of the tenant.
 pub(crate) async fn find<C: ConnectionTrait>(
     conn: &C,
     scope: &TenantScope,
     id: &WebhookId,
 ) -> Result<Option<Model>, DbErr> {
-    Entity::find_by_id(id.clone()).filter(Column::TenantId.eq(scope.id().clone())).one(conn).await
+    of_scope(scope).filter(Column::Id.eq(id.clone())).one(conn).await
 }

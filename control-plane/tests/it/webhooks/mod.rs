@@ -5,6 +5,7 @@ mod endpoints;
 mod receiver;
 mod redriven;
 mod retries;
+mod sandbox;
 
 use control_plane::{
     auth::TenantScope,
@@ -12,6 +13,7 @@ use control_plane::{
     jobs::JobKind,
 };
 use reqwest::Method;
+use rstest::rstest;
 use serde_json::{Value, json};
 use shared::time::Timestamp;
 
