@@ -44,7 +44,7 @@ pub fn document() -> OpenApi {
 pub fn router(app: App) -> Router {
     let (routes, mut document) = documented().split_for_parts();
     openapi::finish(&mut document);
-    let around = Around::public(&app.config);
+    let around = Around::public(&app.config, app.leaving.clone());
     let router = routes
         .merge(openapi::served(&document))
         .merge(SwaggerUi::new("/docs").config(utoipa_swagger_ui::Config::from("/openapi.json")))

@@ -9,6 +9,7 @@ use shared::{
     ids::{JobId, TenantId},
     wire::session::Network,
 };
+use tokio::signal::unix::{SignalKind, signal};
 use zeroize::Zeroizing;
 
 use crate::{
@@ -195,6 +196,8 @@ async fn serve(values: &Values) -> anyhow::Result<()> {
     #[cfg(feature = "failpoints")]
     let _armed = crate::crash::arm();
     let asked_to_stop = shared::signals::asked_to_stop()?;
+    // Listeners with a certificate read it again at SIGHUP. Where there is none it does nothing, and ends nothing.
+    let _not_ended_by_it = signal(SignalKind::hangup())?;
     let control_plane = ControlPlane::start(Config::read(values)?).await?;
     asked_to_stop.await;
     tracing::info!("stopping");

@@ -50,7 +50,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    /// The body isn't JSON at all. Check the quoting and the encoding (UTF-8).
+    /// The body isn't JSON at all, or an object in it has the same name twice. Check the quoting and the encoding (UTF-8).
     MalformedJson = "malformed-json", 400, "The request body is not valid JSON";
     /// The path, the query or a header can't be read. `errors` names the part.
     BadRequest = "bad-request", 400, "The request can't be understood";
@@ -86,6 +86,8 @@ kinds! {
     MethodNotAllowed = "method-not-allowed", 405, "This method is not possible here";
     /// None of the media types in `Accept` can be made.
     NotAcceptable = "not-acceptable", 406, "None of the accepted media types is available";
+    /// The body didn't come whole in time. `detail` says how long it may take.
+    RequestTimeout = "request-timeout", 408, "The request took too long to arrive";
     /// The thing is not in a state in which this is possible. `detail` says which state it is in.
     Conflict = "conflict", 409, "This is not possible in the present state";
     /// An account with this e-mail address exists.
@@ -115,7 +117,7 @@ kinds! {
     PreconditionFailed = "precondition-failed", 412, "The thing has changed meanwhile";
     /// The body is larger than the limit, which `detail` names in bytes.
     BodyTooLarge = "body-too-large", 413, "The request body is too large";
-    /// The body isn't `application/json`.
+    /// The body isn't `application/json`, or is compressed (`Content-Encoding`).
     UnsupportedMediaType = "unsupported-media-type", 415, "The request body must be application/json";
     /// The body is JSON, and one or more fields aren't as they should be. `errors` lists them all.
     Validation = "validation", 422, "One or more fields are not valid";
@@ -291,6 +293,25 @@ fn is_outage(error: &DbErr) -> bool {
     }
 }
 
+/// Why the database can't be connected to, for whoever set its URL. The driver's own words can hold that.
+#[must_use]
+pub fn why_not_connected(error: &DbErr) -> &'static str {
+    let DbErr::Conn(RuntimeErr::SqlxError(cause)) = error else { return database_error_kind(error) };
+    match &**cause {
+        sqlx::Error::Database(error) => match error.code().as_deref() {
+            Some("28P01" | "28000") => "the user or the password is refused",
+            Some("3D000") => "there is no such database",
+            Some("53300") => "it takes no more connections",
+            Some("14") => "the file can't be opened: does its folder exist, and is ?mode=rwc at the end of the URL?",
+            _ => "it refuses",
+        },
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => "nobody answers there",
+        sqlx::Error::Tls(_) => "TLS failed",
+        sqlx::Error::Configuration(_) => "the URL can't be read",
+        _ => database_error_kind(error),
+    }
+}
+
 /// The name of a database error's variant.
 #[must_use]
 pub fn database_error_kind(error: &DbErr) -> &'static str {
@@ -324,6 +345,9 @@ impl IntoResponse for Refusal {
         let mut response = (status, Json(&problem)).into_response();
         response.extensions_mut().insert(problem);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+        if status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
         response.headers_mut().extend(self.headers);
         response
     }

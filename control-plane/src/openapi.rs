@@ -44,7 +44,8 @@ pub const CALLER: &[Kind] = &[Kind::Unauthenticated, Kind::MissingScope, Kind::A
 /// What a writing operation that takes [`Auth`](crate::auth::Auth) can answer with, besides [`CALLER`].
 pub const WRITE: &[Kind] = &[Kind::TenantSuspended];
 /// What an operation that takes [`ValidJson`](crate::extract::ValidJson) can answer with.
-pub const BODY: &[Kind] = &[Kind::MalformedJson, Kind::BodyTooLarge, Kind::UnsupportedMediaType, Kind::Validation];
+pub const BODY: &[Kind] =
+    &[Kind::MalformedJson, Kind::RequestTimeout, Kind::BodyTooLarge, Kind::UnsupportedMediaType, Kind::Validation];
 /// What an operation that takes [`PathId`](crate::extract::PathId) can answer with.
 pub const BY_ID: &[Kind] = &[Kind::NotFound];
 /// What an operation that takes [`Idempotent`](crate::idempotency::Idempotent) can answer with.

@@ -13,7 +13,7 @@ use crate::{
     bootstrap,
     config::{self, Config},
     db::Db,
-    error::database_error_kind,
+    error::why_not_connected,
     health, internal,
     jobs::{self, Bell, Handler, Runner},
     keys::{self, KeyCache},
@@ -59,12 +59,12 @@ impl ControlPlane {
         let internal_tls = TlsFiles::internal(&config.internal).map(Tls::load).transpose()?.map(Arc::new);
         let public = Listener::bind(config.http.listen, public_tls.clone(), Terms::public(&config.http))
             .await
-            .context("LISTEN can't be bound")?;
+            .with_context(|| format!("LISTEN: {} can't be bound", config.http.listen))?;
         let public_address = public.address()?;
         let terms = Terms::internal(&config.http, &config.internal);
         let workers = Listener::bind(config.internal.listen, internal_tls.clone(), terms)
             .await
-            .context("INTERNAL_LISTEN can't be bound")?;
+            .with_context(|| format!("INTERNAL_LISTEN: {} can't be bound", config.internal.listen))?;
         let internal_address = workers.address()?;
 
         app.limits.prepare().await;
@@ -194,7 +194,7 @@ pub async fn open(config: Config) -> anyhow::Result<App> {
 pub async fn connect(config: &Config) -> anyhow::Result<Db> {
     Db::connect(config.database.url.expose_secret(), config.database.pool_size)
         .await
-        .map_err(|error| anyhow::anyhow!("DATABASE_URL: can't connect ({})", database_error_kind(&error)))
+        .map_err(|error| anyhow::anyhow!("DATABASE_URL: can't connect: {}", why_not_connected(&error)))
 }
 
 /// What works on jobs, by kind.

@@ -16,7 +16,7 @@ use tracing_appender::{
 use tracing_log::NormalizeEvent;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry,
-    filter::filter_fn,
+    filter::{LevelFilter, filter_fn},
     fmt::{
         FmtContext, FormatEvent, FormatFields, MakeWriter,
         format::{DefaultFields, Format, JsonFields, Writer},
@@ -80,10 +80,14 @@ pub enum TelemetryError {
     AlreadySet,
 }
 
-/// Whether this is a level or a filter.
+/// Whether this is a level or a filter. A word alone that is neither a level nor one of our targets isn't: the filter would take it for
+/// a target, let nothing else through, and `LOG_LEVEL=warning` would hide every error.
 #[must_use]
 pub fn is_filter(text: &str) -> bool {
-    EnvFilter::builder().parse(text).is_ok()
+    let means_something =
+        |part: &str| part.is_empty() || part.contains('=') || LevelFilter::from_str(part).is_ok() || is_own(part);
+    let mut parts = text.split(',').map(str::trim);
+    parts.clone().any(|part| !part.is_empty()) && parts.all(means_something) && EnvFilter::builder().parse(text).is_ok()
 }
 
 /// Sets up logging for the whole process: to standard error, or to the file that the settings name. Keep what is returned
@@ -262,6 +266,25 @@ mod tests {
         let text = std::fs::read_to_string(folder.path().join("app.log")).unwrap();
         assert_eq!(text.lines().count(), 1_000);
         assert!(text.ends_with("access: answered line=999\n"), "{}", text.lines().next().unwrap());
+    }
+
+    #[test]
+    fn a_word_that_is_no_level_is_no_filter() {
+        for text in [
+            "info",
+            "WARN",
+            "off",
+            "info,access=off",
+            "control_plane",
+            "info,data_plane::session",
+            "sqlx=debug",
+            "info,",
+        ] {
+            assert!(is_filter(text), "{text}");
+        }
+        for text in ["warning", "inof", "info,verbose", "info;debug", ",", "access=verbose", "sentinel garbage!!"] {
+            assert!(!is_filter(text), "{text}");
+        }
     }
 
     #[test]

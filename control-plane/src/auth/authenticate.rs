@@ -2,7 +2,7 @@
 
 use axum::{
     extract::FromRequestParts,
-    http::{HeaderMap, HeaderValue, Method, header, request::Parts},
+    http::{HeaderMap, Method, header, request::Parts},
 };
 use sea_orm::{FromQueryResult, Statement};
 use shared::{ids::TenantId, time::Timestamp, wire::session::Network};
@@ -74,7 +74,7 @@ pub(crate) fn looks_good(parts: &Parts, app: &App) -> Option<bool> {
 }
 
 fn unauthenticated() -> Refusal {
-    Refusal::from(Kind::Unauthenticated).with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    Kind::Unauthenticated.into()
 }
 
 /// The one credential of the request. Two are refused: it would be a guess which of them was meant.

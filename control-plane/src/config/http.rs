@@ -116,7 +116,9 @@ fn origins(text: &str) -> Option<Vec<String>> {
     let origins: Vec<String> = Vec::read(text)?;
     let is_origin = |text: &String| {
         text == "*"
-            || Url::parse(text).is_ok_and(|url| url.origin().is_tuple() && url.origin().ascii_serialization() == *text)
+            || !text.contains('*')
+                && Url::parse(text)
+                    .is_ok_and(|url| url.origin().is_tuple() && url.origin().ascii_serialization() == *text)
     };
     origins.iter().all(is_origin).then_some(origins)
 }

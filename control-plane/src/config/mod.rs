@@ -13,7 +13,7 @@ pub use people::{AuthConfig, MailConfig, TokensConfig};
 use secrecy::{ExposeSecret, SecretString};
 pub use shared::config::{ConfigError, LogConfig, Values};
 use shared::{
-    config::{Group, Origin},
+    config::{Group, Origin, Read},
     seal::DataKey,
 };
 use url::Url;
@@ -39,6 +39,7 @@ macro_rules! config {
                 http::check(values)?;
                 people::check(values, &config.auth, &config.tokens)?;
                 limits::check(values)?;
+                objects::check(&config.objects)?;
                 values.needs("WEBHOOK_URL", "API_KEY")?;
                 values.needs("WEBHOOK_SECRET", "WEBHOOK_URL")?;
                 Ok(config)
@@ -116,7 +117,8 @@ shared::settings! {
         /// Networks that webhooks may reach although they aren't public.
         OUTBOUND_ALLOW_CIDRS allow_cidrs: Vec<IpNet> = Origin::Default(""), CIDRS;
         /// Ports that they may reach besides 80 and 443.
-        OUTBOUND_ALLOW_PORTS allow_ports: Vec<u16> = Origin::Default("8080,8443"), "port numbers, with commas between them";
+        OUTBOUND_ALLOW_PORTS allow_ports: Vec<u16> = Origin::Default("8080,8443"), "port numbers, with commas between them",
+            |text| Vec::read(text).filter(|ports: &Vec<u16>| !ports.contains(&0));
     }
 }
 
@@ -246,6 +248,7 @@ mod tests {
             &[("REDIS_TLS_CERT", "a.pem"), ("REDIS_URL", "rediss://localhost")],
             &[("REDIS_TLS_KEY", "a.pem"), ("REDIS_URL", "rediss://localhost")],
             &[("WEBHOOK_URL", "https://a.example")],
+            &[("AWS_ENDPOINT", "http://127.0.0.1:9000"), ("OBJECT_STORE_URL", "s3://bucket")],
             &[("JWT_REFRESH_TTL", "2h"), ("JWT_ACCESS_TTL", "3h")],
             &[("EMAIL_VERIFICATION", "optional"), ("SMTP_URL", "smtp://localhost"), ("MAIL_FROM", "a@example.com")],
             &[("WEBHOOK_SECRET", "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=")],
@@ -281,6 +284,7 @@ mod tests {
             ("SHUTDOWN_DELAY", "sentinel"),
             ("SHUTDOWN_DELAY", "11m"),
             ("CORS_ORIGIN", "https://a.example/sentinel"),
+            ("CORS_ORIGIN", "https://*.sentinel.example"),
             ("DATABASE_POOL_SIZE", "1"),
             ("TRUSTED_PROXIES", "sentinel"),
             ("RATE_LIMIT_AUTH", "sentinel"),
@@ -295,6 +299,10 @@ mod tests {
             ("SMTP_URL", "http://user:sentinel@host"),
             ("MAIL_FROM", "sentinel"),
             ("PUBLIC_URL", "ftp://sentinel"),
+            ("PUBLIC_URL", "https://a.example/?sentinel"),
+            ("PUBLIC_URL", "https://a.example/#sentinel"),
+            ("PUBLIC_URL", "https://sentinel@a.example/"),
+            ("OUTBOUND_ALLOW_PORTS", "0"),
             ("REDIS_URL", "sentinel"),
             ("REDIS_URL", "rediss://user:sentinel@host/#insecure"),
             ("REDIS_TIMEOUT", "1ms"),

@@ -48,6 +48,16 @@ fn usable(text: &str) -> Option<Url> {
     })
 }
 
+/// What contradicts each other.
+pub(super) fn check(config: &ObjectsConfig) -> Result<(), ConfigError> {
+    if config.endpoint.as_ref().is_some_and(|url| url.scheme() == "http") && !config.allow_http {
+        return Err(ConfigError::Contradiction(
+            "AWS_ENDPOINT begins with http://, which needs AWS_ALLOW_HTTP=true: nothing could be stored there".into(),
+        ));
+    }
+    Ok(())
+}
+
 fn flag(text: &str) -> Option<bool> {
     text.parse().ok()
 }

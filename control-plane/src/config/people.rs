@@ -97,7 +97,11 @@ shared::settings! {
         }), FROM, |text| text.parse::<lettre::message::Mailbox>().ok().map(|_| text.to_owned());
         /// Where people reach this installation, for links in mails. If it is https, browsers are told to come back by https only.
         PUBLIC_URL public_url: Url = Origin::Derived("`http://` (`https://` with `TLS_CERT`) and `LISTEN`", where_it_listens),
-            PUBLIC, |text| Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+            PUBLIC, |text| Url::parse(text).ok().filter(|url| {
+                // What is linked to is put behind it.
+                let rest = url.query().or(url.fragment()).or(url.password());
+                matches!(url.scheme(), "http" | "https") && url.has_host() && rest.is_none() && url.username().is_empty()
+            });
     }
 }
 

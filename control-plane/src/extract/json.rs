@@ -5,25 +5,21 @@ use std::sync::{Arc, OnceLock};
 use axum::{
     body::{Body, Bytes},
     extract::{FromRequest, Request},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
 };
 use futures_util::StreamExt;
 use serde::de::DeserializeOwned;
-use serde_json::{Number, Value};
+use serde_json::{Number, Value, error::Category};
 use serde_path_to_error::{Path, Segment};
 use sha2::{Digest, Sha256};
 use shared::problem::FieldError;
 use validator::{Validate, ValidationErrors, ValidationErrorsKind};
 
-use super::objects::Objects;
+use super::{objects::Objects, unambiguous::Unambiguous};
 use crate::{
     error::{ApiError, Kind, Refusal},
     state::App,
 };
-
-/// How much of a body that is too large is read and thrown away, in bytes, so that a caller who writes first and reads
-/// afterwards sees the 413 and not a broken connection.
-const DRAIN_LIMIT: usize = 32 << 20;
 
 /// A JSON body that was read and validated.
 #[derive(Debug, Clone)]
@@ -49,13 +45,17 @@ where
     async fn from_request(request: Request, app: &App) -> Result<Self, ApiError> {
         let (parts, body) = request.into_parts();
         let limit = app.config.http.body_limit;
+        if is_compressed(&parts.headers) {
+            return Err(Kind::UnsupportedMediaType
+                .because("it must not be compressed")
+                .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"))
+                .into());
+        }
         let bytes = read(&parts.headers, body, limit).await?;
         if !is_json(&parts.headers) {
             return Err(Kind::UnsupportedMediaType.into());
         }
-        let value: Value = serde_json::from_slice(&bytes).map_err(|error| {
-            Kind::MalformedJson.because(format!("line {}, column {}", error.line(), error.column()))
-        })?;
+        let value = serde_json::from_slice::<Unambiguous>(&bytes).map_err(|error| unreadable(&error))?.0;
         drop(bytes);
         refuse_nul(&value)?;
         if let Some(digest) = parts.extensions.get::<BodyDigest>() {
@@ -76,27 +76,36 @@ async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, Re
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
         .and_then(|text| text.parse::<usize>().ok());
-    let mut too_large = announced.is_some_and(|length| length > limit);
+    // What comes of it all the same is read and thrown away by the layer that drains.
+    let too_large = || Kind::BodyTooLarge.because(format!("the limit is {limit} bytes"));
+    if announced.is_some_and(|length| length > limit) {
+        return Err(too_large());
+    }
     let mut chunks = body.into_data_stream();
     let mut bytes = Vec::with_capacity(announced.unwrap_or(0).min(limit));
-    let mut seen = 0_usize;
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| Kind::BadRequest.because("the request body ended early"))?;
-        seen = seen.saturating_add(chunk.len());
-        too_large |= seen > limit;
-        if too_large {
-            bytes = Vec::new();
-            if seen > DRAIN_LIMIT {
-                break;
-            }
-        } else {
-            bytes.extend_from_slice(&chunk);
+        if chunk.len() > limit - bytes.len() {
+            return Err(too_large());
         }
-    }
-    if too_large {
-        return Err(Kind::BodyTooLarge.because(format!("the limit is {limit} bytes")));
+        bytes.extend_from_slice(&chunk);
     }
     Ok(bytes.into())
+}
+
+fn is_compressed(headers: &HeaderMap) -> bool {
+    headers.get_all(header::CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Where it can't be read, and never what stands there.
+fn unreadable(error: &serde_json::Error) -> Refusal {
+    let place = format!("line {}, column {}", error.line(), error.column());
+    Kind::MalformedJson.because(match error.classify() {
+        // Anything is a value, so the one complaint about data is ours.
+        Category::Data => format!("{place}: a name that the object has already"),
+        _ if error.line() == 1 && error.column() == 0 => "the body is empty".to_owned(),
+        _ => place,
+    })
 }
 
 fn is_json(headers: &HeaderMap) -> bool {

@@ -14,6 +14,7 @@ pub mod page;
 mod path;
 mod query;
 mod text;
+mod unambiguous;
 
 pub use client_address::ClientAddress;
 pub use json::ValidJson;

@@ -14,7 +14,7 @@ mod tls;
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body, extract::ConnectInfo};
-use http::{Request, Response};
+use http::{Request, Response, Version, header, uri::Authority};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -191,6 +191,9 @@ where
         let served = watch.begin(request.version());
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        if is_misaddressed(&request) {
+            request.extensions_mut().insert(Misaddressed);
+        }
         let (router, watch) = (router.clone(), Arc::clone(&watch));
         async move {
             let response = router.oneshot(request).await.unwrap_or_else(|never| match never {});
@@ -216,6 +219,23 @@ where
         () = stop.cancelled() => connection.as_mut().graceful_shutdown(),
     }
     let _ended = connection.await;
+}
+
+/// In the extensions of a request that doesn't say once, in words that can be read, which host it is for: it must be answered 400
+/// (RFC 9112 §3.2), for the next server on the way may read it otherwise.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Misaddressed;
+
+fn is_misaddressed(request: &Request<Body>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => request.version() == Version::HTTP_11,
+        (Some(_), Some(_)) => true,
+        // An empty one is that of a URI without a host.
+        (Some(host), None) => {
+            !host.is_empty() && Authority::try_from(host.as_bytes()).map_or(true, |host| host.as_str().contains('@'))
+        }
+    }
 }
 
 /// Explains the figures to whoever reads `/metrics`.
@@ -319,6 +339,24 @@ mod tests {
         }
         drop(first);
         answer.await;
+    }
+
+    #[tokio::test]
+    async fn an_idle_connection_is_closed_however_early_its_request_came() {
+        let keep_alive = Duration::from_millis(100);
+        let router = Router::new().route("/", get(async || "done"));
+        let (address, _stop, _served) = serve(router, Terms { keep_alive, ..terms() }).await;
+        for early in 0..20 {
+            let mut socket = TcpStream::connect(address).await.unwrap();
+            if early % 2 == 0 {
+                // The server waits for the head then; else it finds the request as soon as it looks.
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            ask(&mut socket).await;
+            // Sooner than the head's time, of which nothing is to be left.
+            let closed = tokio::time::timeout(PATIENCE / 2, socket.read(&mut [0])).await.expect("it is kept");
+            assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+        }
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@
 //! others, so everything between two requests is idling, whatever frames come. When one runs out the peer seems to
 //! have closed the connection, and it is closed. A third runs while an answer can't be written.
 //!
+//! While an answer is made no clock runs, so nothing would make anybody look again when it is sent: whoever sends it wakes who reads.
+//!
 //! hyper has one clock for the first two: either idle connections are closed under proxies that keep them for a minute, or
 //! a head may take as long as that.
 
@@ -20,6 +22,7 @@ use std::{
 };
 
 use axum::body::{Body, Bytes};
+use futures_util::task::AtomicWaker;
 use http::Version;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 use tokio::{
@@ -39,6 +42,8 @@ pub(super) struct Watch {
     http2: AtomicBool,
     /// It isn't HTTP any more.
     upgraded: AtomicBool,
+    /// Who reads, while a request is in flight.
+    reader: AtomicWaker,
 }
 
 impl Watch {
@@ -64,6 +69,7 @@ pub(super) struct Served(Arc<Watch>);
 impl Drop for Served {
     fn drop(&mut self) {
         self.0.in_flight.fetch_sub(1, Ordering::Relaxed);
+        self.0.reader.wake();
     }
 }
 
@@ -180,6 +186,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Patient<S> {
                 self.heard();
             }
             return Poll::Ready(outcome);
+        }
+        if self.phase == Phase::Busy {
+            self.watch.reader.register(cx.waker());
+            // The last answer may have been sent since the look.
+            self.look();
         }
         if self.phase == Phase::Busy {
             return Poll::Pending;

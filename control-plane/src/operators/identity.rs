@@ -2,10 +2,7 @@
 
 use std::time::Duration;
 
-use axum::{
-    extract::FromRequestParts,
-    http::{HeaderValue, header, request::Parts},
-};
+use axum::{extract::FromRequestParts, http::request::Parts};
 use sea_orm::{
     ColumnTrait, ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, EntityTrait, QueryFilter, QuerySelect, Set,
     sea_query::{LockType, OnConflict},
@@ -283,7 +280,7 @@ fn token(parts: &Parts) -> ApiResult<&str> {
 }
 
 fn unauthenticated() -> Refusal {
-    Refusal::from(Kind::Unauthenticated).with_header(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
+    Kind::Unauthenticated.into()
 }
 
 impl FromRequestParts<App> for operator::Model {

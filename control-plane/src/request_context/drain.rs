@@ -15,7 +15,7 @@ use std::{
 use axum::{
     body::{Body, Bytes},
     extract::Request,
-    http::header,
+    http::{StatusCode, header},
     middleware::Next,
     response::Response,
 };
@@ -24,6 +24,8 @@ use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
 /// How long the rest may take.
 const DEADLINE: Duration = Duration::from_secs(5);
+/// How much is read of a body that was refused for its size, in bytes: it is larger than the limit.
+const TOO_LARGE: usize = 32 << 20;
 
 /// The layer, for bodies of up to `limit` bytes.
 pub(super) async fn drain(limit: usize, request: Request, next: Next) -> Response {
@@ -34,6 +36,12 @@ pub(super) async fn drain(limit: usize, request: Request, next: Next) -> Respons
     let request = request.map(|body| Body::new(Lent { body: Some(body), rest: rest.clone() }));
     let response = next.run(request).await;
     let left = rest.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let limit = match response.status() {
+        // It had its time.
+        StatusCode::REQUEST_TIMEOUT => return response,
+        StatusCode::PAYLOAD_TOO_LARGE => limit.max(TOO_LARGE),
+        _ => limit,
+    };
     if let Some(body) = left {
         // Out of time or not, the answer is sent.
         let _in_time = tokio::time::timeout(DEADLINE, discard(body, limit)).await;

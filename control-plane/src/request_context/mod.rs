@@ -5,7 +5,9 @@
 //! has: ids and whatever callers write into a request stay out of it.
 
 mod browser;
+mod deadline;
 mod drain;
+mod encoding;
 
 use std::{any::Any, time::Duration};
 
@@ -13,12 +15,13 @@ use axum::{
     Router,
     body::Body,
     extract::{MatchedPath, Request},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, Response as HttpResponse, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, Response as HttpResponse, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
 use shared::problem::{MEDIA_TYPE, Problem};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tower_http::{
     CompressionLevel,
     catch_panic::CatchPanicLayer,
@@ -28,7 +31,7 @@ use tower_http::{
     },
 };
 
-use crate::{config::Config, error::Kind, internal};
+use crate::{config::Config, error::Kind, internal, listener::Misaddressed};
 
 /// How long a worker's request may take.
 const INTERNAL_DEADLINE: Duration = Duration::from_secs(30);
@@ -86,31 +89,41 @@ pub struct Around {
     body_limit: usize,
     origins: Vec<String>,
     https: bool,
+    leaving: CancellationToken,
 }
 
 impl Around {
-    /// For tenants' programs.
+    /// For tenants' programs. Once the process is `leaving`, each answer ends its connection: whoever keeps one would else send the next
+    /// request down it just as it is closed.
     #[must_use]
-    pub fn public(config: &Config) -> Self {
+    pub fn public(config: &Config, leaving: CancellationToken) -> Self {
         Self {
             deadline: config.http.request_timeout,
             body_limit: config.http.body_limit,
             origins: config.http.cors_origins.clone(),
             https: browser::by_https(config),
+            leaving,
         }
     }
 
     /// For workers.
     #[must_use]
-    pub const fn internal() -> Self {
-        Self { deadline: INTERNAL_DEADLINE, body_limit: internal::BODY_LIMIT, origins: Vec::new(), https: false }
+    pub fn internal() -> Self {
+        Self {
+            deadline: INTERNAL_DEADLINE,
+            body_limit: internal::BODY_LIMIT,
+            origins: Vec::new(),
+            https: false,
+            // Workers ask again.
+            leaving: CancellationToken::new(),
+        }
     }
 
     /// Puts the layers around a router.
     pub fn wrap(self, router: Router) -> Router {
-        let Self { deadline: within, body_limit, origins, https } = self;
+        let Self { deadline: within, body_limit, origins, https, leaving } = self;
         let router = router
-            .layer(middleware::from_fn(move |request, next| deadline(within, request, next)))
+            .layer(middleware::from_fn(move |request, next| deadline::deadline(within, request, next)))
             .layer(CatchPanicLayer::custom(panicked))
             .layer(middleware::from_fn(move |request, next| drain::drain(body_limit, request, next)));
         let router = match browser::cors(&origins) {
@@ -126,6 +139,8 @@ impl Around {
         router
             .layer(middleware::from_fn(move |request, next| identified(https, request, next)))
             .layer(CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(large))
+            .layer(middleware::from_fn(encoding::never_refused))
+            .layer(middleware::from_fn(move |request, next| last_of_its_connection(leaving.clone(), request, next)))
     }
 }
 
@@ -134,11 +149,14 @@ fn panicked(_what: Box<dyn Any + Send + 'static>) -> HttpResponse<Body> {
     crate::error::Refusal::from(Kind::Internal).into_response()
 }
 
-async fn deadline(within: Duration, request: Request, next: Next) -> Response {
-    match tokio::time::timeout(within, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Kind::Unavailable.because(format!("this took longer than {} s", within.as_secs())).into_response(),
+async fn last_of_its_connection(leaving: CancellationToken, request: Request, next: Next) -> Response {
+    // HTTP/2 knows no such header; its connections are told when the listener stops, and lose no request by it.
+    let header = request.version() <= Version::HTTP_11;
+    let mut response = next.run(request).await;
+    if header && leaving.is_cancelled() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
+    response
 }
 
 async fn identified(https: bool, mut request: Request, next: Next) -> Response {
@@ -151,7 +169,10 @@ async fn identified(https: bool, mut request: Request, next: Next) -> Response {
     let route = route.as_ref().map_or("(none)", MatchedPath::as_str);
     let is_docs = request.uri().path().starts_with("/docs");
 
-    let mut response = CURRENT.scope(id.clone(), next.run(request)).await;
+    let mut response = match request.extensions().get::<Misaddressed>() {
+        Some(_) => Kind::BadRequest.because("HTTP/1.1 wants one Host header, with a host in it").into_response(),
+        None => CURRENT.scope(id.clone(), next.run(request)).await,
+    };
 
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         response = with_request_id(response, problem, &id);

@@ -22,11 +22,24 @@ async fn a_body_that_cannot_be_right_is_told_what_is_wrong_with_it(#[case] engin
     for broken in ["", "{", "{\"name\":}", "nope", "{\"name\": \"a\"} trailing", "\u{feff}{}"] {
         send(json_type, broken.into()).await.assert_problem(400, "malformed-json");
     }
+    for twice in [
+        r#"{"name": "a", "network": "sandbox", "scopes": ["webhooks"], "name": "b"}"#,
+        r#"{"name": "a", "network": "sandbox", "scopes": ["webhooks"], "n\u0061me": "b"}"#,
+    ] {
+        let answer = send(json_type, twice.into()).await;
+        answer.assert_problem(400, "malformed-json");
+        assert!(answer.json()["detail"].as_str().unwrap().contains("a name that the object has already"), "{answer:?}");
+    }
     send(json_type, vec![b'"', 0xff, b'"']).await.assert_problem(400, "malformed-json");
     send(json_type, "[".repeat(100_000).into()).await.assert_problem(400, "malformed-json");
     for other in ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/xml"] {
         send(other, b"{}".to_vec()).await.assert_problem(415, "unsupported-media-type");
     }
+    let compressed = app.request(Method::POST, "/api/v1/api-keys").header("content-encoding", "gzip");
+    let compressed = compressed.bearer_auth(&owner.access_token).header("content-type", json_type).body("{}");
+    let answer = Answer::of(compressed).await;
+    answer.assert_problem(415, "unsupported-media-type");
+    assert_eq!(answer.header("accept-encoding"), Some("identity"));
     let typed =
         |name: Value, network: Value, scopes: Value| json!({"name": name, "network": network, "scopes": scopes});
     let good = json!(["webhooks"]);

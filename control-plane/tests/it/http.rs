@@ -174,6 +174,95 @@ async fn heads_are_bounded_in_size_and_time(#[case] engine: Engine) {
     app.stop().await;
 }
 
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_who_forbids_every_coding_is_answered_all_the_same(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let owner = app.sign_up().await;
+    for (number, encoding) in ["identity;q=0", "*;q=0", "gzip;q=0, *;q=0", "br;q=0,identity; q=0.0"].iter().enumerate()
+    {
+        let body = json!({"name": "k", "network": "sandbox", "scopes": ["webhooks"]});
+        let request = app.post("/api/v1/api-keys", &body).bearer_auth(&owner.access_token);
+        let answer = Answer::of(request.header("accept-encoding", *encoding)).await;
+        assert_eq!(answer.status, 201, "{encoding}: {answer:?}");
+        assert_eq!(app.count("SELECT COUNT(*) FROM api_keys").await, i64::try_from(number).unwrap() + 1);
+    }
+    let answer = app.get("/openapi.json").header("accept-encoding", "gzip, identity;q=0").send().await.unwrap();
+    assert_eq!(answer.headers()["content-encoding"], "gzip", "what was asked for still holds");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_does_not_say_once_whom_it_is_for_is_refused(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    let ask = async |version: &str, hosts: &str| {
+        let request = format!("GET /livez HTTP/{version}\r\nconnection: close\r\n{hosts}\r\n");
+        raw(address(&app), request.as_bytes()).await
+    };
+    for hosts in ["", "host: a\r\nhost: a\r\n", "host: a b\r\n", "host: a/b\r\n", "host: u@a\r\n"] {
+        let answer = ask("1.1", hosts).await;
+        assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("/problems/bad-request"), "{hosts:?}: {answer}");
+        assert!(answer.contains("x-request-id") && answer.contains("Host header"), "{answer}");
+    }
+    for hosts in ["host: a\r\n", "host: a:8080\r\n", "host: [::1]:80\r\n", "host:\r\n"] {
+        assert!(ask("1.1", hosts).await.starts_with("HTTP/1.1 200"), "{hosts:?}");
+    }
+    assert!(ask("1.0", "").await.starts_with("HTTP/1.0 200"), "HTTP/1.0 had none yet");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_is_its_sender_s_fault(#[case] engine: Engine) {
+    let Some(app) = TestApp::start_with(engine, |config| config.http.request_timeout = Duration::from_secs(1)).await
+    else {
+        return;
+    };
+    let ask = async |rest: &str| {
+        let head = "POST /api/v1/auth/login HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+        let started = Instant::now();
+        let answer = raw(address(&app), format!("{head}{rest}").as_bytes()).await;
+        (answer, started.elapsed())
+    };
+    for part in ["content-length: 40\r\n\r\n{", "content-length: 40\r\nexpect: 100-continue\r\n\r\n"] {
+        let (answer, _) = ask(part).await;
+        assert!(answer.contains("HTTP/1.1 408 ") && answer.contains("/problems/request-timeout"), "{answer}");
+    }
+    // What is announced as too large isn't waited for, nor asked for.
+    let (answer, took) = ask("content-length: 99999999\r\nexpect: 100-continue\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 413 ") && answer.contains("/problems/body-too-large"), "{answer}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    // Whoever announces it and doesn't wait is given the time to send it.
+    let (answer, _) = ask("content-length: 99999999\r\n\r\n{").await;
+    assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    app.stop().await;
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[case::postgres(Engine::Postgres)]
+#[tokio::test(flavor = "multi_thread")]
+async fn every_401_says_what_is_wanted(#[case] engine: Engine) {
+    let Some(app) = TestApp::start(engine).await else { return };
+    for path in ["/api/v1/sessions", "/api/v1/admin/tenants", "/metrics", "/health/detailed"] {
+        let answer = Answer::of(app.get(path)).await;
+        answer.assert_problem(401, "unauthenticated");
+        assert_eq!(answer.header("www-authenticate"), Some("Bearer"), "{path}");
+    }
+    let body = json!({"email": "nobody@example.com", "password": "correct horse battery"});
+    let answer = Answer::of(app.post("/api/v1/auth/login", &body)).await;
+    answer.assert_problem(401, "invalid-credentials");
+    assert_eq!(answer.header("www-authenticate"), Some("Bearer"));
+    app.stop().await;
+}
+
 fn peer_certificate(answer: &reqwest::Response) -> Vec<u8> {
     answer.extensions().get::<reqwest::tls::TlsInfo>().unwrap().peer_certificate().unwrap().to_vec()
 }

@@ -45,8 +45,8 @@ impl Process {
     }
 
     /// As an orchestrator tells it.
-    fn terminate(&self) {
-        let told = Command::new("kill").args(["-TERM", &self.0.id().to_string()]).status().unwrap();
+    fn signal(&self, which: &str) {
+        let told = Command::new("kill").args([which, &self.0.id().to_string()]).status().unwrap();
         assert!(told.success());
     }
 }
@@ -62,6 +62,35 @@ impl Drop for Process {
 /// A port that nobody listens on.
 fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+/// The head of an answer, on a connection that is kept.
+async fn ask(socket: &mut TcpStream, address: SocketAddr) -> String {
+    socket.write_all(format!("GET /livez HTTP/1.1\r\nhost: {address}\r\n\r\n").as_bytes()).await.unwrap();
+    let (mut text, mut bytes) = (String::new(), [0; 4096]);
+    while !text.ends_with('}') {
+        let count = socket.read(&mut bytes).await.unwrap();
+        assert!(count > 0, "closed after {text:?}");
+        text.push_str(std::str::from_utf8(&bytes[..count]).unwrap());
+    }
+    text
+}
+
+#[rstest]
+#[case::sqlite(Engine::Sqlite)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_ends_no_process_that_has_no_certificate_to_read_again(#[case] engine: Engine) {
+    shared::tls::install_provider();
+    let Some(storage) = Storage::new(engine).await else { return };
+    let address = free_address();
+    let mut process = Process::serve(&storage, address, &[]);
+    until("it serves", async || TcpStream::connect(address).await.ok()).await;
+    process.signal("-HUP");
+    // Signals are handled in the order of their numbers at the latest when the next comes: this one ends it, in good order.
+    process.signal("-TERM");
+    let ended = until("it ends", async || process.0.try_wait().unwrap()).await;
+    assert!(ended.success(), "{ended}");
+    storage.remove().await;
 }
 
 fn sign_up(email: &str) -> String {
@@ -83,13 +112,19 @@ async fn a_process_that_is_told_to_stop_serves_until_load_balancers_know(#[case]
     let get = |path: &str| http.get(format!("http://{address}{path}")).send();
     until("it serves", async || get("/readyz").await.ok().filter(|answer| answer.status() == 200)).await;
 
+    let mut kept = TcpStream::connect(address).await.unwrap();
+    assert!(!ask(&mut kept, address).await.contains("connection: close"), "it is kept");
     let told_at = Instant::now();
-    process.terminate();
+    process.signal("-TERM");
     let refused = until("it isn't ready", async || get("/readyz").await.ok().filter(|a| a.status() != 200)).await;
     let seen_after = told_at.elapsed();
     assert_eq!(refused.status(), 503);
     assert!(refused.text().await.unwrap().contains("/problems/unavailable"));
     assert!(seen_after < DELAY, "while it still serves: {seen_after:?}");
+    assert!(
+        ask(&mut kept, address).await.contains("connection: close"),
+        "whoever kept a connection makes another elsewhere"
+    );
     assert_eq!(get("/livez").await.unwrap().status(), 200);
     let body = sign_up("ada@example.com");
     let request = http.post(format!("http://{address}/api/v1/auth/signup")).header("content-type", "application/json");

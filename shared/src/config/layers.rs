@@ -1,6 +1,12 @@
 //! Values, one layer above the other.
 
-use std::{collections::HashMap, ffi::OsString, fmt, fs};
+use std::{
+    collections::HashMap,
+    ffi::OsString,
+    fmt,
+    fs::File,
+    io::{self, Read as _},
+};
 
 use super::{ConfigError, Group, Origin, Read, families};
 
@@ -59,7 +65,8 @@ impl Values {
             if of_a_service(name, text) {
                 continue;
             }
-            let (meant, family) = (almost(groups, name), families::of_ours(groups, name));
+            let family = families::of_ours(groups, name).or_else(|| of_a_file(groups, name));
+            let meant = almost(groups, name);
             if meant.is_some() || family.is_some() {
                 return Err(ConfigError::Unknown { name: name.clone(), place: Source::Environment, meant, family });
             }
@@ -94,11 +101,13 @@ impl Values {
 
     fn of_file(path: &str, groups: &[Group]) -> Result<Self, ConfigError> {
         let failed = |why: &str| ConfigError::File(format!("{path} {why}"));
-        let size = fs::metadata(path).map_err(|error| failed(&format!("can't be read ({})", error.kind())))?.len();
-        if size > LARGEST_FILE {
+        let unread = |error: io::Error| failed(&format!("can't be read ({})", error.kind()));
+        let mut text = String::new();
+        // What isn't a file on a disk says nothing true of its size.
+        File::open(path).map_err(unread)?.take(LARGEST_FILE + 1).read_to_string(&mut text).map_err(unread)?;
+        if text.len() as u64 > LARGEST_FILE {
             return Err(failed("is larger than a mebibyte"));
         }
-        let text = fs::read_to_string(path).map_err(|error| failed(&format!("can't be read ({})", error.kind())))?;
         let table: toml::Table = text.parse().map_err(|error: toml::de::Error| {
             // Its own words show the line, which may hold a secret.
             let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
@@ -183,6 +192,12 @@ fn of_a_service(name: &str, text: &str) -> bool {
         || (name.ends_with("_NAME") && text.starts_with('/'))
 }
 
+/// What to do instead of `DATABASE_URL_FILE`, which other programs read a secret from.
+fn of_a_file(groups: &[Group], name: &str) -> Option<String> {
+    let setting = name.strip_suffix("_FILE").filter(|setting| known(groups, setting))?;
+    Some(format!("{setting} can stand in the file that {CONFIG_FILE} names"))
+}
+
 /// The setting whose name this is, but for a slip. Short names have too many neighbours.
 fn almost(groups: &[Group], name: &str) -> Option<&'static str> {
     groups.iter().flat_map(|group| group.settings).map(|setting| setting.name).find(|setting| {
@@ -240,7 +255,7 @@ fn scalar(value: &toml::Value) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{fs, time::Duration};
 
     use secrecy::{ExposeSecret, SecretString};
 
@@ -306,6 +321,7 @@ mod tests {
         assert!(told("sample_netwroks = [1]", &[]).contains("did you mean SAMPLE_NETWORKS"));
         assert!(told("something = 1", &[]).starts_with("SOMETHING in the file"));
         assert!(told("", &[("SAMPLE_SECERT", "x")]).contains("did you mean SAMPLE_SECRET"));
+        assert!(told("", &[("SAMPLE_POOL_FILE", "x")]).contains("SAMPLE_POOL can stand in the file"));
         assert!(told("sample_count = 1\n[sample]\ncount = 2", &[]).contains("set twice"));
         layered("", &[("SAMPLE", "x"), ("PATH", "x"), ("OTHER_SECRET", "x"), ("SAMPLE_PORT", "tcp://10.0.0.1:80")])
             .unwrap();
@@ -321,6 +337,8 @@ mod tests {
             ("", &[("SAMPLE_PATIENCE", "10ms")]),
             ("", &[("SAMPLE_COUNT", "sentinel")]),
             ("", &[("CONFIG_FILE", "/nowhere.toml")]),
+            // It has no size, and no end.
+            ("", &[("CONFIG_FILE", "/dev/zero")]),
         ] {
             let error = layered(file, environment).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("sentinel"), "{error}");
